@@ -1,0 +1,48 @@
+"""Name every error that a user can cause or must act upon.
+
+    OllampiError                a message with the value, the constraint and the remedy
+    |- ConfigError              the configuration or the command line
+    |  `- WorldError            the number of ranks or how they were started
+    |- ModelError               a model folder: config, tensors, tokenizer
+    |  `- CheckpointError       a safetensors file
+    |- RequestError             one request; others go on
+    |  |- ContextError          the prompt does not fit the context
+    |  `- BusyError             no room now; a later try may succeed
+    `- RankFailure              another rank of this world failed
+"""
+
+
+class OllampiError(Exception):
+    """Carry a message that names the value, the constraint and the remedy."""
+
+
+class ConfigError(OllampiError):
+    """The configuration or the command line cannot be used."""
+
+
+class WorldError(ConfigError):
+    """The world has the wrong size or was started in a way that cannot work."""
+
+
+class ModelError(OllampiError):
+    """A model folder cannot be used."""
+
+
+class CheckpointError(ModelError):
+    """A safetensors file is missing, damaged or does not hold what the model needs."""
+
+
+class RequestError(OllampiError):
+    """One request cannot be served; others go on."""
+
+
+class ContextError(RequestError):
+    """A prompt does not fit the context length."""
+
+
+class BusyError(RequestError):
+    """The server has no room for this request now."""
+
+
+class RankFailure(OllampiError):
+    """Another rank of this world failed, so a collective can never complete."""

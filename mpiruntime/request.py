@@ -1,0 +1,94 @@
+"""Describe what a client asks of the engine and what the engine answers, as plain values for the wire."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; names and defaults are those of Ollama's options."""
+
+    temperature: float = 0.8
+    top_k: int = 40  # 0 or less: off
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_last_n: int = 64  # 0: off, -1: the whole context
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None  # None: the engine draws one
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model by its full name and the folder that holds it."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Continue `prompt` until a stop token, max_tokens, or the context is full.
+
+    context: token limit of prompt and answer together; None takes the model's. When it is full, `shift` keeps the
+    first `keep_tokens` and drops the older half of the rest; without shift the answer ends with reason "length".
+    keep_alive_s: how long the model stays loaded afterwards; negative for ever, None the server's default.
+    """
+
+    model: ModelRef
+    prompt: list[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_tokens: list[int] = field(default_factory=list)
+    max_tokens: int | None = None
+    context: int | None = None
+    keep_tokens: int = 4
+    shift: bool = True
+    keep_alive_s: float | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the request as a map of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, values: dict[str, Any]) -> GenerateRequest:
+        """Return the request that `to_wire` wrote."""
+        rest = {k: v for k, v in values.items() if k not in ("model", "sampling")}
+        return cls(model=ModelRef(**values["model"]), sampling=Sampling(**values["sampling"]), **rest)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token, its log-probability in nats, and the most likely tokens in its place."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one request cost; durations in nanoseconds."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    load_ns: int = 0
+    prompt_ns: int = 0
+    decode_ns: int = 0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory: bytes over all ranks, and when it will be unloaded (epoch seconds, None for never)."""
+
+    name: str
+    path: str
+    size_bytes: int
+    gpu_bytes: int
+    context_length: int
+    expires_at: float | None
