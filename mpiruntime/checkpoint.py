@@ -1,0 +1,164 @@
+"""Read the part of a checkpoint that a rank owns, straight from the safetensors files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_PIECE_BYTES = 8 << 20  # what is held beside the shard while reading
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of a model folder by name, and what has been read of them."""
+
+    folder: Path
+    entries: dict[str, TensorEntry]
+    bytes_read: int = 0
+    unread: set[str] = field(default_factory=set)
+
+    def read(self, name: str, rows: range, columns: range | None, out: Tensor) -> None:
+        """Fill `out` with rows (and columns) of the matrix or vector `name`, converted to the dtype of out."""
+        entry = self.entries[name]
+        self.unread.discard(name)
+        width = entry.shape[1] if len(entry.shape) == 2 else 1
+        row_bytes = width * ITEM_BYTES[entry.dtype]
+        piece = max(1, _PIECE_BYTES // row_bytes)
+        with entry.path.open("rb") as file:
+            for first in range(rows.start, rows.stop, piece):
+                last = min(first + piece, rows.stop)
+                raw = _read_exactly(file.fileno(), entry.offset + first * row_bytes, (last - first) * row_bytes, name, entry)
+                self.bytes_read += len(raw)
+                values = torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(last - first, *entry.shape[1:])
+                if columns is not None:
+                    values = values[:, columns.start : columns.stop]
+                out[first - rows.start : last - rows.start].copy_(values)
+
+
+def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEntry) -> bytearray:
+    """Return `count` bytes of the file; raise CheckpointError where it ends before."""
+    data = bytearray(count)
+    view, got = memoryview(data), 0
+    while got < count:
+        part = os.preadv(file, [view[got:]], offset + got)
+        if part == 0:
+            raise CheckpointError(f"{entry.path}: tensor {name!r} ends after {got} of {count} bytes; fetch the file again")
+        got += part
+    return data
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Return the checkpoint in `folder`: model.safetensors, or the files that its index names.
+
+    Raise CheckpointError where files are missing or damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    entries: dict[str, TensorEntry] = {}
+    for path in _indexed_files(index) if index.exists() else _plain_files(folder):
+        for name, entry in read_header(path).items():
+            if name in entries:
+                raise CheckpointError(f"tensor {name!r} is in {entries[name].path.name} and in {path.name} of {folder}")
+            entries[name] = entry
+    return Checkpoint(folder, entries, unread=set(entries))
+
+
+def _plain_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder without an index."""
+    single = folder / "model.safetensors"
+    files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth")]
+        hint = f"; {others[0]} is a pickle and is not read, convert it to safetensors" if others else ""
+        raise CheckpointError(f"no *.safetensors in {folder}{hint}")
+    return files
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    """Return the files that an index names; all must lie beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as e:
+        raise CheckpointError(f"{index} holds no weight_map of tensor names to file names") from e
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names the file {name!r}; it must be a *.safetensors file beside the index")
+        if not (index.parent / name).exists():
+            raise CheckpointError(f"{index.parent / name} is missing; {index.name} names it, fetch it again")
+    return [index.parent / name for name in names]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint seen from a prefix: `weights / "layers.0"` narrows it; layers take the part that they own.
+
+    dtype is that of the tensors returned. Errors name the file, the tensor, what was wanted and what was found.
+    """
+
+    checkpoint: Checkpoint
+    dtype: torch.dtype
+    prefix: str = ""
+
+    def __truediv__(self, name: str) -> Weights:
+        return Weights(self.checkpoint, self.dtype, f"{self.prefix}{name}.")
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.checkpoint.entries
+
+    def vector(self, name: str, size: int, part: range | None = None) -> Tensor:
+        """Return the vector [size], or its part."""
+        return self._rows(name, (size,), part or range(size))
+
+    def rows(self, name: str, shape: tuple[int, int], part: range) -> Tensor:
+        """Return rows `part` of the matrix of `shape` as [len(part), shape[1]]."""
+        return self._rows(name, shape, part)
+
+    def columns(self, name: str, shape: tuple[int, int], part: range) -> Tensor:
+        """Return columns `part` of the matrix of `shape` as [shape[0], len(part)]."""
+        out = torch.empty((shape[0], len(part)), dtype=self.dtype)
+        self.checkpoint.read(self._checked(name, shape), range(shape[0]), part, out)
+        return out
+
+    def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Tensor:
+        """Return the rows of several matrices with equal columns under each other, read in place."""
+        width = parts[0][1][1]
+        out = torch.empty((sum(len(part) for _, _, part in parts), width), dtype=self.dtype)
+        at = 0
+        for name, shape, part in parts:
+            self.checkpoint.read(self._checked(name, shape), part, None, out[at : at + len(part)])
+            at += len(part)
+        return out
+
+    def _rows(self, name: str, shape: tuple[int, ...], part: range) -> Tensor:
+        """Return rows `part` of a tensor."""
+        out = torch.empty((len(part), *shape[1:]), dtype=self.dtype)
+        self.checkpoint.read(self._checked(name, shape), part, None, out)
+        return out
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> str:
+        """Return the full name of a tensor that exists with this shape and a dtype that can be read."""
+        full = self.prefix + name
+        entry = self.checkpoint.entries.get(full)
+        if entry is None:
+            raise CheckpointError(
+                f"tensor {full!r} of shape {list(shape)} is missing in {self.checkpoint.folder}"
+                f" ({len(self.checkpoint.entries)} tensors); the checkpoint is incomplete or of another model type"
+            )
+        if entry.shape != shape:
+            raise CheckpointError(
+                f"{entry.path}: tensor {full!r} has shape {list(entry.shape)}, config.json wants {list(shape)}"
+            )
+        if entry.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{entry.path}: tensor {full!r} has dtype {entry.dtype}; readable are {', '.join(_DTYPES)}"
+            )
+        return full
+

@@ -1,0 +1,74 @@
+"""Define what ranks say to each other, and the communicator of a world of one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Communicator(Protocol):
+    """What the ranks of one tensor-parallel group do together. Every call is collective: all ranks make it, in the
+    same order. Tensors travel as buffers, messages as bytes; nothing is pickled."""
+
+    rank: int
+    size: int
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Return the sum of x [...] over all ranks in fp32, the same bits on every rank. x has one shape everywhere."""
+
+    def gather(self, x: Tensor) -> Tensor | None:
+        """Return the x [B, d] of all ranks side by side as [B, sum of d] in fp32 on rank 0 and None elsewhere.
+
+        B is equal on all ranks, d need not be.
+        """
+
+    def broadcast(self, message: bytes | None) -> bytes:
+        """Return on every rank the message that rank 0 passes; the others pass None. A rank that waits stays quiet."""
+
+    def collect(self, message: bytes) -> list[bytes]:
+        """Return on every rank the messages of all ranks, in rank order."""
+
+    def notify(self, note: int) -> None:
+        """Send a small number to rank 0, from any rank and at any time. Not collective."""
+
+    def notes(self) -> list[int]:
+        """Return on rank 0 what `notify` sent since the last call. Not collective."""
+
+
+class Single:
+    """The world of one rank."""
+
+    rank = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self._notes: list[int] = []
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Return x in fp32."""
+        return x.float()
+
+    def gather(self, x: Tensor) -> Tensor | None:
+        """Return x in fp32."""
+        return x.float()
+
+    def broadcast(self, message: bytes | None) -> bytes:
+        """Return the message."""
+        if message is None:
+            raise ValueError("rank 0 must pass the message that it broadcasts")
+        return message
+
+    def collect(self, message: bytes) -> list[bytes]:
+        """Return the message alone."""
+        return [message]
+
+    def notify(self, note: int) -> None:
+        """Keep the note for `notes`."""
+        self._notes.append(note)
+
+    def notes(self) -> list[int]:
+        """Return the notes since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
+

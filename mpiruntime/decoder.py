@@ -1,0 +1,76 @@
+"""The decoder: embedding, layers, and this rank's part of the logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ollampi.mpiruntime.attention import Attention
+from ollampi.mpiruntime.batch import Batch
+from ollampi.mpiruntime.checkpoint import Weights
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.kv_cache import KVCache
+from ollampi.mpiruntime.layers import Embedding, Norm, RotaryTable
+from ollampi.mpiruntime.mlp import MLP
+from ollampi.mpiruntime.model_config import ModelConfig
+from ollampi.mpiruntime.shard import Shard
+
+
+class DecoderLayer:
+    """x + attention(norm(x)), then x + mlp(norm(x)); two all-reduces."""
+
+    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, layer: int) -> None:
+        self.attention_norm = Norm(weights / "input_layernorm", config.width, config.norm_eps)
+        self.attention = Attention(weights / "self_attn", config, shard, comm, layer)
+        self.mlp_norm = Norm(weights / "post_attention_layernorm", config.width, config.norm_eps)
+        self.mlp = MLP(weights / "mlp", config, shard, comm)
+
+    def __call__(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor, cache: KVCache) -> Tensor:
+        """Return the layer's output [T, D] in fp32 for x [T, D]; collective."""
+        x = x + self.attention(self.attention_norm(x), batch, cos, sin, cache)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def parts(self) -> list[Norm | Attention | MLP]:
+        """Return the parts that hold weights."""
+        return [self.attention_norm, self.attention, self.mlp_norm, self.mlp]
+
+
+class Decoder:
+    """One rank's slice of a model. The residual stream stays in fp32 whatever the dtype of the weights.
+
+    Built on every rank from the same config and checkpoint; `context` is the number of positions that it can hold.
+    """
+
+    def __init__(
+        self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, context: int
+    ) -> None:
+        body = weights / "model" if "model.embed_tokens.weight" in weights else weights
+        self.comm = comm
+        self.rotary = RotaryTable(config.rope, config.head_dim, context)
+        self.embedding = Embedding(body / "embed_tokens", config, shard, comm)
+        self.layers = [
+            DecoderLayer(body / f"layers.{i}", config, shard, comm, i) for i in range(config.num_layers)
+        ]
+        self.norm = Norm(body / "norm", config.width, config.norm_eps)
+        self.head = self.embedding if config.tied_embeddings else Embedding(weights / "lm_head", config, shard, comm)
+
+    def __call__(self, batch: Batch, cache: KVCache) -> Tensor | None:
+        """Return the logits [B', V] of the batch's logit rows in fp32 on rank 0 and None elsewhere; collective."""
+        x = self.embedding(batch.tokens)
+        cos, sin = self.rotary.at(batch.positions)
+        for layer in self.layers:
+            x = layer(x, batch, cos, sin, cache)
+        if not len(batch.logit_rows):
+            return None
+        return self.comm.gather(self.head.logits(self.norm(x[batch.logit_rows])))
+
+    def tensors(self) -> list[Tensor]:
+        """Return all weights that this rank holds, each once."""
+        parts = [self.embedding, self.norm, *(p for layer in self.layers for p in layer.parts())]
+        if self.head is not self.embedding:
+            parts.append(self.head)
+        return [t for part in parts for t in part.tensors()]
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes of weights that this rank holds."""
+        return sum(t.numel() * t.element_size() for t in self.tensors())

@@ -1,0 +1,180 @@
+"""Let the ranks of an MPI job talk: the communicator over MPI, and how a rank enters and leaves MPI."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import mpi4py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ollampi.mpiruntime.errors import WorldError
+
+_CONTROL_TAG, _NOTE_TAG = 1, 2
+_SPIN_S = 0.02  # a waiting rank polls without sleeping for this long: a running answer sends a step far sooner
+_LONGEST_SLEEP_S = 0.004  # what the first token after idling may wait for, against the cost of waking up
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_SEGMENT = re.compile(r"/dev/shm/(?:sm_segment|vader_segment|mpich_shm|ucx_shm)\S*")
+
+
+def launched_size(environ: Mapping[str, str]) -> int | None:
+    """Return the world size that a launcher (mpirun, mpiexec, srun) announced, or None without a launcher."""
+    for name in _SIZE_VARIABLES:
+        if environ.get(name, "").isdigit():
+            return int(environ[name])
+    return None
+
+
+def prepare(environ: MutableMapping[str, str]) -> None:
+    """Set what MPI reads when it starts, unless the user has set it; measured in docs/architecture.md.
+
+    Open MPI's libfabric components take a second to start and serve no local job; ranks that outnumber the cores must
+    yield while they wait.
+    """
+    local = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+    environ.setdefault("OMPI_MCA_btl", "^ofi")
+    environ.setdefault("OMPI_MCA_osc", "^ucx")
+    if local is not None and local == environ.get("OMPI_COMM_WORLD_SIZE"):
+        environ.setdefault("OMPI_MCA_mtl", "^ofi")
+    if local is not None and int(local) > len(os.sched_getaffinity(0)):
+        environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+
+
+def start(expected_size: int) -> Mpi:
+    """Enter MPI and return the communicator of all ranks; collective.
+
+    Raise WorldError where the world has another size than the launcher announced: a launcher of one MPI with the
+    library of another silently starts that many worlds of one rank.
+    """
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI  # loads the MPI library of this machine; a world of one never gets here
+
+    MPI.Init_thread(MPI.THREAD_SERIALIZED)
+    size = MPI.COMM_WORLD.Get_size()
+    if size != expected_size:
+        MPI.Finalize()
+        vendor, version = MPI.get_vendor()
+        raise WorldError(
+            f"the launcher started {expected_size} ranks but this world has {size}: the mpirun in use does not belong"
+            f" to the MPI library in use ({vendor} {'.'.join(map(str, version))}); start with that library's own mpirun,"
+            " for example with `ollampi launch -n N`"
+        )
+    world = Mpi(MPI)
+    world.unlink_segments()
+    return world
+
+
+class Mpi:
+    """The communicator of all ranks of an MPI job.
+
+    Messages have a communicator of their own, so that they never wait behind activations.
+    """
+
+    def __init__(self, mpi: Any) -> None:
+        self._mpi = mpi
+        self._data = mpi.COMM_WORLD.Dup()
+        self._control = mpi.COMM_WORLD.Dup()
+        self.rank: int = self._data.Get_rank()
+        self.size: int = self._data.Get_size()
+
+    @property
+    def library(self) -> str:
+        """Return the name and version of the MPI library."""
+        vendor, version = self._mpi.get_vendor()
+        return f"{vendor} {'.'.join(map(str, version))}"
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Return the fp32 sum of x over all ranks; moves buffers, collective. MPI cannot add bf16."""
+        x = x.float().contiguous()
+        total = torch.empty_like(x)
+        self._data.Allreduce(x.numpy(), total.numpy(), op=self._mpi.SUM)
+        return total
+
+    def gather(self, x: Tensor) -> Tensor | None:
+        """Return x [B, d] of all ranks side by side on rank 0 and None elsewhere; moves buffers, collective."""
+        x = x.float().contiguous()
+        counts = np.zeros(self.size, dtype=np.int64)
+        self._data.Gather(np.array([x.numel()], dtype=np.int64), counts, root=0)
+        if self.rank:
+            self._data.Gatherv(x.numpy(), None, root=0)
+            return None
+        flat = np.empty(int(counts.sum()), dtype=np.float32)
+        self._data.Gatherv(x.numpy(), [flat, counts.tolist()], root=0)
+        parts = np.split(flat, np.cumsum(counts)[:-1])
+        return torch.cat([torch.from_numpy(p).view(x.shape[0], -1) for p in parts], dim=-1)
+
+    def broadcast(self, message: bytes | None) -> bytes:
+        """Return rank 0's message on every rank. A waiting rank polls: it spins briefly, then sleeps in between."""
+        if self.rank:
+            return self._receive()
+        if message is None:
+            raise ValueError("rank 0 must pass the message that it broadcasts")
+        sends = [self._control.Isend([message, self._mpi.BYTE], r, _CONTROL_TAG) for r in range(1, self.size)]
+        self._mpi.Request.Waitall(sends)
+        return message
+
+    def _receive(self) -> bytes:
+        """Return the next message from rank 0; use little of a core where it takes long."""
+        spin_until = time.monotonic() + _SPIN_S
+        sleep_s = 0.0002
+        while (matched := self._control.Improbe(0, _CONTROL_TAG, status := self._mpi.Status())) is None:
+            if time.monotonic() < spin_until:
+                os.sched_yield()
+            else:
+                time.sleep(sleep_s)
+                sleep_s = min(2 * sleep_s, _LONGEST_SLEEP_S)
+        buffer = bytearray(status.Get_count(self._mpi.BYTE))
+        matched.Recv([buffer, self._mpi.BYTE])
+        return bytes(buffer)
+
+    def collect(self, message: bytes) -> list[bytes]:
+        """Return the messages of all ranks on every rank; collective, moves bytes."""
+        counts = np.zeros(self.size, dtype=np.int64)
+        self._data.Allgather(np.array([len(message)], dtype=np.int64), counts)
+        joined = bytearray(int(counts.sum()))
+        self._data.Allgatherv([message, self._mpi.BYTE], [joined, counts.tolist(), self._mpi.BYTE])
+        ends = np.cumsum(counts).tolist()
+        return [bytes(joined[end - count : end]) for end, count in zip(ends, counts.tolist(), strict=True)]
+
+    def notify(self, note: int) -> None:
+        """Send a small number to rank 0; may be called from a Python signal handler of the main thread."""
+        self._control.Isend([bytes([note]), self._mpi.BYTE], 0, _NOTE_TAG)
+
+    def notes(self) -> list[int]:
+        """Return on rank 0 the numbers that came since the last call."""
+        notes = []
+        while (matched := self._control.Improbe(self._mpi.ANY_SOURCE, _NOTE_TAG)) is not None:
+            buffer = bytearray(1)
+            matched.Recv([buffer, self._mpi.BYTE])
+            notes.append(buffer[0])
+        return notes
+
+    def unlink_segments(self) -> None:
+        """Remove the names of the MPI library's shared-memory files once all ranks have mapped them; collective.
+
+        The memory stays until its last user is gone, so nothing is left behind however the job ends.
+        """
+        token = np.zeros(self.size, dtype=np.int8)
+        for comm in (self._data, self._control):  # every pair talks once: by then each has mapped the other
+            comm.Alltoall(token.copy(), token)
+        self._data.Barrier()
+        for line in set(_SEGMENT.findall(Path("/proc/self/maps").read_text())):
+            Path(line).unlink(missing_ok=True)
+        self._data.Barrier()
+
+    def finish(self) -> None:
+        """Leave MPI; collective."""
+        self._data.Free()
+        self._control.Free()
+        self._mpi.Finalize()
+
+    def abort(self, status: int) -> None:
+        """End all ranks of the job now; does not return. Not collective."""
+        self._mpi.COMM_WORLD.Abort(status)

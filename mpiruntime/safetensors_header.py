@@ -1,0 +1,103 @@
+"""Read and check the header of a safetensors file without reading its tensors.
+
+The format: 8 bytes little-endian header length, the header as JSON {name: {dtype, shape, data_offsets}}, the bytes.
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ollampi.mpiruntime.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100 << 20
+MAX_TENSORS = 100_000
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: `offset` counts from the start of the file."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Return the tensors of one file by name; raise CheckpointError where the file is damaged or lies about itself."""
+    try:
+        file_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+            if header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
+                raise CheckpointError(
+                    f"{path}: the header claims {header_bytes} bytes but the file has {file_bytes}"
+                    f" (limit {MAX_HEADER_BYTES}); it is truncated or no safetensors file, fetch it again"
+                )
+            header = json.loads(file.read(header_bytes), object_pairs_hook=_unique)
+    except CheckpointError:
+        raise
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read: {e.strerror}") from e
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path}: the header is not valid JSON ({e}); fetch the file again") from e
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the header is no object; fetch the file again")
+    header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise CheckpointError(f"{path}: {len(header)} tensors are over the limit of {MAX_TENSORS}")
+    start = 8 + header_bytes
+    entries = {name: _entry(path, name, value, start) for name, value in header.items()}
+    _check_tiling(path, entries, start, file_bytes)
+    return entries
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; a key that comes twice is an error, since parsers disagree on which one counts."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key comes twice")
+    return result
+
+
+def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
+    """Return one checked entry of the header."""
+    try:
+        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+        whole = [*shape, begin, end]
+    except (TypeError, KeyError, ValueError) as e:
+        raise CheckpointError(f"{path}: tensor {name!r} lacks dtype, shape or two data_offsets") from e
+    if any(type(n) is not int or not 0 <= n < 2**48 for n in whole) or len(shape) > 8:
+        raise CheckpointError(f"{path}: tensor {name!r} has an impossible shape or offset: {str(whole)[:80]}")
+    if dtype not in ITEM_BYTES:
+        raise CheckpointError(f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:20]!r}")
+    wanted = math.prod(shape) * ITEM_BYTES[dtype]
+    if end - begin != wanted:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} of shape {shape} and dtype {dtype} needs {wanted} bytes, its offsets hold {end - begin}"
+        )
+    return TensorEntry(path, dtype, tuple(shape), start + begin, wanted)
+
+
+def _check_tiling(path: Path, entries: dict[str, TensorEntry], start: int, file_bytes: int) -> None:
+    """Raise CheckpointError unless the tensors fill the file exactly, without overlap or hole."""
+    at = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size_bytes)):
+        if entry.offset != at:
+            raise CheckpointError(f"{path}: tensor {name!r} begins at byte {entry.offset}, expected {at}")
+        at += entry.size_bytes
+    if at != file_bytes:
+        raise CheckpointError(
+            f"{path} has {file_bytes} bytes, its header describes {at}; it is truncated or damaged, fetch it again"
+        )

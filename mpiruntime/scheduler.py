@@ -1,0 +1,126 @@
+"""Choose which tokens of which sequences go into the next step."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.errors import BusyError, ContextError
+from ollampi.mpiruntime.sequence import Sequence
+from ollampi.mpiruntime.step import Chunk
+
+
+class Scheduler:
+    """First come, first served; prompts are cut into pieces and share steps with running answers. Rank 0 only.
+
+    max_step_tokens: tokens in one step; max_running: sequences that hold cache at one time; max_waiting: sequences
+    that wait for that.
+    """
+
+    def __init__(self, blocks: BlockManager, max_step_tokens: int, max_running: int, max_waiting: int) -> None:
+        self.blocks = blocks
+        self.max_step_tokens = max_step_tokens
+        self.max_running = max_running
+        self.max_waiting = max_waiting
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+
+    @property
+    def idle(self) -> bool:
+        """Return whether there is nothing to do."""
+        return not self.running and not self.waiting
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; raise ContextError where it can never fit and BusyError where the queue is full."""
+        sequence.context = min(sequence.context, self.blocks.num_blocks * self.blocks.block_size)
+        if len(sequence.tokens) >= sequence.context:
+            raise ContextError(
+                f"the prompt of {len(sequence.tokens)} tokens is longer than the context length currently available"
+                f" ({sequence.context} tokens); shorten it or start the server with a larger context_length"
+            )
+        if len(self.waiting) >= self.max_waiting:
+            raise BusyError("server busy, please try again.  maximum pending requests exceeded")
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, running or waiting, and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._free(sequence)
+
+    def plan(self) -> list[tuple[Sequence, Chunk]]:
+        """Return the sequences of the next step with their chunks; empty only where there is nothing to do.
+
+        Running answers come first with one token each, then prompts in order of arrival, within max_step_tokens.
+        """
+        planned: list[tuple[Sequence, Chunk]] = []
+        budget = self.max_step_tokens
+        num_waiting = len(self.waiting)
+        for sequence in sorted(self.running, key=lambda s: s.pending > 1):  # stable: arrival order within each kind
+            if budget and sequence in self.running and self._reserve(sequence):
+                planned.append((sequence, self._chunk(sequence, budget)))
+                budget -= len(planned[-1][1].tokens)
+        stepped_back = len(self.waiting) > num_waiting
+        while budget and self.waiting and not stepped_back and len(self.running) < self.max_running and self._admit(self.waiting[0]):
+            sequence = self.waiting.popleft()
+            self.running.append(sequence)
+            planned.append((sequence, self._chunk(sequence, budget)))
+            budget -= len(planned[-1][1].tokens)
+        return [(s, c) for s, c in planned if s in self.running]
+
+    def advance(self, sequence: Sequence, chunk: Chunk) -> None:
+        """Note that the chunk's keys and values are in the cache now."""
+        sequence.num_cached = chunk.start + len(chunk.tokens)
+
+    def trim(self, sequence: Sequence) -> None:
+        """Free the blocks that a context shift left over."""
+        if sequence.num_cached == 0:
+            self._free(sequence)
+
+    def check(self) -> None:
+        """Raise OllampiError where the block accounting is broken."""
+        self.blocks.check([s.blocks for s in self.running])
+
+    def _chunk(self, sequence: Sequence, budget: int) -> Chunk:
+        """Return the next tokens of a sequence that has its blocks; the last token of all asks for logits."""
+        count = min(sequence.pending, budget)
+        start = sequence.num_cached
+        tokens = sequence.tokens[start : start + count]
+        return Chunk(tokens, start, list(sequence.blocks), int(count == sequence.pending))
+
+    def _missing(self, sequence: Sequence) -> int:
+        """Return how many blocks the sequence lacks for all its tokens."""
+        return self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+
+    def _reserve(self, sequence: Sequence) -> bool:
+        """Give a running sequence the blocks for its tokens; others that came later step back where needed."""
+        while self._missing(sequence) > self.blocks.num_free:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        sequence.blocks += self.blocks.allocate(self._missing(sequence))
+        return True
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the blocks for its prompt if they are free; never takes any from others."""
+        missing = self._missing(sequence)
+        spare = len(self.running)  # room for each running answer to grow by one block
+        if missing + spare > self.blocks.num_free and self.running:
+            return False
+        sequence.blocks += self.blocks.allocate(missing)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to the head of the queue; its cache is computed again later."""
+        self.running.remove(sequence)
+        self._free(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        """Give back all blocks of a sequence."""
+        self.blocks.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_cached = 0

@@ -1,0 +1,79 @@
+"""Hold the state of one generation inside the engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from ollampi.mpiruntime.request import GenerateRequest, Usage
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One generation: its tokens so far and the cache blocks that hold the first `num_cached` of them.
+
+    tokens: prompt and answer; num_cached: how many tokens have keys and values in the cache; position: index of the
+    next token counted from the first one of the request, which a context shift does not change; seed: the stream of
+    random numbers that the sampler draws from.
+    """
+
+    request: GenerateRequest
+    context: int
+    seed: int
+    tokens: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    num_generated: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+    load_ns: int = 0
+    prefilled: float | None = None
+    finish_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Return how many tokens still have to go through the model."""
+        return len(self.tokens) - self.num_cached
+
+    @property
+    def position(self) -> int:
+        """Return the index in the request of the token to be sampled next."""
+        return len(self.request.prompt) + self.num_generated
+
+    def append(self, token: int) -> None:
+        """Add a sampled token and set `finish_reason` where the answer ends with it."""
+        if self.prefilled is None:
+            self.prefilled = time.monotonic()
+        self.num_generated += 1
+        self.tokens.append(token)
+        limit = self.request.max_tokens
+        if token in self.request.stop_tokens:
+            self.finish_reason = "stop"
+        elif limit is not None and self.num_generated >= limit:
+            self.finish_reason = "length"
+        elif len(self.tokens) >= self.context:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Drop the older half of what lies after the first keep_tokens, or end where shifting is not wanted."""
+        keep = min(self.request.keep_tokens, self.context // 2)
+        drop = (len(self.tokens) - keep) // 2
+        if not self.request.shift or drop < 1:
+            self.finish_reason = "length"
+            return
+        del self.tokens[keep : keep + drop]
+        self.num_cached = 0  # keys carry their position, so everything behind the cut is computed again
+
+    def usage(self) -> Usage:
+        """Return counts and durations so far."""
+        now = time.monotonic()
+        prefilled = self.prefilled or now
+        return Usage(
+            prompt_tokens=len(self.request.prompt),
+            generated_tokens=self.num_generated,
+            load_ns=self.load_ns,
+            prompt_ns=int((prefilled - self.arrived) * 1e9),
+            decode_ns=int((now - prefilled) * 1e9),
+        )
