@@ -37,7 +37,8 @@ END_OF_TEXT, END, SYSTEM, USER, ASSISTANT = "<|endoftext|>", "<|end|>", "<|syste
 SPECIAL = [END_OF_TEXT, END, SYSTEM, USER, ASSISTANT]
 SKIPPED = {"site-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "turtledemo"}
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 
@@ -158,7 +159,8 @@ class Layer(nn.Module):
         batch, length, _ = x.shape
         h = self.input_layernorm(x)
         q, k, v = (
-            self.self_attn[n](h).view(batch, length, -1, HEAD_DIM).transpose(1, 2) for n in ("q_proj", "k_proj", "v_proj")
+            self.self_attn[n](h).view(batch, length, -1, HEAD_DIM).transpose(1, 2)
+            for n in ("q_proj", "k_proj", "v_proj")
         )
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         k, v = (t.repeat_interleave(HEADS // KV_HEADS, dim=1) for t in (k, v))
@@ -290,6 +292,7 @@ def write_folder(out: Path, model: Model, tokenizer: Tokenizer) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{n}": p.detach().to(torch.bfloat16).contiguous() for n, p in model.named_parameters()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     start, end = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -366,7 +369,11 @@ def main() -> None:
     loss = held_out_loss(model, held_out)
     bits = loss * len(held_out) / characters / math.log(2)
     print(f"held-out loss {loss:.4f} nats per token, {bits:.3f} bits per character, perplexity {math.exp(loss):.2f}")
-    for prompt in ("import os\n\n", "The with statement", f"{END_OF_TEXT}{USER}\nWrite the function close. Close the file.{END}\n{ASSISTANT}\n"):
+    for prompt in (
+        "import os\n\n",
+        "The with statement",
+        f"{END_OF_TEXT}{USER}\nWrite the function close. Close the file.{END}\n{ASSISTANT}\n",
+    ):
         print("-" * 80 + "\n" + continuation(model, tokenizer, prompt, 96))
 
 

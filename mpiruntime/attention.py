@@ -46,7 +46,7 @@ class Attention:
         """Return the layer's mix for x [T, D] as [T, D] in fp32; collective. Stores new keys and values."""
         num_tokens = len(x)
         qkv = linear(x, self.qkv, self.bias).view(num_tokens, -1, self.head_dim)
-        q, k, v = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        q, k, v = torch.split(qkv, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         cache.write(self.layer, batch.slots, rotate(k, cos, sin), v)
         q = rotate(q, cos, sin)
         mixed = torch.empty_like(q)

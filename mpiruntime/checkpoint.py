@@ -36,7 +36,9 @@ class Checkpoint:
         with entry.path.open("rb") as file:
             for first in range(rows.start, rows.stop, piece):
                 last = min(first + piece, rows.stop)
-                raw = _read_exactly(file.fileno(), entry.offset + first * row_bytes, (last - first) * row_bytes, name, entry)
+                raw = _read_exactly(
+                    file.fileno(), entry.offset + first * row_bytes, (last - first) * row_bytes, name, entry
+                )
                 self.bytes_read += len(raw)
                 values = torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(last - first, *entry.shape[1:])
                 if columns is not None:
@@ -51,7 +53,9 @@ def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEn
     while got < count:
         part = os.preadv(file, [view[got:]], offset + got)
         if part == 0:
-            raise CheckpointError(f"{entry.path}: tensor {name!r} ends after {got} of {count} bytes; fetch the file again")
+            raise CheckpointError(
+                f"{entry.path}: tensor {name!r} ends after {got} of {count} bytes; fetch the file again"
+            )
         got += part
     return data
 
@@ -161,4 +165,3 @@ class Weights:
                 f"{entry.path}: tensor {full!r} has dtype {entry.dtype}; readable are {', '.join(_DTYPES)}"
             )
         return full
-

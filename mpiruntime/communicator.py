@@ -71,4 +71,3 @@ class Single:
         """Return the notes since the last call."""
         notes, self._notes = self._notes, []
         return notes
-

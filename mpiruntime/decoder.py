@@ -40,16 +40,12 @@ class Decoder:
     Built on every rank from the same config and checkpoint; `context` is the number of positions that it can hold.
     """
 
-    def __init__(
-        self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, context: int
-    ) -> None:
+    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, context: int) -> None:
         body = weights / "model" if "model.embed_tokens.weight" in weights else weights
         self.comm = comm
         self.rotary = RotaryTable(config.rope, config.head_dim, context)
         self.embedding = Embedding(body / "embed_tokens", config, shard, comm)
-        self.layers = [
-            DecoderLayer(body / f"layers.{i}", config, shard, comm, i) for i in range(config.num_layers)
-        ]
+        self.layers = [DecoderLayer(body / f"layers.{i}", config, shard, comm, i) for i in range(config.num_layers)]
         self.norm = Norm(body / "norm", config.width, config.norm_eps)
         self.head = self.embedding if config.tied_embeddings else Embedding(weights / "lm_head", config, shard, comm)
 

@@ -1,14 +1,14 @@
 """Name every error that a user can cause or must act upon.
 
-    OllampiError                a message with the value, the constraint and the remedy
-    |- ConfigError              the configuration or the command line
-    |  `- WorldError            the number of ranks or how they were started
-    |- ModelError               a model folder: config, tensors, tokenizer
-    |  `- CheckpointError       a safetensors file
-    |- RequestError             one request; others go on
-    |  |- ContextError          the prompt does not fit the context
-    |  `- BusyError             no room now; a later try may succeed
-    `- RankFailure              another rank of this world failed
+OllampiError                a message with the value, the constraint and the remedy
+|- ConfigError              the configuration or the command line
+|  `- WorldError            the number of ranks or how they were started
+|- ModelError               a model folder: config, tensors, tokenizer
+|  `- CheckpointError       a safetensors file
+|- RequestError             one request; others go on
+|  |- ContextError          the prompt does not fit the context
+|  `- BusyError             no room now; a later try may succeed
+`- RankFailure              another rank of this world failed
 """
 
 

@@ -126,7 +126,9 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         raise ModelError(f"{source}: hidden_act {values['hidden_act']!r} is not supported; known is: silu")
     width, num_heads = fields.number("hidden_size", int), fields.number("num_attention_heads", int)
     if values.get("head_dim") is None and width % num_heads:
-        raise ModelError(f"{source}: hidden_size {width} is no multiple of num_attention_heads {num_heads}; give head_dim")
+        raise ModelError(
+            f"{source}: hidden_size {width} is no multiple of num_attention_heads {num_heads}; give head_dim"
+        )
     num_kv_heads = fields.number("num_key_value_heads", int, num_heads)
     if num_heads % num_kv_heads:
         raise ModelError(

@@ -56,14 +56,15 @@ def start(expected_size: int) -> Mpi:
     mpi4py.rc.finalize = False
     from mpi4py import MPI  # loads the MPI library of this machine; a world of one never gets here
 
-    MPI.Init_thread(MPI.THREAD_SERIALIZED)
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_SERIALIZED)
     size = MPI.COMM_WORLD.Get_size()
     if size != expected_size:
         MPI.Finalize()
         vendor, version = MPI.get_vendor()
         raise WorldError(
             f"the launcher started {expected_size} ranks but this world has {size}: the mpirun in use does not belong"
-            f" to the MPI library in use ({vendor} {'.'.join(map(str, version))}); start with that library's own mpirun,"
+            f" to the MPI library in use ({vendor} {'.'.join(map(str, version))}); use that library's own mpirun,"
             " for example with `ollampi launch -n N`"
         )
     world = Mpi(MPI)

@@ -85,7 +85,8 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if end - begin != wanted:
         raise CheckpointError(
-            f"{path}: tensor {name!r} of shape {shape} and dtype {dtype} needs {wanted} bytes, its offsets hold {end - begin}"
+            f"{path}: tensor {name!r} of shape {shape} and dtype {dtype} needs {wanted} bytes,"
+            f" its offsets hold {end - begin}"
         )
     return TensorEntry(path, dtype, tuple(shape), start + begin, wanted)
 

@@ -63,7 +63,13 @@ class Scheduler:
                 planned.append((sequence, self._chunk(sequence, budget)))
                 budget -= len(planned[-1][1].tokens)
         stepped_back = len(self.waiting) > num_waiting
-        while budget and self.waiting and not stepped_back and len(self.running) < self.max_running and self._admit(self.waiting[0]):
+        while (
+            budget
+            and self.waiting
+            and not stepped_back
+            and len(self.running) < self.max_running
+            and self._admit(self.waiting[0])
+        ):
             sequence = self.waiting.popleft()
             self.running.append(sequence)
             planned.append((sequence, self._chunk(sequence, budget)))

@@ -1,10 +1,11 @@
-"""Say what all ranks compute next, as plain integers that rank 0 sends."""
+"""Say what all ranks do next: the messages that rank 0 broadcasts, as plain values."""
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -23,26 +24,61 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass of one model over some chunks. Equal on every rank."""
+    """One forward pass of one model over some chunks."""
 
     model: int
     chunks: list[Chunk]
 
-    def encode(self) -> bytes:
-        """Return the step as native int32s: model, then per chunk four counts, the tokens and the blocks."""
-        flat = array("i", [self.model])
-        for c in self.chunks:
-            flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits))
-            flat.extend(c.tokens)
-            flat.extend(c.blocks)
-        return flat.tobytes()
 
-    @classmethod
-    def decode(cls, data: bytes) -> Step:
-        """Return the step that `encode` wrote."""
-        flat = array("i")
-        flat.frombytes(data)
-        return cls(flat[0], list(_chunks(flat)))
+@dataclass(frozen=True)
+class Load:
+    """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence."""
+
+    model: int
+    path: str
+    dtype: str
+    context: int
+    num_blocks: int
+    block_size: int
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Forget a model and free its memory."""
+
+    model: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave the loop."""
+
+
+Message = Step | Load | Unload | Stop
+_BY_NAME = {kind.__name__: kind for kind in (Load, Unload, Stop)}
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as bytes: a step as native int32s behind an "S", anything else as JSON."""
+    if not isinstance(message, Step):
+        return json.dumps([type(message).__name__, asdict(message)]).encode()
+    flat = array("i", [message.model])
+    for c in message.chunks:
+        flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits))
+        flat.extend(c.tokens)
+        flat.extend(c.blocks)
+    return b"S" + flat.tobytes()
+
+
+def decode(data: bytes) -> Message:
+    """Return the message that `encode` wrote."""
+    if data[:1] != b"S":
+        name, values = json.loads(data)
+        message: Message = _BY_NAME[name](**values)
+        return message
+    flat = array("i")
+    flat.frombytes(data[1:])
+    return Step(flat[0], list(_chunks(flat)))
 
 
 def _chunks(flat: array[int]) -> Iterator[Chunk]:

@@ -47,7 +47,7 @@ class ThreadCommunicator:
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the fp32 sum of x over all ranks, added in rank order."""
         parts = self._meeting.exchange(self.rank, x.float())
-        total = parts[0].clone()
+        total: Tensor = parts[0].clone()
         for part in parts[1:]:
             total += part
         return total

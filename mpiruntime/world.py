@@ -36,11 +36,7 @@ def survey(comm: Communicator) -> list[RankFacts]:
     for rank, fact in enumerate(told):
         peers = [r for r, other in enumerate(told) if other["host"] == fact["host"]]
         threads = _threads(fact["cores"], [told[r]["cores"] for r in peers])
-        facts.append(
-            RankFacts(
-                rank=rank, local_rank=peers.index(rank), local_size=len(peers), threads=threads, **fact
-            )
-        )
+        facts.append(RankFacts(rank=rank, local_rank=peers.index(rank), local_size=len(peers), threads=threads, **fact))
     return facts
 
 

@@ -1,0 +1,55 @@
+"""Say what a started server consists of: its ranks, its address, a first request."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.memory import human
+from ollampi.mpiruntime.world import RankFacts
+
+
+def url(listener: socket.socket) -> str:
+    """Return the URL under which a client on this host reaches the server."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{host}:{port}"
+
+
+def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: str) -> str:
+    """Return one table with a line per rank, the URL and a curl line to paste."""
+    rows = [["rank", "host", "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
+    for fact, report in zip(facts, hosted.reports, strict=True):
+        held = [human(n) for n in (report.weight_bytes, report.cache_bytes, report.read_bytes)]
+        places = [_ranges(fact.cores), str(fact.threads), _span(report.heads), _span(report.kv_heads)]
+        rows.append([str(fact.rank), fact.host, *places, *held])
+    lines = [f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}, {library}", "", *_aligned(rows)]
+    unread = hosted.reports[0].unread
+    if unread:
+        lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")
+    body = json.dumps({"model": hosted.ref.name.removesuffix(":latest"), "prompt": "import os\n", "stream": False})
+    return "\n".join([*lines, "", f"serving at {address}", f"  curl {address}/api/generate -d '{body}'", ""])
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Return the rows as lines with right-aligned columns under a ruled head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _span(bounds: tuple[int, int]) -> str:
+    """Return first and last of [first, last)."""
+    return f"{bounds[0]}-{bounds[1] - 1}"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return sorted numbers as ranges, such as "0-3,8"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,38 @@
+"""Tie the life of a process to its parent's and to signals."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies; end now where that has happened already."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent or parent == 1:
+        os._exit(1)
+
+
+def on_signals(handlers: dict[int, Callable[[], None]]) -> None:
+    """Call the handler of each signal in the main thread, between two steps of the interpreter."""
+
+    def act(number: int, _frame: FrameType | None) -> None:
+        handlers[number]()
+
+    for number in handlers:
+        signal.signal(number, act)
+
+
+def print_failure(rank: int) -> None:
+    """Print the exception in flight with the rank that it happened on."""
+    text = traceback.format_exc()
+    lines = "".join(f"[rank {rank}] {line}\n" for line in text.splitlines())
+    print(f"\nollampi: rank {rank} failed; ending all ranks\n{lines}", file=sys.stderr, flush=True)

@@ -1,0 +1,136 @@
+"""Run one rank of a server: `python -m ollampi.launcher.serve [key=value ...]`, on every rank alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from ollampi.launcher import assemble
+from ollampi.launcher.banner import banner, url
+from ollampi.launcher.config import compose_config
+from ollampi.launcher.process import die_with_parent, on_signals, print_failure
+from ollampi.launcher.schema import Config
+from ollampi.mpiruntime.agreement import agree
+from ollampi.mpiruntime.communicator import Communicator, Single
+from ollampi.mpiruntime.engine import DRAIN, END, Engine
+from ollampi.mpiruntime.errors import OllampiError, WorldError
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.inbox import SocketInbox
+from ollampi.mpiruntime.mpi import Mpi, launched_size
+from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.step import Stop
+
+_FRONT_GRACE_S = 1.5
+
+
+@dataclass(frozen=True)
+class _Doors:
+    """What rank 0 has open to the outside."""
+
+    listener: socket.socket
+    inbox: SocketInbox
+    front: subprocess.Popen[bytes]
+
+    def watch(self) -> None:
+        """Raise OllampiError where the HTTP process has ended by itself."""
+        status = self.front.poll()
+        if status is not None:
+            raise OllampiError(f"the HTTP process ended with status {status}; its messages are above")
+
+    def close(self) -> None:
+        """Send what is queued, then end the HTTP process."""
+        self.inbox.close()
+        self.front.terminate()
+        try:
+            self.front.wait(_FRONT_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.front.kill()
+            self.front.wait()
+
+
+def main() -> None:
+    """Serve until the job is told to end; the exit status is 1 where it could not start."""
+    if launched_size(os.environ) is not None:
+        die_with_parent()
+    try:
+        comm = assemble.communicator()
+    except WorldError as e:
+        sys.exit(f"ollampi: {e}")
+    try:
+        status = run_rank(comm, sys.argv[1:])
+        _leave(comm)
+    except BaseException:
+        print_failure(comm.rank)
+        _abort(comm)
+        raise
+    sys.exit(status)
+
+
+def run_rank(comm: Communicator, overrides: list[str]) -> int:
+    """Return the exit status of a rank that served or, with 1, was refused; collective.
+
+    What a user can mend is agreed on by all ranks and printed once. Anything else is raised.
+    """
+    on_signals(
+        {
+            signal.SIGINT: lambda: comm.notify(END),
+            signal.SIGTERM: lambda: comm.notify(END),
+            signal.SIGUSR1: lambda: comm.notify(DRAIN),
+        }
+    )
+    try:
+        config = agree(comm, lambda: compose_config(overrides, os.environ))
+        runner = assemble.runner(comm, config)
+        if comm.rank:
+            agree(comm, lambda: None)
+            runner.follow()
+        else:
+            _coordinate(config, runner, agree(comm, lambda: _open(config)))
+    except OllampiError as e:
+        if comm.rank == 0:
+            print(f"ollampi: {e}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _open(config: Config) -> _Doors:
+    """Open what rank 0 has: the port first, since it is the likeliest to be refused."""
+    listener = assemble.listen(config)
+    inbox = assemble.inbox()
+    return _Doors(listener, inbox, assemble.front(config, listener, inbox.address))
+
+
+def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
+    """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
+    models = Models(runner, assemble.engine_settings(config))
+    try:
+        hosted = models.get(assemble.find_model(config))
+        hosted.keep(-1.0 if config.engine.keep_alive_s is None else config.engine.keep_alive_s)
+        library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
+        print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)
+        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch).run()
+    except OllampiError:
+        runner.lead(Stop())
+        raise
+    finally:
+        doors.close()
+
+
+def _leave(comm: Mpi | Single) -> None:
+    """Leave MPI in order."""
+    if isinstance(comm, Mpi):
+        comm.finish()
+
+
+def _abort(comm: Mpi | Single) -> None:
+    """End all ranks now."""
+    if isinstance(comm, Mpi):
+        comm.abort(1)
+
+
+if __name__ == "__main__":
+    main()

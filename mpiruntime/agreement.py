@@ -1,0 +1,34 @@
+"""Go on only where all ranks can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.errors import OllampiError
+
+T = TypeVar("T")
+
+
+def agree(comm: Communicator, work: Callable[[], T], kind: type[OllampiError] = OllampiError) -> T:
+    """Return what `work` returns on this rank; collective.
+
+    Where it raises an OllampiError, or memory runs out, on any rank, raise `kind` with the first such rank's message on
+    all ranks. Any other exception is a defect and passes through.
+    """
+    error, result = b"", None
+    try:
+        result = work()
+    except OllampiError as e:
+        error = str(e).encode()
+    except MemoryError:
+        error = f"rank {comm.rank} is out of memory".encode()
+    except RuntimeError as e:
+        if "allocate" not in str(e):  # how torch words it
+            raise
+        error = f"rank {comm.rank}: {e}".encode()
+    failed = [m for m in comm.collect(error) if m]
+    if failed:
+        raise kind(failed[0].decode())
+    return result  # type: ignore[return-value]

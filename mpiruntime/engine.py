@@ -1,0 +1,232 @@
+"""Run the one loop of rank 0: take messages, step the models, answer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError
+from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.inbox import Client, Inbox
+from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
+from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.sampler import describe, sample
+from ollampi.mpiruntime.sequence import Sequence
+from ollampi.mpiruntime.step import Step, Stop
+from ollampi.mpiruntime.wire import Message
+
+DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
+_IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
+_CODES: list[tuple[type[OllampiError], str]] = [
+    (BusyError, "busy"),
+    (ContextError, "context"),
+    (ModelError, "model"),
+    (RequestError, "request"),
+]
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Where the time of one step went, in seconds: planning, the forward pass on all ranks, sampling and answering."""
+
+    plan_s: float
+    forward_s: float
+    sample_s: float
+
+
+@dataclass(eq=False)
+class _Active:
+    """A sequence with the client that waits for it."""
+
+    sequence: Sequence
+    client: Client
+    id: int
+    model: HostedModel
+
+    def post(self, kind: str, **values: object) -> None:
+        """Send the client an event about this request."""
+        self.client.post({"id": self.id, "kind": kind, **values})
+
+
+class Engine:
+    """The coordinator's loop. `observe` gets the times of every step; `supervise` is called several times a second."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        models: Models,
+        inbox: Inbox,
+        drain_timeout_s: float,
+        observe: Callable[[StepTimes], None] = lambda times: None,
+        supervise: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.runner = runner
+        self.models = models
+        self.inbox = inbox
+        self.drain_timeout_s = drain_timeout_s
+        self.observe = observe
+        self.supervise = supervise
+        self._active: dict[Sequence, _Active] = {}
+        self._by_id: dict[tuple[Client, int], _Active] = {}
+        self._stop_at: float | None = None
+        self._checked = True
+
+    def run(self) -> None:
+        """Serve until a note or `stop` ends it, then tell all ranks to leave. Rank 0, main thread."""
+        next_look = 0.0
+        while not self._finished():
+            self._take_messages(wait_s=0.0 if self._active else _IDLE_POLL_S)
+            for note in self.runner.comm.notes():
+                self.stop(note)
+            if (now := time.monotonic()) >= next_look:
+                next_look = now + 0.1
+                self.supervise()
+                self.models.expire(now)
+            self._step_all()
+        for active in list(self._active.values()):
+            self._fail(active, "shutdown", "the server is shutting down; try again later")
+        self.runner.lead(Stop())
+
+    def stop(self, note: int) -> None:
+        """End now (END), or take no new work and end when all running requests are done (DRAIN)."""
+        now = time.monotonic()
+        if note == END or self._stop_at is not None:
+            self._stop_at = now
+        else:
+            self._stop_at = now + self.drain_timeout_s
+
+    def _finished(self) -> bool:
+        """Return whether the loop is over."""
+        return self._stop_at is not None and (not self._active or time.monotonic() >= self._stop_at)
+
+    # ---- messages ----
+
+    def _take_messages(self, wait_s: float) -> None:
+        """Act on every message that is there; wait for the first one for at most wait_s."""
+        while (taken := self.inbox.get(wait_s)) is not None:
+            client, message = taken
+            self._handle(client, message)
+            wait_s = 0.0
+
+    def _handle(self, client: Client, message: Message) -> None:
+        """Act on one message; an error goes back to its sender and harms nobody else."""
+        op, number = message.get("op"), message.get("id", 0)
+        try:
+            if op == "generate":
+                self._generate(client, number, GenerateRequest.from_wire(message["request"]))
+            elif op == "load":
+                usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
+                client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
+            elif op == "unload":
+                self.models.unload_when_idle(message["model"]["name"])
+                client.post({"id": number, "kind": "done", "reason": "unload", "usage": asdict(Usage())})
+            elif op == "loaded":
+                client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
+            elif op == "cancel":
+                self._cancel(client, number)
+            elif op == "gone":
+                self._forget(client)
+        except OllampiError as e:
+            code = next((code for kind, code in _CODES if isinstance(e, kind)), "internal")
+            client.post({"id": number, "kind": "error", "code": code, "message": str(e)})
+
+    def _load(self, ref: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
+        """Load a model unless it is there; return how long that took."""
+        self._refuse_while_draining()
+        began = time.monotonic()
+        self.models.get(ref, context).keep(keep_alive_s)
+        return Usage(load_ns=int((time.monotonic() - began) * 1e9))
+
+    def _generate(self, client: Client, number: int, request: GenerateRequest) -> None:
+        """Queue a request, loading its model first where needed."""
+        self._refuse_while_draining()
+        began = time.monotonic()
+        model = self.models.get(request.model, request.context)
+        model.check_tokens(request.prompt)
+        seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
+        sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
+        sequence.load_ns = int((time.monotonic() - began) * 1e9)
+        model.scheduler.add(sequence)
+        model.keep(request.keep_alive_s)
+        active = _Active(sequence, client, number, model)
+        self._active[sequence] = active
+        self._by_id[client, number] = active
+
+    def _refuse_while_draining(self) -> None:
+        """Raise BusyError once the server is about to end."""
+        if self._stop_at is not None:
+            raise BusyError("the server is shutting down; try again later")
+
+    def _cancel(self, client: Client, number: int) -> None:
+        """Drop a request; one that has ended already is ignored."""
+        active = self._by_id.get((client, number))
+        if active is not None:
+            self._end(active)
+            active.post("done", reason="cancel", usage=asdict(active.sequence.usage()))
+
+    def _forget(self, client: Client) -> None:
+        """Drop all requests of a client that is gone."""
+        for active in [a for a in self._active.values() if a.client is client]:
+            self._end(active)
+
+    def _fail(self, active: _Active, code: str, message: str) -> None:
+        """End a request with an error."""
+        self._end(active)
+        active.post("error", code=code, message=message)
+
+    def _end(self, active: _Active) -> None:
+        """Take a request out of everything that knows it."""
+        active.model.scheduler.remove(active.sequence)
+        del self._active[active.sequence]
+        del self._by_id[active.client, active.id]
+        active.model.touch()
+
+    # ---- steps ----
+
+    def _step_all(self) -> None:
+        """Make one step of every model that has work; check the block accounting when all have become idle."""
+        for model in self.models.busy():
+            self._step(model)
+            self._checked = False
+        if not self._active and not self._checked:
+            self.models.check()
+            self._checked = True
+
+    def _step(self, model: HostedModel) -> None:
+        """Plan, send and compute one step; sample and answer."""
+        began = time.perf_counter()
+        planned = model.scheduler.plan()
+        if not planned:
+            return
+        step = Step(model.number, [chunk for _, chunk in planned])
+        sent = time.perf_counter()
+        logits = self.runner.lead_step(step)
+        computed = time.perf_counter()
+        rows = iter(logits.numpy() if logits is not None else ())
+        for sequence, chunk in planned:
+            model.scheduler.advance(sequence, chunk)
+            if chunk.num_logits:
+                self._advance(self._active[sequence], next(rows))
+        self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
+
+    def _advance(self, active: _Active, logits: NDArray[np.float32]) -> None:
+        """Sample a sequence's next token, tell its client, and end it where it is complete."""
+        sequence, sampling = active.sequence, active.sequence.request.sampling
+        try:
+            token = sample(logits, sampling, sequence.tokens, sequence.seed, sequence.position)
+        except RequestError as e:
+            self._fail(active, "internal", str(e))
+            return
+        sequence.append(token)
+        active.model.scheduler.trim(sequence)
+        if sequence.finish_reason != "stop":
+            logprobs = [asdict(describe(logits, token, sampling.top_logprobs))] if sampling.logprobs else []
+            active.post("tokens", tokens=[token], logprobs=logprobs)
+        if sequence.finish_reason is not None:
+            self._end(active)
+            active.post("done", reason=sequence.finish_reason, usage=asdict(sequence.usage()))

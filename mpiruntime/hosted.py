@@ -1,0 +1,179 @@
+"""Keep the models that are in memory: load on demand, unload when their time is over. Rank 0 only."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.errors import BusyError, RequestError
+from ollampi.mpiruntime.model_config import ModelConfig, read_config
+from ollampi.mpiruntime.request import LoadedModel, ModelRef
+from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.scheduler import Scheduler
+from ollampi.mpiruntime.step import Load, Unload
+
+_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How models are held; equal to the configuration's `engine` and the like.
+
+    dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; keep_alive_s: how
+    long an idle model stays, negative for ever.
+    """
+
+    dtype: str = "auto"
+    context_length: int = 4096
+    cache_tokens: int = 16384
+    block_size: int = 16
+    max_step_tokens: int = 512
+    max_running: int = 256
+    max_queue: int = 512
+    max_loaded_models: int = 3
+    keep_alive_s: float = 300.0
+
+
+class HostedModel:
+    """A model in memory on all ranks."""
+
+    def __init__(
+        self,
+        number: int,
+        ref: ModelRef,
+        config: ModelConfig,
+        load: Load,
+        reports: list[LoadReport],
+        settings: EngineSettings,
+    ) -> None:
+        self.number = number
+        self.ref = ref
+        self.config = config
+        self.context = load.context
+        self.dtype = load.dtype
+        self.reports = reports
+        self.scheduler = Scheduler(
+            BlockManager(load.num_blocks, load.block_size),
+            settings.max_step_tokens,
+            settings.max_running,
+            settings.max_queue,
+        )
+        self._default_keep_s = settings.keep_alive_s
+        self.keep_s = settings.keep_alive_s
+        self.last_used = time.monotonic()
+
+    def keep(self, keep_alive_s: float | None) -> None:
+        """Set how long the model stays once idle: the value sent last wins, None is the default."""
+        self.keep_s = self._default_keep_s if keep_alive_s is None else keep_alive_s
+        self.touch()
+
+    def touch(self) -> None:
+        """Start the time over which the model stays."""
+        self.last_used = time.monotonic()
+
+    def expired(self, now: float) -> bool:
+        """Return whether the model is idle and its time is over."""
+        return self.scheduler.idle and 0 <= self.keep_s <= now - self.last_used
+
+    def check_tokens(self, tokens: list[int]) -> None:
+        """Raise RequestError for an empty prompt or a token that the model does not have."""
+        if not tokens:
+            raise RequestError("the prompt has no tokens; send at least one character")
+        if not 0 <= min(tokens) <= max(tokens) < self.config.vocab_size:
+            raise RequestError(f"the prompt has token {max(tokens)}, the model's vocabulary {self.config.vocab_size}")
+
+    def listing(self) -> LoadedModel:
+        """Return what /api/ps tells of the model."""
+        left = None if self.keep_s < 0 else self.keep_s - (time.monotonic() - self.last_used)
+        return LoadedModel(
+            name=self.ref.name,
+            path=self.ref.path,
+            size_bytes=sum(r.weight_bytes + r.cache_bytes for r in self.reports),
+            gpu_bytes=0,
+            context_length=self.context,
+            expires_at=None if left is None else time.time() + max(0.0, left),
+        )
+
+
+class Models:
+    """The models in memory by name."""
+
+    def __init__(self, runner: Runner, settings: EngineSettings) -> None:
+        self.runner = runner
+        self.settings = settings
+        self._hosted: dict[str, HostedModel] = {}
+        self._next_number = 0
+
+    def get(self, ref: ModelRef, context: int | None = None) -> HostedModel:
+        """Return the model, loading it where it is not there; where a request needs a larger context, load it anew.
+
+        Raise ModelError where it cannot be loaded and BusyError where no idle model can make room for it.
+        """
+        hosted = self._hosted.get(ref.name)
+        if hosted is not None and hosted.ref == ref:
+            wanted = min(context or 0, hosted.config.max_context)
+            if wanted <= hosted.context or not hosted.scheduler.idle:
+                return hosted
+        if hosted is not None:
+            self._require_idle(hosted)
+            self._unload(hosted)
+        elif len(self._hosted) >= self.settings.max_loaded_models:
+            oldest = min(self._hosted.values(), key=lambda m: (not m.scheduler.idle, m.last_used))
+            self._require_idle(oldest)
+            self._unload(oldest)
+        return self._load(ref, context)
+
+    def busy(self) -> list[HostedModel]:
+        """Return the models that have work."""
+        return [m for m in self._hosted.values() if not m.scheduler.idle]
+
+    def expire(self, now: float) -> None:
+        """Unload every model whose time is over."""
+        for hosted in [m for m in self._hosted.values() if m.expired(now)]:
+            self._unload(hosted)
+
+    def unload_when_idle(self, name: str) -> None:
+        """Unload a model, after its running requests where there are any; one that is not there is ignored."""
+        if name in self._hosted:
+            self._hosted[name].keep(0.0)
+            self.expire(time.monotonic())
+
+    def listing(self) -> list[LoadedModel]:
+        """Return the models in memory."""
+        return [m.listing() for m in self._hosted.values()]
+
+    def check(self) -> None:
+        """Raise OllampiError where the block accounting of a model is broken."""
+        for hosted in self._hosted.values():
+            hosted.scheduler.check()
+
+    def _load(self, ref: ModelRef, context: int | None) -> HostedModel:
+        """Load a model on all ranks."""
+        config = read_config(Path(ref.path))
+        settings = self.settings
+        length = min(context or settings.context_length, config.max_context)
+        load = Load(
+            model=self._next_number,
+            path=ref.path,
+            dtype=_DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype,
+            context=length,
+            num_blocks=-(-max(settings.cache_tokens, length) // settings.block_size),
+            block_size=settings.block_size,
+        )
+        reports = self.runner.lead_load(load)
+        hosted = HostedModel(self._next_number, ref, config, load, reports, settings)
+        self._next_number += 1
+        self._hosted[ref.name] = hosted
+        return hosted
+
+    def _unload(self, hosted: HostedModel) -> None:
+        """Free a model on all ranks."""
+        del self._hosted[hosted.ref.name]
+        self.runner.lead(Unload(hosted.number))
+
+    def _require_idle(self, hosted: HostedModel) -> None:
+        """Raise BusyError where a model that must go has work."""
+        if not hosted.scheduler.idle:
+            raise BusyError("server busy, please try again.  maximum pending requests exceeded")

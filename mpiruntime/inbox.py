@@ -1,0 +1,135 @@
+"""Bring messages of the HTTP process to the coordinator's main thread and its answers back, through queues."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ollampi.mpiruntime import wire
+
+Event = dict[str, Any]
+
+
+class Client(Protocol):
+    """Whoever sent a message."""
+
+    def post(self, event: Event) -> None:
+        """Send an event; never blocks and never fails, an event for a client that is gone is dropped."""
+
+
+class Inbox(Protocol):
+    """Where the engine's loop takes its messages from."""
+
+    def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
+        """Return the next message and its sender, or None where none came in time. 0 does not wait."""
+
+
+class Local:
+    """An inbox and client inside one process: for the first load, tests and benchmarks."""
+
+    def __init__(self) -> None:
+        self.messages: queue.SimpleQueue[wire.Message] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def post(self, event: Event) -> None:
+        """Keep the event in `events`."""
+        self.events.put(event)
+
+    def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
+        """Return the next message put into `messages`."""
+        try:
+            return self, self.messages.get(timeout=timeout_s) if timeout_s else self.messages.get_nowait()
+        except queue.Empty:
+            return None
+
+
+class SocketClient:
+    """One connection of the HTTP process: a thread reads its messages, another writes the events."""
+
+    def __init__(self, connection: socket.socket, deliver: Callable[[Client, wire.Message], None]) -> None:
+        self._connection = connection
+        self._deliver = deliver
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def post(self, event: Event) -> None:
+        """Queue the event for the writer."""
+        self._events.put(event)
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is queued, then close the connection; waits at most timeout_s."""
+        self._events.put(None)
+        self._writer.join(timeout_s)
+        self._connection.close()
+
+    def _read(self) -> None:
+        """Deliver every message; at the end of the connection tell the engine that this client is gone."""
+        try:
+            while True:
+                self._deliver(self, wire.receive(self._connection))
+        except (wire.Closed, ValueError):
+            self._events.put(None)
+            self._deliver(self, {"op": "gone"})
+
+    def _write(self) -> None:
+        """Send the queued events, all that are there in one frame."""
+        while (event := self._events.get()) is not None:
+            events = [event]
+            last = False
+            while not self._events.empty():
+                more = self._events.get()
+                last = last or more is None
+                if more is not None:
+                    events.append(more)
+            try:
+                wire.send(self._connection, {"events": events})
+            except wire.Closed:
+                return
+            if last:
+                return
+
+
+class SocketInbox:
+    """Listens at an address of this host for processes of the same user."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._messages: queue.SimpleQueue[tuple[Client, wire.Message]] = queue.SimpleQueue()
+        self._clients: list[SocketClient] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(wire.unix_address(address))
+        self._listener.listen(8)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
+        """Return the next message and its sender, or None where none came in time."""
+        try:
+            return self._messages.get(timeout=timeout_s) if timeout_s else self._messages.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Stop listening, send what is queued and close all connections."""
+        self._listener.close()
+        for client in self._clients:
+            client.close(timeout_s)
+
+    def _accept(self) -> None:
+        """Take connections until the listener is closed; the kernel says whose they are."""
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if wire.peer_uid(connection) not in (0, os.getuid()):
+                connection.close()
+                continue
+            self._clients.append(
+                SocketClient(connection, lambda client, message: self._messages.put((client, message)))
+            )

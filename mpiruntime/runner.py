@@ -1,0 +1,164 @@
+"""Do on every rank what rank 0 says: load, step, unload, until told to stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ollampi.mpiruntime.agreement import agree
+from ollampi.mpiruntime.batch import make_batch
+from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.decoder import Decoder
+from ollampi.mpiruntime.errors import ModelError, OllampiError
+from ollampi.mpiruntime.kv_cache import KVCache
+from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, human, shard_parameters
+from ollampi.mpiruntime.model_config import ModelConfig, read_config
+from ollampi.mpiruntime.shard import Shard
+from ollampi.mpiruntime.step import Load, Message, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.world import RankFacts, free_memory
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What one rank holds after loading: query and KV heads as [first, last), sizes, and what it read from disk."""
+
+    rank: int
+    heads: tuple[int, int]
+    kv_heads: tuple[int, int]
+    weight_bytes: int
+    cache_bytes: int
+    read_bytes: int
+    unread: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One model on this rank."""
+
+    decoder: Decoder
+    cache: KVCache
+
+
+class Runner:
+    """The models of one rank. All ranks call `lead` (rank 0) or `follow` (the others) and so act alike."""
+
+    def __init__(self, comm: Communicator, facts: list[RankFacts]) -> None:
+        self.comm = comm
+        self.facts = facts
+        self.shard = Shard(comm.rank, comm.size)
+        self.device = torch.device("cpu")
+        self._models: dict[int, _Loaded] = {}
+
+    def lead_step(self, step: Step) -> Tensor | None:
+        """Send a step to all ranks and take part in it; return the logits [B', V] or None. Rank 0 only, collective."""
+        self.comm.broadcast(encode(step))
+        return self.step(step)
+
+    def lead_load(self, load: Load) -> list[LoadReport]:
+        """Load a model on all ranks; return what each holds. Rank 0 only, collective.
+
+        Raise ModelError where a rank cannot; then no rank holds the model.
+        """
+        self.comm.broadcast(encode(load))
+        return self.load(load)
+
+    def lead(self, message: Unload | Stop) -> None:
+        """Send any other message to all ranks and act on it. Rank 0 only."""
+        self.comm.broadcast(encode(message))
+        if isinstance(message, Unload):
+            self.unload(message)
+
+    def follow(self) -> None:
+        """Act on what rank 0 sends until it says stop. All ranks but 0."""
+        while not isinstance(message := decode(self.comm.broadcast(None)), Stop):
+            self._act(message)
+
+    def _act(self, message: Message) -> None:
+        """Act on one message; a model that cannot be loaded is rank 0's to report."""
+        if isinstance(message, Step):
+            self.step(message)
+        elif isinstance(message, Unload):
+            self.unload(message)
+        elif isinstance(message, Load):
+            try:
+                self.load(message)
+            except ModelError:
+                return
+
+    @torch.inference_mode()
+    def step(self, step: Step) -> Tensor | None:
+        """Return the logits [B', V] on rank 0, None elsewhere or where none are wanted; collective."""
+        model = self._models[step.model]
+        return model.decoder(make_batch(step, model.cache.block_size, self.device), model.cache)
+
+    def unload(self, unload: Unload) -> None:
+        """Free the memory of a model; one that is not loaded is ignored."""
+        self._models.pop(unload.model, None)
+
+    def load(self, load: Load) -> list[LoadReport]:
+        """Load this rank's slice; return what all ranks hold; collective.
+
+        Raise ModelError on every rank where any rank cannot, with the first such rank's message.
+        """
+        try:
+            needed = agree(self.comm, lambda: self._needed_bytes(load))
+            self._check_memory(load, needed)
+            report = agree(self.comm, lambda: self._load_slice(load))
+        except OllampiError as e:
+            self.unload(Unload(load.model))
+            raise ModelError(str(e)) from e
+        return [LoadReport(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(report)).encode())]
+
+    def _needed_bytes(self, load: Load) -> int:
+        """Return the bytes that this rank will need."""
+        config = read_config(Path(load.path))
+        item = ITEM_BYTES[load.dtype]
+        cache = cache_bytes(config, self.shard, load.num_blocks * load.block_size, item)
+        return shard_parameters(config, self.shard) * item + cache + RUNTIME_BYTES
+
+    def _check_memory(self, load: Load, needed_here: int) -> None:
+        """Raise ModelError where the ranks of a host need more than is free there; collective."""
+        mine = json.dumps([needed_here, free_memory()]).encode()
+        told = [json.loads(m) for m in self.comm.collect(mine)]
+        for fact in self.facts:
+            local = [t for t, other in zip(told, self.facts, strict=True) if other.host == fact.host]
+            needed, free = sum(n for n, _ in local), min(f for _, f in local)
+            if needed > free:
+                raise ModelError(
+                    f"{load.path} with dtype={load.dtype} and {load.num_blocks * load.block_size} cache tokens needs"
+                    f" {human(needed)} on host {fact.host} ({len(local)} ranks) but {human(free)} are free;"
+                    " use more hosts, dtype=bfloat16, or a smaller engine.cache_tokens"
+                )
+
+    def _load_slice(self, load: Load) -> LoadReport:
+        """Read this rank's slice and make its cache; return what it holds."""
+        began = time.monotonic()
+        config = read_config(Path(load.path))
+        checkpoint = open_checkpoint(Path(load.path))
+        dtype = getattr(torch, load.dtype)
+        decoder = Decoder(Weights(checkpoint, dtype), config, self.shard, self.comm, load.context)
+        cache = self._cache(config, load, dtype)
+        self._models[load.model] = _Loaded(decoder, cache)
+        heads, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
+        return LoadReport(
+            rank=self.comm.rank,
+            heads=(heads.start, heads.stop),
+            kv_heads=(kv_heads.start, kv_heads.stop),
+            weight_bytes=decoder.size_bytes,
+            cache_bytes=cache.size_bytes,
+            read_bytes=checkpoint.bytes_read,
+            unread=sorted(checkpoint.unread),
+            seconds=time.monotonic() - began,
+        )
+
+    def _cache(self, config: ModelConfig, load: Load, dtype: torch.dtype) -> KVCache:
+        """Return an empty cache for this rank's KV heads."""
+        _, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
+        return KVCache(config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim, dtype)

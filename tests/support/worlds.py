@@ -1,0 +1,115 @@
+"""Run the runtime on any world: what rank 0 leads, the other ranks follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.hosted import EngineSettings, Models
+from ollampi.mpiruntime.inbox import Event, Local
+from ollampi.mpiruntime.request import GenerateRequest, ModelRef
+from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.step import Chunk, Load, Step, Stop
+from ollampi.mpiruntime.world import survey
+
+T = TypeVar("T")
+BLOCK = 4
+
+
+def lead(comm: Communicator, work: Callable[[Runner], T]) -> T | None:
+    """Return what `work` returns on rank 0 and None elsewhere; collective."""
+    runner = Runner(comm, survey(comm))
+    if comm.rank:
+        runner.follow()
+        return None
+    try:
+        return work(runner)
+    finally:
+        runner.lead(Stop())
+
+
+def load_message(folder: Path, dtype: str = "float32", num_blocks: int = 32, context: int = 128) -> Load:
+    """Return the message that loads a folder as model 0."""
+    return Load(0, str(folder), dtype, context, num_blocks, BLOCK)
+
+
+def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> torch.Tensor:
+    """Return the logits [T, V] of tokens fed in pieces of the given lengths over blocks that are no neighbours."""
+    blocks = list(range(30, 0, -2))
+    start, rows = 0, []
+    for length in pieces:
+        needed = -(-(start + length) // BLOCK)
+        logits = runner.lead_step(Step(0, [Chunk(tokens[start : start + length], start, blocks[:needed], length)]))
+        assert logits is not None
+        rows.append(logits)
+        start += length
+    return torch.cat(rows)
+
+
+def load_and_compute(comm: Communicator, folder: Path, tokens: list[int], pieces: list[int]) -> torch.Tensor | None:
+    """Return the fp32 logits of all tokens on rank 0; collective."""
+
+    def work(runner: Runner) -> torch.Tensor:
+        runner.lead_load(load_message(folder))
+        return logits_in_pieces(runner, tokens, pieces)
+
+    return lead(comm, work)
+
+
+def load_reports(comm: Communicator, folder: Path, dtype: str = "float32") -> list[LoadReport] | None:
+    """Return what each rank holds of a folder, on rank 0; collective."""
+    return lead(comm, lambda runner: runner.lead_load(load_message(folder, dtype)))
+
+
+class Recorder(Local):
+    """A client that keeps all events and ends the engine when every request it made has ended."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.log: list[Event] = []
+        self.open = {m["id"] for m in messages if m["op"] != "cancel"}
+        for message in messages:
+            self.messages.put(message)
+
+    def post(self, event: Event) -> None:
+        """Keep the event."""
+        self.log.append(event)
+        if event["kind"] in ("done", "error", "loaded"):
+            self.open.discard(event["id"])
+
+    def tokens(self, number: int) -> list[int]:
+        """Return the tokens that a request got."""
+        return [t for e in self.log if e["id"] == number and e["kind"] == "tokens" for t in e["tokens"]]
+
+    def last(self, number: int) -> Event:
+        """Return a request's last event."""
+        return [e for e in self.log if e["id"] == number][-1]
+
+
+def run_engine(
+    comm: Communicator, messages: list[dict[str, Any]], settings: EngineSettings, recorder: Recorder | None = None
+) -> Recorder | None:
+    """Return on rank 0 what an engine answered to the messages; collective."""
+    runner = Runner(comm, survey(comm))
+    if comm.rank:
+        runner.follow()
+        return None
+    client = recorder or Recorder(messages)
+
+    def end_when_done() -> None:
+        if not client.open:
+            comm.notify(END)
+
+    Engine(runner, Models(runner, settings), client, drain_timeout_s=5, supervise=end_when_done).run()
+    return client
+
+
+def generate(number: int, folder: Path, prompt: list[int], **fields: Any) -> dict[str, Any]:
+    """Return the message that asks for a continuation."""
+    request = GenerateRequest(ModelRef("test:latest", str(folder)), prompt, **fields)
+    return {"op": "generate", "id": number, "request": request.to_wire()}
