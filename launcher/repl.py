@@ -1,0 +1,289 @@
+"""Hold a conversation with a model on the terminal."""
+
+import unicodedata
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ollampi.launcher.client import Client, Json, show_text, timings
+from ollampi.mpiruntime.errors import ConfigError, OllampiError
+
+HELP = """\
+Available commands:
+  /set parameter NAME VALUE   set a parameter of the answers, e.g. temperature 0
+  /set system TEXT            set the system message
+  /set think|nothink          let the model reason first, or not
+  /set verbose|quiet          print timings after each answer, or not
+  /set history|nohistory      keep what you type in the history file, or not
+  /show info|system|parameters|template|modelfile
+  /load MODEL                 go on with another model, from an empty session
+  /clear                      forget the conversation so far
+  /bye, /exit                 leave (so does Ctrl-D)
+  /?, /help                   this text
+
+Begin and end a message of several lines with three quotes: \"\"\"
+Ctrl-C stops an answer.
+"""
+
+_INTS = "num_ctx num_batch num_gpu main_gpu num_thread num_keep seed num_predict top_k repeat_last_n"
+_FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
+_PARAMETERS: dict[str, type[int] | type[float]] = dict.fromkeys(_INTS.split(), int) | dict.fromkeys(
+    _FLOATS.split(), float
+)
+_QUOTES = '"""'
+
+
+def _columns(word: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in word)
+
+
+class Lines(Protocol):
+    """Give the lines a person types."""
+
+    def read(self, prompt: str) -> str:
+        """Return the next line; raise EOFError at the end, KeyboardInterrupt for Ctrl-C."""
+
+    def remember(self, wanted: bool) -> None:
+        """Keep the lines that follow in the history, or not."""
+
+
+class Screen:
+    """Write an answer piece by piece, whole words within `width` columns (0: as it comes)."""
+
+    def __init__(self, write: Callable[[str], Any], width: int = 0, hide_thinking: bool = False) -> None:
+        self._write, self._width, self._hide = write, width, hide_thinking
+        self._column, self._word, self._in_thought, self._trim = 0, "", False, False
+
+    def thought(self, text: str) -> None:
+        """Write a piece of the reasoning, unless it is hidden."""
+        if text and not self._hide:
+            self._put(text if self._in_thought else f"Thinking...\n{text}")
+            self._in_thought = True
+
+    def content(self, text: str) -> None:
+        """Write a piece of the answer itself."""
+        if text and self._in_thought:
+            self._leave_thought()
+        text = text.lstrip("\n") if self._trim else text  # models put blank lines between thought and answer
+        if text:
+            self._trim = False
+            self._put(text)
+
+    def end(self) -> None:
+        """Write what is held back and end the line."""
+        if self._in_thought:
+            self._leave_thought()
+        self._flush()
+        self._write("\n")
+        self._column = 0
+
+    def _leave_thought(self) -> None:
+        self._put("\n...done thinking.\n\n")
+        self._in_thought, self._trim = False, True
+
+    def _put(self, text: str) -> None:
+        if not self._width:
+            self._write(text)
+            return
+        for letter in text:
+            if letter.isspace():
+                self._flush()
+                self._space(letter)
+            else:
+                self._word += letter
+                if _columns(self._word) >= self._width:  # a word wider than the screen, or a script without blanks
+                    self._flush()
+
+    def _space(self, letter: str) -> None:
+        if letter == "\n" or self._column < self._width:
+            self._write(letter)
+            self._column = 0 if letter == "\n" else self._column + 1
+
+    def _flush(self) -> None:
+        columns = _columns(self._word)
+        if self._column and self._column + columns > self._width > 0:
+            self._write("\n")
+            self._column = 0
+        if self._word:
+            self._write(self._word)
+        self._column, self._word = self._column + columns, ""
+
+
+@dataclass
+class Answer:
+    """Hold what came of an answer; `interrupted` when Ctrl-C stopped it."""
+
+    content: str = ""
+    thinking: str = ""
+    final: Json = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def show_answer(pieces: Generator[Json, None, None], screen: Screen) -> Answer:
+    """Write the pieces of /api/generate or /api/chat as they come and return the whole; Ctrl-C hangs up."""
+    answer = Answer()
+    try:
+        for piece in pieces:
+            message = piece.get("message") or {}
+            thought = str(piece.get("thinking") or message.get("thinking") or "")
+            content = str(piece.get("response") or message.get("content") or "")
+            screen.thought(thought)
+            screen.content(content)
+            answer.thinking += thought
+            answer.content += content
+            answer.final = piece
+    except KeyboardInterrupt:
+        answer.interrupted = True
+    finally:
+        pieces.close()
+        if answer.content or answer.thinking:
+            screen.end()
+    return answer
+
+
+def parse_parameter(name: str, values: list[str]) -> int | float | list[str]:
+    """Return the value of a model parameter in the type that the server expects."""
+    if name == "stop" and values:
+        return values
+    if name not in _PARAMETERS:
+        raise ConfigError(f"unknown parameter {name!r}: use one of {', '.join(sorted([*_PARAMETERS, 'stop']))}")
+    try:
+        (value,) = values
+        return _PARAMETERS[name](value)
+    except ValueError as error:
+        kind = "a whole number" if _PARAMETERS[name] is int else "a number"
+        raise ConfigError(f"parameter {name} takes {kind}, not {' '.join(values)!r}") from error
+
+
+@dataclass
+class Settings:
+    """Hold what holds for every question: the model, how it shall answer and how the answer is shown."""
+
+    model: str
+    system: str = ""
+    options: Json = field(default_factory=dict)
+    format: str | Json | None = None
+    think: bool | str | None = None
+    keep_alive: str | float | None = None
+    verbose: bool = False
+    width: int = 0
+    hide_thinking: bool = False
+
+    def request(self) -> Json:
+        """Return the fields that /api/generate and /api/chat share; what is not set is left to the server."""
+        options = self.options or None
+        fields = {"options": options, "format": self.format, "think": self.think, "keep_alive": self.keep_alive}
+        return {"model": self.model} | {name: value for name, value in fields.items() if value is not None}
+
+
+class Repl:
+    """Read lines, send them with the conversation so far, write the answers."""
+
+    def __init__(self, client: Client, settings: Settings, lines: Lines, write: Callable[[str], Any]) -> None:
+        self.settings = settings
+        self.messages: list[Json] = []
+        self._client, self._lines, self._write = client, lines, write
+
+    def run(self) -> None:
+        """Load the model, then answer until the end of the input or /bye."""
+        self._load(self.settings.model)
+        while True:
+            try:
+                text, quoted = self._read()
+            except EOFError:
+                self._write("\n")
+                return
+            except KeyboardInterrupt:
+                self._write("\nUse Ctrl-D or /bye to leave.\n")
+                continue
+            if not quoted and text in ("/bye", "/exit"):
+                return
+            try:
+                self._handle(text, quoted)
+            except OllampiError as error:
+                self._write(f"Error: {error}\n")
+            except KeyboardInterrupt:  # while a command waited for the server
+                self._write("\n")
+
+    def _read(self) -> tuple[str, bool]:
+        """Return the next message or command, and whether it is a message that three quotes enclosed."""
+        line = self._lines.read(">>> ")
+        before, quotes, text = line.partition(_QUOTES)
+        if not quotes or before.strip() not in ("", "/set system"):
+            return line.strip(), False
+        while _QUOTES not in text:
+            text += "\n" + self._lines.read("... ")
+        return (before + text.replace(_QUOTES, "", 1).strip("\n")).strip(), not before.strip()
+
+    def _handle(self, text: str, quoted: bool) -> None:
+        if text.startswith("/") and not quoted:
+            self._command(text)
+        elif text:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        system = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
+        question = {"role": "user", "content": text}
+        body = {**self.settings.request(), "messages": [*system, *self.messages, question]}
+        screen = Screen(self._write, self.settings.width, self.settings.hide_thinking)
+        answer = show_answer(self._client.stream("/api/chat", body), screen)
+        self._write("\n")
+        if answer.content or not answer.interrupted:  # a question stopped before its answer was never asked
+            thinking = {"thinking": answer.thinking} if answer.thinking else {}
+            self.messages += [question, {"role": "assistant", "content": answer.content, **thinking}]
+        if self.settings.verbose and not answer.interrupted:
+            self._write(timings(answer.final) + "\n")
+
+    def _load(self, model: str) -> None:
+        self._client.post("/api/generate", {**self.settings.request(), "model": model})
+        self.settings.model = model
+        self.messages.clear()
+
+    def _command(self, line: str) -> None:
+        match line.split():
+            case ["/?" | "/help", *_]:
+                self._write(HELP)
+            case ["/clear"]:
+                self.messages.clear()
+                self._write("Cleared the session.\n")
+            case ["/load", model]:
+                self._load(model)
+                self._write(f"Loaded {model}.\n")
+            case ["/show", "info" | "system" | "parameters" | "template" | "modelfile" | "license" as part]:
+                self._show(part)
+            case ["/set", "system", _, *_]:
+                self.settings.system = line.split(maxsplit=2)[2]
+                self._write("Set system message.\n")
+            case ["/set", "parameter", name, value, *more]:
+                self.settings.options[name] = parse_parameter(name, [value, *more])
+                self._write(f"Set parameter {name} to {' '.join([value, *more])}.\n")
+            case ["/set", *words]:
+                self._switch(words)
+            case _:
+                raise ConfigError(f"unknown command {line!r}: type /? for help")
+
+    def _switch(self, words: list[str]) -> None:
+        match words:
+            case ["verbose" | "quiet" as word]:
+                self.settings.verbose = word == "verbose"
+            case ["history" | "nohistory" as word]:
+                self._lines.remember(word == "history")
+            case ["think" | "nothink" as word]:
+                self.settings.think = word == "think"
+            case ["think", level]:
+                self.settings.think = level
+            case _:
+                raise ConfigError(f"cannot set {' '.join(words)!r}: type /? for help")
+        self._write(f"Set {' '.join(words)}.\n")
+
+    def _show(self, part: str) -> None:
+        answer = self._client.post("/api/show", {"model": self.settings.model})
+        if part == "info":
+            self._write(show_text(answer))
+            return
+        text = str(answer.get(part) or "")
+        if part == "system":
+            text = self.settings.system or text
+        if part == "parameters":
+            text = "\n".join([*text.splitlines(), *(f"{k:<30} {v}" for k, v in self.settings.options.items())])
+        self._write(f"{text}\n" if text else f"No {part} for this model.\n")
