@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError
+from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError, ShutdownError
 from ollampi.mpiruntime.hosted import HostedModel, Models
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
@@ -23,6 +23,7 @@ from ollampi.mpiruntime.wire import Message
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 _CODES: list[tuple[type[OllampiError], str]] = [
+    (ShutdownError, "shutdown"),
     (BusyError, "busy"),
     (ContextError, "context"),
     (ModelError, "model"),
@@ -93,11 +94,14 @@ class Engine:
         self.runner.lead(Stop())
 
     def stop(self, note: int) -> None:
-        """End now (END), or take no new work and end when all running requests are done (DRAIN)."""
+        """End now (END), or take no new work and end when all running requests are done (DRAIN).
+
+        A signal to mpirun reaches every rank, so the same note comes many times.
+        """
         now = time.monotonic()
-        if note == END or self._stop_at is not None:
+        if note == END:
             self._stop_at = now
-        else:
+        elif self._stop_at is None:
             self._stop_at = now + self.drain_timeout_s
 
     def _finished(self) -> bool:
@@ -158,9 +162,9 @@ class Engine:
         self._by_id[client, number] = active
 
     def _refuse_while_draining(self) -> None:
-        """Raise BusyError once the server is about to end."""
+        """Raise ShutdownError once the server is about to end."""
         if self._stop_at is not None:
-            raise BusyError("the server is shutting down; try again later")
+            raise ShutdownError("the server is shutting down; try again later")
 
     def _cancel(self, client: Client, number: int) -> None:
         """Drop a request; one that has ended already is ignored."""

@@ -44,5 +44,9 @@ class BusyError(RequestError):
     """The server has no room for this request now."""
 
 
+class ShutdownError(RequestError):
+    """The server takes no new work, since it is about to end."""
+
+
 class RankFailure(OllampiError):
     """Another rank of this world failed, so a collective can never complete."""

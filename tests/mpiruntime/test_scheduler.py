@@ -53,7 +53,9 @@ def test_random_loads_end_with_exact_accounting(seed: int) -> None:
     blocks = BlockManager(num_blocks=rng.randint(16, 40), block_size=rng.choice([1, 3, 4]))
     scheduler = Scheduler(blocks, max_step_tokens=rng.randint(4, 40), max_running=rng.randint(1, 6), max_waiting=99)
     todo = [
-        sequence(rng.randint(1, 12), context=rng.randint(14, 40), max_tokens=rng.randint(1, 40), shift=rng.random() < 0.5)
+        sequence(
+            rng.randint(1, 12), context=rng.randint(14, 40), max_tokens=rng.randint(1, 40), shift=rng.random() < 0.5
+        )
         for _ in range(30)
     ]
     waiting, stored, ended, alive = list(todo), {}, [], []  # type: ignore[var-annotated]

@@ -1,0 +1,239 @@
+"""The engine's loop: batches, cancels, loads and unloads, and keeps requests apart, on one rank and on several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
+from support.worlds import Recorder, generate, run_engine
+
+from ollampi.mpiruntime.engine import DRAIN, END
+from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.inbox import Event
+from ollampi.mpiruntime.request import Sampling
+from ollampi.mpiruntime.thread_world import run_threads
+
+GREEDY = Sampling(temperature=0.0)
+SETTINGS = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=16)
+SIZES = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "m")
+
+
+def answers(size: int, messages: list[dict[str, Any]], settings: EngineSettings = SETTINGS) -> Recorder:
+    recorder = run_threads(size, lambda c: run_engine(c, messages, settings))[0]
+    assert recorder is not None
+    return recorder
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_requests_in_one_batch_get_what_each_gets_alone(folder: Path, size: int) -> None:
+    prompts = [PROMPT[:n] for n in (3, 17, 9, 5, 12, 1)]
+    messages = [generate(i, folder, p, sampling=GREEDY, max_tokens=8) for i, p in enumerate(prompts)]
+    recorder = answers(size, messages)
+    for i, prompt in enumerate(prompts):
+        assert recorder.tokens(i) == reference_greedy(folder, prompt, 8)
+        usage = recorder.last(i)["usage"]
+        assert (usage["prompt_tokens"], usage["generated_tokens"]) == (len(prompt), 8)
+
+
+def test_a_cache_too_small_for_all_changes_no_text(folder: Path) -> None:
+    small = EngineSettings(cache_tokens=32, context_length=32, block_size=4, max_step_tokens=16)
+    messages = [generate(i, folder, PROMPT[: 4 + i], sampling=GREEDY, max_tokens=12) for i in range(5)]
+    recorder = answers(1, messages, small)
+    for i in range(5):
+        assert recorder.tokens(i) == reference_greedy(folder, PROMPT[: 4 + i], 12)
+
+
+def test_seeded_sampling_repeats_in_any_company_and_on_any_world(folder: Path) -> None:
+    sampling = Sampling(temperature=1.0, seed=42)
+    alone = answers(1, [generate(0, folder, PROMPT, sampling=sampling, max_tokens=20)]).tokens(0)
+    others = [generate(i, folder, PROMPT[:i], max_tokens=15) for i in range(2, 6)]
+    for size in SIZES:
+        crowd = answers(size, [*others, generate(0, folder, PROMPT, sampling=sampling, max_tokens=20)])
+        assert crowd.tokens(0) == alone
+    assert answers(1, [generate(0, folder, PROMPT, max_tokens=20)]).tokens(0) != alone
+
+
+def test_stop_tokens_end_an_answer_and_are_not_part_of_it(folder: Path) -> None:
+    plain = reference_greedy(folder, PROMPT, 8)
+    stop = plain[4]
+    recorder = answers(1, [generate(0, folder, PROMPT, sampling=GREEDY, max_tokens=8, stop_tokens=[stop])])
+    assert recorder.tokens(0) == plain[: plain.index(stop)]
+    assert recorder.last(0)["reason"] == "stop"
+
+
+def test_logprobs_come_with_their_tokens(folder: Path) -> None:
+    sampling = Sampling(temperature=0.0, logprobs=True, top_logprobs=3)
+    recorder = answers(2, [generate(0, folder, PROMPT, sampling=sampling, max_tokens=3)])
+    for event in recorder.log[:3]:
+        (logprob,) = event["logprobs"]
+        assert logprob["token"] == event["tokens"][0] == logprob["top"][0][0]
+        assert logprob["logprob"] == logprob["top"][0][1] < 0
+
+
+def test_a_context_that_is_full_shifts_or_ends(folder: Path) -> None:
+    messages = [
+        generate(0, folder, PROMPT, sampling=GREEDY, max_tokens=60, context=24),
+        generate(1, folder, PROMPT, sampling=GREEDY, context=24, shift=False),
+        generate(2, folder, PROMPT, sampling=GREEDY, context=12),
+    ]
+    recorder = answers(2, messages)
+    assert len(recorder.tokens(0)) == 60
+    assert len(recorder.tokens(1)) == 24 - len(PROMPT)
+    assert recorder.last(1)["reason"] == "length"
+    assert recorder.last(2)["code"] == "context"
+
+
+def test_bad_requests_harm_nobody(folder: Path) -> None:
+    messages = [
+        generate(0, folder, [], max_tokens=4),
+        generate(1, folder, [5, 9999], max_tokens=4),
+        generate(2, folder, [5, -1], max_tokens=4),
+        generate(3, folder / "missing", PROMPT, max_tokens=4),
+        generate(4, folder, PROMPT, sampling=GREEDY, max_tokens=4),
+    ]
+    recorder = answers(2, messages)
+    assert [recorder.last(i)["kind"] for i in range(5)] == ["error"] * 4 + ["done"]
+    assert [recorder.last(i)["code"] for i in range(4)] == ["request", "request", "request", "model"]
+    assert recorder.tokens(4) == reference_greedy(folder, PROMPT, 4)
+
+
+def test_a_full_queue_answers_busy_with_ollamas_text(folder: Path) -> None:
+    settings = EngineSettings(cache_tokens=128, block_size=4, max_queue=2)
+    recorder = answers(1, [generate(i, folder, PROMPT, max_tokens=2) for i in range(5)], settings)
+    kinds = [recorder.last(i)["kind"] for i in range(5)]
+    assert kinds == ["done", "done", "error", "error", "error"]
+    assert recorder.last(4)["message"] == "server busy, please try again.  maximum pending requests exceeded"
+
+
+def test_load_unload_and_listing(folder: Path) -> None:
+    model = {"name": "test:latest", "path": str(folder)}
+    messages: list[dict[str, Any]] = [
+        {"op": "loaded", "id": 1},
+        {"op": "load", "id": 2, "model": model, "context": None, "keep_alive_s": None},
+        {"op": "loaded", "id": 3},
+        {"op": "unload", "id": 4, "model": model},
+        {"op": "loaded", "id": 5},
+        {"op": "load", "id": 6, "model": model, "context": 64, "keep_alive_s": -1.0},
+        {"op": "loaded", "id": 7},
+    ]
+    recorder = answers(3, messages)
+    assert recorder.last(1)["models"] == recorder.last(5)["models"] == []
+    (listed,) = recorder.last(3)["models"]
+    assert listed["name"] == "test:latest"
+    assert listed["size_bytes"] > 4 * 100_000
+    assert listed["expires_at"] is not None
+    (kept,) = recorder.last(7)["models"]
+    assert (kept["context_length"], kept["expires_at"]) == (64, None)
+    assert [recorder.last(i)["reason"] for i in (2, 4, 6)] == ["load", "unload", "load"]
+
+
+def test_an_unload_waits_for_running_answers(folder: Path) -> None:
+    messages: list[dict[str, Any]] = [
+        generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=5),
+        {"op": "unload", "id": 2, "model": {"name": "test:latest", "path": str(folder)}},
+        {"op": "loaded", "id": 3},
+    ]
+    recorder = answers(1, messages)
+    assert recorder.tokens(1) == reference_greedy(folder, PROMPT, 5)
+    assert len(recorder.last(3)["models"]) == 1  # asked while the answer still ran
+
+
+def test_the_least_recently_used_idle_model_makes_room(folder: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    settings = EngineSettings(cache_tokens=64, block_size=4, max_loaded_models=1)
+    load = {"op": "load", "context": None, "keep_alive_s": None}
+    messages: list[dict[str, Any]] = [
+        {**load, "id": 1, "model": {"name": "a:latest", "path": str(folder)}},
+        {**load, "id": 2, "model": {"name": "b:latest", "path": str(other)}},
+        {"op": "loaded", "id": 3},
+    ]
+    assert [m["name"] for m in answers(2, messages, settings).last(3)["models"]] == ["b:latest"]
+
+
+class Canceller(Recorder):
+    """Cancels request 1 after its third token and leaves a note where asked."""
+
+    def post(self, event: Event) -> None:
+        super().post(event)
+        if event["kind"] == "tokens" and len(self.tokens(1)) == 3 and event["id"] == 1:
+            self.messages.put({"op": "cancel", "id": 1})
+            self.messages.put({"op": "cancel", "id": 77})  # never asked: ignored
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cancel_ends_one_request_and_frees_its_cache(folder: Path, size: int) -> None:
+    messages = [generate(1, folder, PROMPT), generate(2, folder, PROMPT, sampling=GREEDY, max_tokens=9)]
+    client = Canceller(messages)
+    run_threads(size, lambda c: run_engine(c, messages, SETTINGS, client))
+    assert 3 <= len(client.tokens(1)) <= 5
+    assert client.last(1)["reason"] == "cancel"
+    assert client.tokens(2) == reference_greedy(folder, PROMPT, 9)
+
+
+class Noter(Recorder):
+    """Leaves a note at the second token of request 1, then asks for more."""
+
+    def __init__(self, messages: list[dict[str, Any]], comm: Any, note: int) -> None:
+        super().__init__(messages)
+        self.comm, self.note, self.folder = comm, note, messages[0]["request"]["model"]["path"]
+
+    def post(self, event: Event) -> None:
+        super().post(event)
+        if event["kind"] == "tokens" and len(self.tokens(1)) == 2:
+            for _ in range(3):  # mpirun forwards a signal to every rank, and each leaves its note
+                self.comm.notify(self.note)
+
+    def get(self, timeout_s: float) -> Any:
+        if len(self.tokens(1)) == 6 and 9 in self.open:
+            self.messages.put(generate(9, Path(self.folder), PROMPT, max_tokens=2))
+            self.open.discard(9)
+        return super().get(timeout_s)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("note", [END, DRAIN])
+def test_notes_end_or_drain(folder: Path, size: int, note: int) -> None:
+    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=30)]
+    clients: list[Noter] = []
+
+    def work(comm: Any) -> None:
+        if comm.rank == 0:
+            clients.append(Noter(messages, comm, note))
+            clients[0].open.add(9)
+        run_engine(comm, messages, SETTINGS, clients[0] if comm.rank == 0 else None)
+
+    run_threads(size, work)
+    client = clients[0]
+    if note == END:
+        assert client.last(1)["code"] == "shutdown"
+        assert len(client.tokens(1)) < 30
+    else:
+        assert client.tokens(1) == reference_greedy(folder, PROMPT, 30)
+        assert client.last(9)["code"] == "shutdown"
+
+
+def test_one_sequence_with_broken_logits_leaves_the_others_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ollampi.mpiruntime import runner as runner_module
+
+    plain = runner_module.Runner.lead_step
+
+    def broken(self: Any, step: Any) -> Any:
+        logits = plain(self, step)
+        if logits is not None and len(logits) == 2:
+            logits = logits.clone()
+            logits[0] = torch.nan
+        return logits
+
+    monkeypatch.setattr(runner_module.Runner, "lead_step", broken)
+    messages = [generate(i, folder, PROMPT, sampling=GREEDY, max_tokens=4) for i in (1, 2)]
+    recorder = answers(1, messages, EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=99))
+    assert recorder.last(1)["code"] == "internal"
+    assert recorder.tokens(2) == reference_greedy(folder, PROMPT, 4)
