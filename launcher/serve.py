@@ -109,7 +109,9 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
     models = Models(runner, assemble.engine_settings(config))
     try:
         hosted = models.get(assemble.find_model(config))
-        hosted.keep(-1.0 if config.engine.keep_alive_s is None else config.engine.keep_alive_s)
+        if config.engine.keep_alive_s is None:
+            hosted.default_keep_s = -1.0  # the model that the user named stays until a request says otherwise
+        hosted.keep(None)
         library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
         print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)
         Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch).run()

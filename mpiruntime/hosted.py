@@ -60,13 +60,13 @@ class HostedModel:
             settings.max_running,
             settings.max_queue,
         )
-        self._default_keep_s = settings.keep_alive_s
+        self.default_keep_s = settings.keep_alive_s  # may be changed for a model that is to stay
         self.keep_s = settings.keep_alive_s
         self.last_used = time.monotonic()
 
     def keep(self, keep_alive_s: float | None) -> None:
         """Set how long the model stays once idle: the value sent last wins, None is the default."""
-        self.keep_s = self._default_keep_s if keep_alive_s is None else keep_alive_s
+        self.keep_s = self.default_keep_s if keep_alive_s is None else keep_alive_s
         self.touch()
 
     def touch(self) -> None:

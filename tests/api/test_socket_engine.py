@@ -1,0 +1,116 @@
+"""Check the engine client against a coordinator at the other end of a real socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ollampi.api.engine_client import Done, EngineError, Tokens
+from ollampi.api.socket_engine import SocketEngine
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob, Usage
+
+MODEL = ModelRef("demo:latest", "/models/demo")
+REQUEST = GenerateRequest(MODEL, [1, 2], Sampling(seed=5), [7], max_tokens=3, keep_alive_s=-1.0)
+
+
+@pytest.fixture
+def socket_engine(coordinator) -> Iterator[SocketEngine]:
+    """Return an engine that talks to the fake coordinator."""
+    engine = SocketEngine(coordinator.address)
+    yield engine
+    engine.close()
+
+
+def test_generate(coordinator, socket_engine):
+    coordinator.tokens = [4, 5]
+    events = list(socket_engine.generate(REQUEST))
+    message = coordinator.expect("generate")
+    assert GenerateRequest.from_wire(message["request"]) == REQUEST
+    assert events[:2] == [Tokens([t], [TokenLogprob(t, -1.0, [(3, -2.0)])]) for t in (4, 5)]
+    assert isinstance(events[2], Done)
+    assert (events[2].reason, events[2].usage.prompt_tokens) == ("stop", 9)
+
+
+def test_load_unload_loaded(coordinator, socket_engine):
+    usage = socket_engine.load(MODEL, 128, None)
+    message = coordinator.expect("load")
+    assert isinstance(usage, Usage)
+    assert (message["model"], message["context"], message["keep_alive_s"]) == (vars(MODEL), 128, None)
+    socket_engine.unload(MODEL)
+    assert coordinator.expect("unload")["model"] == vars(MODEL)
+    coordinator.models = [vars(LoadedModel("m", "/m", 1, 2, 3, None))]
+    assert socket_engine.loaded() == [LoadedModel("m", "/m", 1, 2, 3, None)]
+    assert len(coordinator.connections) == 1
+
+
+def test_errors_keep_their_code(coordinator, socket_engine):
+    coordinator.error = ("busy", "full")
+    for call in (lambda: list(socket_engine.generate(REQUEST)), lambda: socket_engine.load(MODEL, None, 1.0)):
+        with pytest.raises(EngineError, match="full") as caught:
+            call()
+        assert caught.value.code == "busy"
+
+
+def test_cancel_is_sent_once_and_never_after_the_end(coordinator, socket_engine):
+    coordinator.silent = True
+    stream = socket_engine.generate(REQUEST)
+    number = coordinator.expect("generate")["id"]
+    stream.cancel()
+    stream.cancel()
+    assert coordinator.expect("cancel")["id"] == number
+    assert [event.reason for event in stream] == ["cancel"]
+    stream.cancel()
+    socket_engine.loaded()
+    coordinator.expect("loaded")
+
+
+def test_a_coordinator_that_ignores_a_cancel_does_not_hold_the_request(coordinator, socket_engine, monkeypatch):
+    monkeypatch.setattr("ollampi.api.socket_engine.CANCEL_TIMEOUT_S", 0.05)
+    coordinator.silent = coordinator.deaf = True
+    stream = socket_engine.generate(REQUEST)
+    threading.Timer(0.05, stream.cancel).start()
+    with pytest.raises(EngineError) as caught:
+        next(iter(stream))
+    assert caught.value.code == "cancelled"
+
+
+def test_broken_connection_fails_all_streams_and_the_next_request_connects_again(coordinator, socket_engine):
+    coordinator.silent = True
+    streams = [socket_engine.generate(REQUEST) for _ in range(3)]
+    for _ in streams:
+        coordinator.expect("generate")
+    coordinator.hang_up()
+    for stream in streams:
+        with pytest.raises(EngineError, match="the engine went away") as caught:
+            next(iter(stream))
+        assert caught.value.code == "unavailable"
+        stream.cancel()
+    assert socket_engine.loaded() == []
+    coordinator.hang_up()
+    assert socket_engine.loaded() == []
+
+
+def test_no_coordinator():
+    with pytest.raises(EngineError, match="not running") as caught:
+        SocketEngine("unix:@ollampi-nobody-is-here").loaded()
+    assert caught.value.code == "unavailable"
+
+
+def test_many_requests_at_once_share_one_connection(coordinator, socket_engine):
+    coordinator.tokens = list(range(20))
+    results: list[list[int]] = []
+
+    def work() -> None:
+        for _ in range(5):
+            events = list(socket_engine.generate(REQUEST))
+            results.append([t for e in events if isinstance(e, Tokens) for t in e.tokens])
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert results == [list(range(20))] * 40
+    assert len(coordinator.connections) == 1

@@ -1,0 +1,138 @@
+"""Check names, safetensors headers, and what the store makes of model folders."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from ollampi.api.errors import ApiError
+from ollampi.api.model import human_number, read_model
+from ollampi.api.names import folder_name, parse_name
+from ollampi.api.safetensors_header import read_header
+from ollampi.api.store import Store
+from ollampi.mpiruntime.errors import CheckpointError
+
+
+@pytest.mark.parametrize(
+    ("text", "short", "full"),
+    [
+        ("demo", "demo:latest", "registry.ollama.ai/library/demo:latest"),
+        ("Demo:7b-Q4", "Demo:7b-Q4", "registry.ollama.ai/library/Demo:7b-Q4"),
+        ("me/demo", "me/demo:latest", "registry.ollama.ai/me/demo:latest"),
+        ("host.example:99/me/demo:1", "host.example:99/me/demo:1", "host.example:99/me/demo:1"),
+    ],
+)
+def test_names(text, short, full):
+    name = parse_name(text)
+    assert name is not None
+    assert (name.short, name.full) == (short, full)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":", "a:", ":b", "/", "a/", "/a", "a/b/c/d", "..", "../x", "a/../../b", "a b", "a\0", "a\n", "é", "-a", ".a",
+     "a" * 81, "a" * 10_000_000, "a:b:c", "%2e%2e", "a\\b", "host:99/../x", "\ud800"],
+    ids=lambda text: ascii(text)[:20],
+)  # fmt: skip
+def test_hostile_names(text, store):
+    assert parse_name(text) is None
+    with pytest.raises(ApiError) as caught:
+        store.find(text)
+    assert caught.value.status == 404
+    assert len(str(caught.value)) < 300
+
+
+def test_lookup_ignores_case_and_defaults(store):
+    for text in ("demo", "DEMO", "demo:latest", "library/demo", "registry.ollama.ai/library/Demo:LATEST"):
+        assert store.find(text).full_name == "demo:latest"
+    for text in ("demo:other", "me/demo", "example.com/library/demo"):
+        with pytest.raises(ApiError, match="not found"):
+            store.find(text)
+
+
+def test_folder_names():
+    assert folder_name("Llama-3.1 (8B)").short == "Llama-3.1--8B:latest"
+    assert folder_name("demo:small").short == "demo:small"
+    assert folder_name("...") is None
+
+
+def test_one_model_folder_or_a_folder_of_them(models_folder, tmp_path):
+    assert [m.full_name for m in Store([models_folder / "demo"]).models()] == ["demo:latest"]
+    assert len(Store([models_folder, models_folder / "demo", tmp_path / "absent"]).models()) == 3
+
+
+def test_digest_changes_with_the_content_only(make_model, tmp_path):
+    first = read_model(folder_name("a"), make_model(tmp_path / "a"))
+    again = read_model(folder_name("b"), make_model(tmp_path / "b"))
+    other = read_model(folder_name("c"), make_model(tmp_path / "c", context=128))
+    assert first.digest == again.digest != other.digest
+
+
+def test_changes_show_at_once(make_model, tmp_path):
+    folder = make_model(tmp_path / "demo")
+    store = Store([tmp_path])
+    model = store.find("demo")
+    assert store.find("demo") is model
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
+    (folder / "chat_template.jinja").write_text("{{ messages }} <think>")
+    model = store.find("demo")
+    assert (model.context_length, model.eos_token_ids) == (4096, [3, 4])
+    assert model.capabilities == ["completion", "thinking"]
+
+
+def header_file(path, header, length=None, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"x": {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}}
+
+
+def test_header(tmp_path):
+    header = {"__metadata__": {"format": "pt"}, **entry()}
+    (tensor,) = read_header(header_file(tmp_path / "m.safetensors", header, data=bytes(8)))
+    assert (tensor.name, tensor.dtype, tensor.shape, tensor.num_elements) == ("x", "F32", [2], 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        (b"", 2**63),
+        (b"", 2**31),
+        (b"", 200 << 20),
+        (b"{", None),
+        (b"[]", None),
+        (b"[" * 100_000, None),
+        (entry(offsets=(0, 9)), None),
+        (entry(offsets=(8, 0)), None),
+        (entry(offsets=(-8, 0)), None),
+        (entry(shape=(-2,)), None),
+        (entry(shape=(2**40, 2**40)), None),
+        (entry(shape=("a",)), None),
+        (entry(shape=(True,)), None),
+        (entry(dtype=5), None),
+        (entry(offsets=(0,)), None),
+        ({"x": 5}, None),
+    ],
+)
+def test_damaged_headers(tmp_path, header, length):
+    with pytest.raises(CheckpointError):
+        read_header(header_file(tmp_path / "m.safetensors", header, length, bytes(8)))
+
+
+def test_every_prefix_of_a_good_file(tmp_path):
+    whole = header_file(tmp_path / "m.safetensors", entry(), data=bytes(8)).read_bytes()
+    for size in range(len(whole)):
+        (tmp_path / "m.safetensors").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            read_header(tmp_path / "m.safetensors")
+
+
+def test_human_numbers():
+    assert [human_number(n) for n in (0, 999, 5_600_000, 8_030_261_248)] == ["0", "999", "5.6M", "8.0B"]
