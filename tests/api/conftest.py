@@ -152,7 +152,6 @@ class FakeEngine:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """Return the tokenizer of the tiny models."""
     return train_tokenizer()
 
 
@@ -169,7 +168,6 @@ def models_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def text_tokenizer(models_folder: Path) -> TextTokenizer:
-    """Return the tiny tokenizer as the API uses it."""
     return TextTokenizer(models_folder / "demo" / "tokenizer.json", "", None, 4096)
 
 
@@ -183,25 +181,21 @@ def engine(tokenizer: Tokenizer) -> FakeEngine:
 
 @pytest.fixture
 def store(models_folder: Path) -> Store:
-    """Return the store of the tiny models."""
     return Store([models_folder])
 
 
 @pytest.fixture
 def client(engine: FakeEngine, store: Store) -> FlaskClient:
-    """Return a client of an application with default settings."""
     return create_app(engine, store, Settings()).test_client()
 
 
 @pytest.fixture
 def make_model(tokenizer: Tokenizer) -> Callable[..., Path]:
-    """Return a function that writes a model folder."""
     return lambda folder, chat_template=None, context=64: write_model(folder, tokenizer, chat_template, context)
 
 
 @pytest.fixture
 def make_client(engine: FakeEngine) -> Callable[..., FlaskClient]:
-    """Return a function that makes a client for a folder and settings."""
     return lambda folder, **settings: create_app(engine, Store([folder]), Settings(**settings)).test_client()
 
 
@@ -291,7 +285,6 @@ class FakeCoordinator:
 
 @pytest.fixture
 def coordinator() -> Iterator[FakeCoordinator]:
-    """Return a coordinator that runs until the test ends."""
     coordinator = FakeCoordinator()
     yield coordinator
     coordinator.close()

@@ -1,0 +1,95 @@
+"""Read the fields that /api/generate and /api/chat share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollampi.api.durations import parse_keep_alive
+from ollampi.api.errors import ApiError, bad_request, shown
+from ollampi.api.fields import Fields
+from ollampi.api.model import Model
+from ollampi.api.options import Options, parse_options
+from ollampi.api.prompt import Window
+from ollampi.api.settings import Settings
+from ollampi.api.store import Store
+
+MAX_TOP_LOGPROBS = 20
+_LEVELS = ("low", "medium", "high", "max")
+_FORMAT_TEXT = "structured output (format) is not supported yet; leave format out"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A checked request: `name` is the model as the client wrote it, think is False, True or a level.
+
+    context is what the engine is asked for (None: its own choice); window.context is what the prompt must fit.
+    """
+
+    name: str
+    model: Model
+    options: Options
+    window: Window
+    context: int | None
+    keep_alive_s: float | None
+    think: bool | str
+    stream: bool
+    debug_render_only: bool
+
+    @property
+    def template_names(self) -> dict[str, object]:
+        """Return the names that the chat template gets besides the messages."""
+        if "thinking" not in self.model.capabilities:
+            return {}
+        level = {"reasoning_effort": self.think} if isinstance(self.think, str) else {}
+        return {"enable_thinking": bool(self.think), "thinking": bool(self.think), **level}
+
+
+def parse_ask(body: Fields, store: Store, settings: Settings, name: str, verb: str) -> Ask:
+    """Return the shared fields of a request to `verb`; raise ApiError, ModelError."""
+    keep_alive_s = parse_keep_alive(body.values.get("keep_alive"))
+    think = _parse_think(body.values.get("think"))
+    truncate, shift = body.flag("truncate", True), body.flag("shift", True)
+    top_logprobs = body.integer("top_logprobs", 0)
+    given = body.object("options")
+    if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
+        raise bad_request(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+    model = store.find(name)
+    if "completion" not in model.capabilities:
+        raise bad_request(f'"{shown(name)}" does not support {verb}')
+    if think and "thinking" not in model.capabilities:
+        raise bad_request(f'"{shown(name)}" does not support thinking')
+    options = parse_options(given, body.flag("logprobs", False), top_logprobs)
+    _check_format(body.values.get("format"))
+    wanted = options.context or settings.context_length
+    context = min(wanted, model.context_length) if wanted else None
+    return Ask(
+        name=name,
+        model=model,
+        options=options,
+        window=Window(context or model.context_length, options.keep_tokens, truncate, shift),
+        context=context,
+        keep_alive_s=settings.default_keep_alive_s if keep_alive_s is None else keep_alive_s,
+        think=think if think is not None else "thinking" in model.capabilities,
+        stream=body.flag("stream", True),
+        debug_render_only=body.flag("_debug_render_only", False),
+    )
+
+
+def _parse_think(value: object) -> bool | str | None:
+    """Return whether and how hard the model shall think, None where nothing was said; raise ApiError (400)."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value in _LEVELS:
+        return value
+    got = f'"{shown(value, 40)}"' if isinstance(value, str) else "this type"
+    raise bad_request(f'invalid think value: {got} (must be "high", "medium", "low", "max", true, or false)')
+
+
+def _check_format(value: object) -> None:
+    """Raise ApiError unless free text is asked for: 500 for what Ollama refuses too, 501 for what we cannot do yet."""
+    if value is None or value == "":
+        return
+    if value == "json" or isinstance(value, dict):
+        raise ApiError(501, _FORMAT_TEXT)
+    kind = f'"{shown(value, 40)}"' if isinstance(value, str) else type(value).__name__
+    raise ApiError(500, f'invalid format: {kind}; expected "json" or a valid JSON Schema object')

@@ -1,0 +1,246 @@
+"""Serve /api/generate and /api/chat: check a request, make its prompt, run it, and write the answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response, request
+
+from ollampi.api.ask import Ask, parse_ask
+from ollampi.api.disconnect import DisconnectWatcher
+from ollampi.api.durations import now_text
+from ollampi.api.engine_client import Engine, EngineError
+from ollampi.api.errors import bad_request
+from ollampi.api.fields import Fields
+from ollampi.api.generation import Outcome, Piece, follow, text_path
+from ollampi.api.guard import json_body
+from ollampi.api.model import Model
+from ollampi.api.prompt import Message, Prompt, Prompts, fit
+from ollampi.api.settings import Settings
+from ollampi.api.store import Store
+from ollampi.api.stream import json_answer, ndjson_answer
+from ollampi.api.thinking import OPEN, ThinkSplitter
+from ollampi.mpiruntime.request import GenerateRequest
+
+_RAW_TEXT = "raw mode does not support template, system, or context"
+_JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How one route writes its objects: the part with the text, and in which order the rest follows."""
+
+    part: Callable[[Piece], _JSON]
+    logprobs_first: bool
+    debug: _JSON
+
+
+def _response(piece: Piece) -> _JSON:
+    return {"response": piece.text} | ({"thinking": piece.thinking} if piece.thinking else {})
+
+
+def _message(piece: Piece) -> _JSON:
+    thinking = {"thinking": piece.thinking} if piece.thinking else {}
+    return {"message": {"role": "assistant", "content": piece.text} | thinking}
+
+
+GENERATE = Shape(_response, logprobs_first=False, debug={"response": ""})
+CHAT = Shape(_message, logprobs_first=True, debug={"message": {"role": "", "content": ""}})
+
+
+class Completions:
+    """The two routes that make text."""
+
+    def __init__(self, engine: Engine, store: Store, settings: Settings) -> None:
+        self._engine = engine
+        self._store = store
+        self._settings = settings
+        self._prompts = Prompts()
+        self._watcher = DisconnectWatcher()
+
+    def generate(self) -> Response:
+        """Answer POST /api/generate; raise ApiError, EngineError."""
+        started_ns = time.perf_counter_ns()
+        body = json_body()
+        ask = parse_ask(body, self._store, self._settings, self._model_name(body), "generate")
+        text = body.text("prompt")
+        if not text and not body.items("images"):
+            return self._load_or_unload(ask, GENERATE)
+        context = _generate_checks(body, ask.model)
+        prompt = self._completion_prompt(body, ask, text, context)
+        return self._run(ask, GENERATE, prompt, started_ns, with_context=not body.flag("raw", False))
+
+    def chat(self) -> Response:
+        """Answer POST /api/chat; raise ApiError, EngineError."""
+        started_ns = time.perf_counter_ns()
+        body = json_body()
+        name = self._model_name(body)
+        messages = body.objects("messages")
+        if not name:
+            raise bad_request("model is required")
+        ask = parse_ask(body, self._store, self._settings, name, "chat")
+        tools = [tool.values for tool in body.objects("tools")]
+        if tools and "tools" not in ask.model.capabilities:
+            raise bad_request(f"{ask.model.name.full} does not support tools")
+        turns = [_turn(message, ask.model) for message in messages]
+        if not turns:
+            return self._load_or_unload(ask, CHAT)
+        prompt = self._prompts.chat(ask.model, turns, tools, ask.window, **ask.template_names)
+        return self._run(ask, CHAT, prompt, started_ns, with_context=False)
+
+    def _model_name(self, body: Fields) -> str:
+        return body.text("model") or body.text("name")
+
+    def _completion_prompt(self, body: Fields, ask: Ask, text: str, context: list[int]) -> Prompt:
+        """Return the prompt of /api/generate, behind the tokens of an earlier answer where those were sent."""
+        if body.flag("raw", False):
+            return fit(self._prompts.raw(ask.model, text), ask.window)
+        system, template = body.text("system"), body.text("template")
+        prompt = self._prompts.generate(ask.model, system, text, template, **ask.template_names)
+        if context:
+            tokenizer = self._prompts.tokenizers.get(ask.model)
+            if not all(0 <= token < tokenizer.vocabulary_size for token in context):
+                raise bad_request(f"context must hold token ids from 0 to {tokenizer.vocabulary_size - 1}")
+            prompt = Prompt(tokenizer.decode(context) + prompt.text, tokenizer.continued(context, prompt.tokens))
+        return fit(prompt, ask.window)
+
+    def _load_or_unload(self, ask: Ask, shape: Shape) -> Response:
+        """Answer a request without text: keep_alive 0 unloads the model, anything else loads it."""
+        if ask.keep_alive_s == 0:
+            self._engine.unload(ask.model.ref)
+        else:
+            self._engine.load(ask.model.ref, ask.context, ask.keep_alive_s)
+        reason = "unload" if ask.keep_alive_s == 0 else "load"
+        return json_answer(_head(ask) | shape.part(Piece()) | {"done": True, "done_reason": reason})
+
+    def _run(self, ask: Ask, shape: Shape, prompt: Prompt, started_ns: int, with_context: bool) -> Response:
+        """Generate the answer to a prompt."""
+        if ask.debug_render_only:
+            debug = {"rendered_template": prompt.text, "image_count": 0}
+            return json_answer(_head(ask) | shape.debug | {"done": False, "_debug_info": debug})
+        if not prompt.tokens:
+            raise bad_request("the prompt has no tokens; write some text")
+        stream = self._engine.generate(_engine_request(ask, prompt))
+        unwatch = self._watcher.watch(request.environ.get("gunicorn.socket"), stream.cancel)
+
+        def close() -> None:
+            """End the request, whatever state it is in."""
+            unwatch()
+            stream.cancel()
+
+        tokenizer = self._prompts.tokenizers.get(ask.model)
+        pieces = follow(stream, text_path(tokenizer, prompt.tokens, ask.options.stop, _splitter(ask, prompt)))
+        before = prompt.tokens if with_context else None
+        objects = (_object(ask, shape, piece, before, started_ns) for piece in pieces)
+        if ask.stream:
+            return _warned(ndjson_answer(objects, close), ask)
+        try:
+            return _warned(json_answer(_object(ask, shape, _joined(pieces), before, started_ns)), ask)
+        finally:
+            close()
+
+
+def _generate_checks(body: Fields, model: Model) -> list[int]:
+    """Return the `context` of a request whose other fields do not contradict each other; raise ApiError (400)."""
+    context = body.integers("context")
+    if body.flag("raw", False) and (body.text("template") or body.text("system") or context):
+        raise bad_request(_RAW_TEXT)
+    if body.text("suffix"):
+        raise bad_request(f"{model.name.full} does not support insert")
+    _no_images(body, model)
+    return context
+
+
+def _no_images(body: Fields, model: Model) -> None:
+    if body.items("images"):
+        raise bad_request(f"{model.name.full} does not support vision")
+
+
+def _turn(message: Fields, model: Model) -> Message:
+    """Return one message as chat templates expect it."""
+    _no_images(message, model)
+    turn: Message = {"role": message.text("role").lower(), "content": message.text("content")}
+    if thinking := message.text("thinking"):
+        turn["thinking"] = turn["reasoning_content"] = thinking
+    if calls := message.objects("tool_calls"):
+        turn["tool_calls"] = [{"type": "function"} | call.values for call in calls]
+    if name := message.text("tool_name"):
+        turn["name"] = name
+    if call_id := message.text("tool_call_id"):
+        turn["tool_call_id"] = call_id
+    return turn
+
+
+def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
+    """Return what the engine is asked; without a limit of its own an answer ends after ten contexts."""
+    keep = ask.window.keep_tokens if ask.window.keep_tokens >= 0 else len(prompt.tokens)
+    return GenerateRequest(
+        model=ask.model.ref,
+        prompt=prompt.tokens,
+        sampling=ask.options.sampling,
+        stop_tokens=ask.model.eos_token_ids,
+        max_tokens=ask.options.max_tokens or 10 * ask.window.context,
+        context=ask.context,
+        keep_tokens=min(keep, ask.window.context - 2),  # a shift must free something
+        shift=ask.window.shift,
+        keep_alive_s=ask.keep_alive_s,
+    )
+
+
+def _splitter(ask: Ask, prompt: Prompt) -> ThinkSplitter | None:
+    return ThinkSplitter(prompt.text.rstrip().endswith(OPEN)) if ask.think else None
+
+
+def _joined(pieces: Iterator[Piece | Outcome]) -> Outcome:
+    """Return the end of an answer with all of its text."""
+    text, thinking, logprobs = "", "", []
+    for piece in pieces:
+        part = piece.last if isinstance(piece, Outcome) else piece
+        text, thinking = text + part.text, thinking + part.thinking
+        logprobs += part.logprobs
+        if isinstance(piece, Outcome):
+            return Outcome(Piece(text, thinking, logprobs), piece.reason, piece.usage, piece.tokens)
+    raise EngineError("internal", "the engine ended an answer without saying why")
+
+
+def _head(ask: Ask) -> _JSON:
+    return {"model": ask.name, "created_at": now_text()}
+
+
+def _object(ask: Ask, shape: Shape, piece: Piece | Outcome, before: list[int] | None, started_ns: int) -> _JSON:
+    """Return one object of an answer, its keys in Ollama's order; `before` are the prompt's tokens where wanted."""
+    if isinstance(piece, Piece):
+        logprobs = {"logprobs": piece.logprobs} if piece.logprobs else {}
+        return _head(ask) | shape.part(piece) | {"done": False} | logprobs
+    end = {"done": True, "done_reason": piece.reason}
+    if before is not None:
+        end["context"] = before + piece.tokens
+    logprobs = {"logprobs": piece.last.logprobs} if piece.last.logprobs else {}
+    metrics = _metrics(piece, started_ns)
+    rest = logprobs | metrics if shape.logprobs_first else metrics | logprobs
+    return _head(ask) | shape.part(piece.last) | end | rest
+
+
+def _metrics(outcome: Outcome, started_ns: int) -> _JSON:
+    """Return what an answer cost; zeros are left out."""
+    usage = outcome.usage
+    values = {
+        "total_duration": time.perf_counter_ns() - started_ns,
+        "load_duration": usage.load_ns,
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_duration": usage.prompt_ns,
+        "eval_count": usage.generated_tokens,
+        "eval_duration": usage.decode_ns,
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _warned(response: Response, ask: Ask) -> Response:
+    """Return the response with a header that names the options which had no effect."""
+    names = [name for name in ask.options.ignored if name.isascii() and name.isidentifier() and len(name) <= 40][:20]
+    if names:
+        response.headers["Warning"] = f'299 ollampi "ignored options: {", ".join(names)}"'
+    return response

@@ -1,0 +1,86 @@
+"""Turn a stream of token ids into text pieces: whole characters only, and nothing from a stop string on."""
+
+from __future__ import annotations
+
+from ollampi.api.text_tokenizer import TextTokenizer
+
+_REPLACEMENT = "\ufffd"
+_CONTEXT_TOKENS = 6  # more tokens than one character can be made of
+_WINDOW_TOKENS = 24
+_PATIENCE_TOKENS = 8
+
+
+class Detokenizer:
+    """Decode tokens one by one in a sliding window; what may still be half a character waits.
+
+    The pieces joined are what decoding all tokens at once gives. `before` are tokens that precede the answer: some
+    tokenizers drop the blank of a token that begins a text.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, before: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._window = [t for t in before if t not in tokenizer.special_ids][-_CONTEXT_TOKENS:]
+        self._sent = len(tokenizer.decode(self._window))
+        self._held = 0
+
+    def feed(self, token: int) -> str:
+        """Return the text that `token` completes."""
+        if token in self._tokenizer.special_ids:
+            return ""
+        self._window.append(token)
+        text = self._tokenizer.decode(self._window)
+        ready = len(text.rstrip(_REPLACEMENT))
+        self._held = 0 if ready == len(text) else self._held + 1
+        if self._held > _PATIENCE_TOKENS:
+            ready = len(text) - 1  # only the last character can still change
+        piece = text[self._sent : ready]
+        self._sent = max(self._sent, ready)
+        self._slide(len(text) - self._sent)
+        return piece
+
+    def flush(self) -> str:
+        """Return what still waits; the answer has ended."""
+        piece = self._tokenizer.decode(self._window)[self._sent :]
+        self._sent += len(piece)
+        return piece
+
+    def _slide(self, waiting: int) -> None:
+        """Forget old tokens; `waiting` characters at the end were not given out yet."""
+        if len(self._window) > _WINDOW_TOKENS and waiting <= 1:
+            self._window = self._window[-_CONTEXT_TOKENS:]
+            self._sent = len(self._tokenizer.decode(self._window)) - waiting
+
+
+class StopFilter:
+    """Pass text through up to the first stop string, wherever the pieces are cut."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self._stops = stops
+        self._waiting = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """Return the text that is surely not part of a stop string; set `stopped` where one was found."""
+        if self.stopped or not self._stops:
+            return "" if self.stopped else text
+        text = self._waiting + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped, self._waiting = True, ""
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._waiting = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return what waited; the answer has ended."""
+        text, self._waiting = self._waiting, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that begins `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0

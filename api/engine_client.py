@@ -1,0 +1,72 @@
+"""Say what the HTTP layer needs of an engine: requests in, a stream of events out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ollampi.mpiruntime.errors import OllampiError
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, TokenLogprob, Usage
+
+
+class EngineError(OllampiError):
+    """The engine refused or lost a request.
+
+    code: busy, context, model, shutdown, internal, request, unavailable (no connection) or cancelled.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The next tokens of an answer, with their log-probabilities where those were asked for."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer; reason is stop, length, load, unload or cancel."""
+
+    reason: str
+    usage: Usage
+
+
+Event = Tokens | Done
+
+
+class Stream(Protocol):
+    """The events of one request, in order; the last one is Done."""
+
+    def __iter__(self) -> Iterator[Event]:
+        """Return the events; raise EngineError where the engine gives the request up."""
+        ...
+
+    def cancel(self) -> None:
+        """Tell the engine to stop; safe from any thread, any number of times, and after the end."""
+        ...
+
+
+class Engine(Protocol):
+    """What serves requests: the coordinator behind a socket, or a fake in a test."""
+
+    def generate(self, request: GenerateRequest) -> Stream:
+        """Start a request and return its stream; raise EngineError where it cannot be sent."""
+        ...
+
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
+        """Load a model and return what that cost; raise EngineError where it fails."""
+        ...
+
+    def unload(self, model: ModelRef) -> None:
+        """Unload a model, whether it is loaded or not; raise EngineError where it fails."""
+        ...
+
+    def loaded(self) -> list[LoadedModel]:
+        """Return the models in memory; raise EngineError where the engine does not answer."""
+        ...

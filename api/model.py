@@ -1,0 +1,216 @@
+"""Describe one Hugging Face model folder: its config, tokens, template, sizes and what it can do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ollampi.api.names import Name
+from ollampi.api.safetensors_header import TensorInfo, parse_header, read_header_bytes
+from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.request import ModelRef
+
+MAX_JSON_BYTES = 64 << 20
+_WATCHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_QUANTIZATION = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the HTTP layer knows of a model; config holds config.json, details is as /api/tags shows it."""
+
+    name: Name
+    path: Path
+    config: dict[str, Any]
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    modified_at: float
+    size_bytes: int
+    digest: str
+    details: dict[str, Any]
+    tensors: list[TensorInfo]
+    capabilities: list[str]
+
+    @property
+    def full_name(self) -> str:
+        """Return model:tag."""
+        return self.name.short
+
+    @property
+    def ref(self) -> ModelRef:
+        """Return the model as the engine knows it."""
+        return ModelRef(self.full_name, str(self.path))
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Return where the tokenizer lies."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """Return the part of the config that describes the language model."""
+        return _text_config(self.config)
+
+    @property
+    def context_length(self) -> int:
+        """Return the longest context that the model was trained for."""
+        return _positive(self.text_config, "max_position_embeddings", 2048)
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of values in all tensors."""
+        return sum(tensor.num_elements for tensor in self.tensors)
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Return names, times and sizes of the files that make a model; equal ones mean an unchanged model."""
+    files = [path / name for name in _WATCHED] + sorted(path.glob("*.safetensors"))
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+
+
+def read_model(name: Name, path: Path) -> Model:
+    """Return the model in folder `path`; raise ModelError where the folder cannot be one."""
+    try:
+        return _read_model(name, path)
+    except OSError as e:
+        raise ModelError(f"model {name.short} cannot be read: {e.strerror}; check its files") from e
+
+
+def _read_model(name: Name, path: Path) -> Model:
+    config = read_json(path / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"model {name.short} has no model_type in config.json; copy the folder again")
+    generation = read_json(path / "generation_config.json", {})
+    tokens = read_json(path / "tokenizer_config.json", {})
+    template = _chat_template(path, tokens)
+    tensors, digest, size_bytes = _weights(path)
+    text_config = _text_config(config)
+    return Model(
+        name=name,
+        path=path,
+        config=config,
+        chat_template=template,
+        bos_token=_token_text(tokens.get("bos_token")),
+        eos_token=_token_text(tokens.get("eos_token")),
+        bos_token_id=next(iter(_ids(generation.get("bos_token_id", text_config.get("bos_token_id")))), None),
+        eos_token_ids=_ids(generation.get("eos_token_id", text_config.get("eos_token_id"))),
+        modified_at=max(time_ns for _, time_ns, _ in fingerprint(path)) / 1e9,
+        size_bytes=size_bytes,
+        digest=digest,
+        details=_details(config, text_config, tensors),
+        tensors=tensors,
+        capabilities=_capabilities(template),
+    )
+
+
+def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the JSON object in a file, or `default` where there is no file; raise ModelError."""
+    if default is not None and not path.is_file():
+        return default
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError(f"{path.name} is larger than {MAX_JSON_BYTES} bytes; copy the model again")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path.name} is not JSON; copy the model again") from e
+    if not isinstance(values, dict):
+        raise ModelError(f"{path.name} must hold a JSON object; copy the model again")
+    return values
+
+
+def _weights(path: Path) -> tuple[list[TensorInfo], str, int]:
+    """Return the tensors, the digest and the bytes of all safetensors files; the digest never reads tensor data."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json"):
+        if (path / name).is_file():
+            digest.update((path / name).read_bytes())
+    tensors, total = [], 0
+    for file in sorted(path.glob("*.safetensors")):
+        header, size = read_header_bytes(file), file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode() + header)
+        tensors += parse_header(file.name, header, size)
+        total += size
+    return tensors, digest.hexdigest(), total
+
+
+def _chat_template(path: Path, tokens: dict[str, Any]) -> str | None:
+    """Return the chat template's source, or None for a model that only completes text."""
+    file = path / "chat_template.jinja"
+    if file.is_file() and file.stat().st_size <= MAX_JSON_BYTES:
+        return file.read_text(encoding="utf-8", errors="replace")
+    source = tokens.get("chat_template")
+    if isinstance(source, list):  # [{"name": "default", "template": ...}, ...]
+        named = {e.get("name"): e.get("template") for e in source if isinstance(e, dict)}
+        source = named.get("default", next(iter(named.values()), None))
+    return source if isinstance(source, str) and source else None
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the language model's part of a config; a model that also sees or hears nests it."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def _token_text(value: object) -> str:
+    """Return a token that is written as text or as {"content": text}."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else ""
+
+
+def _ids(value: object) -> list[int]:
+    """Return token ids that are written as one number, a list, or not at all."""
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if type(item) is int and item >= 0]
+
+
+def _positive(config: dict[str, Any], key: str, default: int) -> int:
+    value = config.get(key)
+    return value if type(value) is int and 0 < value < 2**31 else default
+
+
+def _details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[TensorInfo]) -> dict[str, Any]:
+    """Return the `details` object of /api/tags, /api/ps and /api/show."""
+    family = config["model_type"]
+    values = Counter[str]()
+    for tensor in tensors:
+        values[tensor.dtype] += tensor.num_elements
+    dtype = values.most_common(1)[0][0] if values else ""
+    return {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": family,
+        "families": [family],
+        "parameter_size": human_number(values.total()),
+        "quantization_level": _QUANTIZATION.get(dtype, dtype or "unknown"),
+        "context_length": _positive(text_config, "max_position_embeddings", 2048),
+        "embedding_length": _positive(text_config, "hidden_size", 0),
+    }
+
+
+def human_number(count: int) -> str:
+    """Return a count as 5.6M or 8.0B."""
+    for limit, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= limit:
+            return f"{count / limit:.1f}{letter}"
+    return str(count)
+
+
+def _capabilities(template: str | None) -> list[str]:
+    """Return what clients may ask of the model, as far as its chat template tells."""
+    found = ["completion"]
+    if template and re.search(r"\btools\b", template):
+        found.append("tools")
+    if template and ("<think>" in template or "enable_thinking" in template):
+        found.append("thinking")
+    return found

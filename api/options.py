@@ -1,0 +1,150 @@
+"""Check the `options` of a request: types as Ollama does, ranges so that no value can harm the engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ollampi.api.errors import ApiError, bad_request, shown
+from ollampi.mpiruntime.request import Sampling
+
+_INT_LIMIT = 2**31 - 1
+_INT64_LIMIT = 2**63 - 1
+MIN_CONTEXT = 4
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1024
+
+# name: (lowest, highest); what Ollama documents below zero keeps its meaning
+_INTEGERS = {
+    "num_ctx": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "num_batch": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "num_gpu": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "main_gpu": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "num_thread": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "draft_num_predict": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "num_keep": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "seed": (-_INT64_LIMIT - 1, _INT64_LIMIT),
+    "num_predict": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "top_k": (-_INT_LIMIT - 1, _INT_LIMIT),
+    "repeat_last_n": (-1, _INT_LIMIT),
+}
+_FLOATS = {
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "temperature": (0.0, 1000.0),
+    "repeat_penalty": (1e-6, 1000.0),
+    "presence_penalty": (-1000.0, 1000.0),
+    "frequency_penalty": (-1000.0, 1000.0),
+}
+_BOOLEANS = {"use_mmap"}
+_SAMPLING = {f.name for f in fields(Sampling)} - {"seed", "logprobs", "top_logprobs"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the options of a request ask for.
+
+    max_tokens None: no limit was asked for. context None: the default. keep_tokens negative: the whole prompt.
+    ignored: the names that we do not know.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    context: int | None = None
+    keep_tokens: int = 4
+    stop: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+def parse_options(given: dict[str, Any], logprobs: bool = False, top_logprobs: int = 0) -> Options:
+    """Return the checked options; raise ApiError (500 for a wrong type as Ollama does, 400 for a wrong value)."""
+    values: dict[str, Any] = {}
+    ignored = []
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in _INTEGERS:
+            values[name] = _integer(name, value)
+        elif name in _FLOATS:
+            values[name] = _float(name, value)
+        elif name in _BOOLEANS:
+            _require(isinstance(value, bool), name, "type boolean")
+        elif name == "stop":
+            values[name] = _strings(name, value)
+        else:
+            ignored.append(name)
+    return _assemble(values, ignored, logprobs, top_logprobs)
+
+
+def _assemble(values: dict[str, Any], ignored: list[str], logprobs: bool, top_logprobs: int) -> Options:
+    """Return the Options for checked values."""
+    seed = values.get("seed", -1)
+    sampling = Sampling(
+        seed=None if seed == -1 else seed & _INT64_LIMIT,
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        **{name: value for name, value in values.items() if name in _SAMPLING},
+    )
+    context = values.get("num_ctx")
+    limit = values.get("num_predict", -1)
+    return Options(
+        sampling=sampling,
+        max_tokens=limit if limit > 0 else None,
+        context=None if context is None else max(context, MIN_CONTEXT),
+        keep_tokens=values.get("num_keep", Options.keep_tokens),
+        stop=values.get("stop", []),
+        ignored=ignored,
+    )
+
+
+def _require(holds: bool, name: str, kind: str) -> None:
+    if not holds:
+        raise ApiError(500, f'option "{name}" must be of {kind}')
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    """Raise ApiError (400) unless low <= value <= high."""
+    if not low <= value <= high:
+        text = shown(f"{value:g}", 30) if isinstance(value, float) else shown(str(value), 30)
+        raise bad_request(f'option "{name}" is {text}, but it must be between {low} and {high}')
+
+
+def _integer(name: str, value: Any) -> int:
+    """Return an integer option; a fraction is cut off."""
+    _require(_is_number(value), name, "type integer")
+    low, high = _INTEGERS[name]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise bad_request(f'option "{name}" must be a finite number')
+    number = int(value)
+    if abs(number) > 2 * _INT64_LIMIT:  # do not print hundreds of digits
+        raise bad_request(f'option "{name}" is too large; it must be between {low} and {high}')
+    _check(name, number, low, high)
+    return number
+
+
+def _float(name: str, value: Any) -> float:
+    """Return a float option."""
+    _require(_is_number(value), name, "type float32")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise bad_request(f'option "{name}" must be a finite number')
+    _check(name, number, *_FLOATS[name])
+    return number
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    """Return a list of strings; empty ones are dropped because they would stop every answer at once."""
+    _require(isinstance(value, list), name, "type array")
+    _require(all(isinstance(item, str) for item in value), name, "an array of strings")
+    if len(value) > MAX_STOPS or any(len(item) > MAX_STOP_CHARS for item in value):
+        raise bad_request(f'option "{name}" takes at most {MAX_STOPS} strings of {MAX_STOP_CHARS} characters')
+    return [item for item in value if item]

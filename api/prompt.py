@@ -1,0 +1,171 @@
+"""Build the prompt of a request: messages through the model's template to token ids that fit the context."""
+
+from __future__ import annotations
+
+import copy
+import re
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ollampi.api.chat_template import ChatTemplate
+from ollampi.api.errors import bad_request
+from ollampi.api.go_template import GoTemplate
+from ollampi.api.model import Model
+from ollampi.api.text_tokenizer import TextTokenizer, Tokenizers
+from ollampi.mpiruntime.errors import ModelError, RequestError
+
+MAX_HIDDEN = 10_000
+TOO_LONG_TEXT = "the prompt is longer than the context length currently available"
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt and its token ids."""
+
+    text: str
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a prompt must fit: context in tokens, and what may be dropped where it does not."""
+
+    context: int
+    keep_tokens: int
+    truncate: bool
+    shift: bool
+
+
+class Guarded:
+    """Special tokens in a user's text, replaced by marks while a template is rendered.
+
+    Only text that holds a special token is touched, so ordinary text is tokenised in one piece with its template.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._marks: list[str] = []
+        self._nonce = secrets.token_hex(8)
+        texts = tokenizer.special_texts
+        self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def hide(self, value: Any) -> Any:
+        """Return a string, or a JSON value with all its strings, with special tokens replaced by marks."""
+        if isinstance(value, str) and self._special is not None:
+            return self._special.sub(self._mark, value)
+        if isinstance(value, list):
+            return [self.hide(item) for item in value]
+        if isinstance(value, dict):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        return value
+
+    def prompt(self, rendered: str) -> Prompt:
+        """Return the prompt for text that was rendered from hidden values."""
+        pieces = re.split(rf"\ue000{self._nonce}:(\d+)\ue001", rendered)
+        ids: list[int] = []
+        for position, piece in enumerate(pieces):
+            if position % 2:
+                pieces[position] = self._marks[int(piece)]
+                ids += self._tokenizer.encode_plain(pieces[position])
+            elif piece:
+                ids += self._tokenizer.encode(piece)
+        return Prompt("".join(pieces), self._tokenizer.with_start(pieces[0], ids))
+
+    def _mark(self, found: re.Match[str]) -> str:
+        if len(self._marks) >= MAX_HIDDEN:
+            raise bad_request(f"the text holds more than {MAX_HIDDEN} special tokens of the model; leave some out")
+        self._marks.append(found[0])
+        return f"\ue000{self._nonce}:{len(self._marks) - 1}\ue001"
+
+
+class Prompts:
+    """Make prompts for models; keeps each model's tokenizer and compiled template."""
+
+    def __init__(self) -> None:
+        self.tokenizers = Tokenizers()
+        self._templates: dict[tuple[str, str], ChatTemplate] = {}
+        self._lock = threading.Lock()
+
+    def chat(self, model: Model, messages: list[Message], tools: list[Any], window: Window, **names: object) -> Prompt:
+        """Return the prompt of a conversation, its oldest messages dropped until it fits; raise RequestError."""
+
+        def render(kept: list[Message]) -> Prompt:
+            """Return the prompt of these messages, whatever its length."""
+            return self._render(model, kept, tools, **names)
+
+        prompt = _shortened(messages, render, window) if window.truncate else render(messages)
+        return fit(prompt, window)
+
+    def generate(self, model: Model, system: str, prompt: str, template: str, **names: object) -> Prompt:
+        """Return the prompt of a completion, through `template` or else the model's own; not yet cut to fit."""
+        guard = Guarded(self.tokenizers.get(model))
+        if template:
+            system, prompt = guard.hide(system), guard.hide(prompt)
+            return guard.prompt(GoTemplate(template).render(System=system, Prompt=prompt))
+        if model.chat_template is None:
+            return guard.prompt(guard.hide(f"{system}\n\n{prompt}" if system else prompt))
+        messages = [{"role": "system", "content": system}] if system else []
+        return self._render(model, [*messages, {"role": "user", "content": prompt}], [], **names)
+
+    def raw(self, model: Model, prompt: str) -> Prompt:
+        """Return the prompt for text that already is one, special tokens included."""
+        tokenizer = self.tokenizers.get(model)
+        return Prompt(prompt, tokenizer.with_start(prompt, tokenizer.encode(prompt)))
+
+    def _render(self, model: Model, messages: list[Message], tools: list[Any], **names: object) -> Prompt:
+        """Return the prompt of messages, whatever its length."""
+        guard = Guarded(self.tokenizers.get(model))
+        hidden = [guard.hide(message) for message in messages]
+        if model.chat_template is None:
+            return guard.prompt("\n".join(f"{m['role']}: {m['content']}" for m in hidden) + "\nassistant:")
+        return guard.prompt(self._template(model).render(hidden, guard.hide(copy.deepcopy(tools)), **names))
+
+    def _template(self, model: Model) -> ChatTemplate:
+        key = (model.digest, model.chat_template or "")
+        with self._lock:
+            if key not in self._templates:
+                self._templates[key] = ChatTemplate(key[1], model.bos_token, model.eos_token)
+            return self._templates[key]
+
+
+def fit(prompt: Prompt, window: Window) -> Prompt:
+    """Return the prompt with its middle cut out where it fills the context; raise ApiError (400) where it may not."""
+    limit = window.context - 1
+    excess = len(prompt.tokens) - limit
+    if excess <= 0:
+        return prompt
+    if not window.shift or not window.truncate:
+        raise bad_request(
+            f"{TOO_LONG_TEXT}: {len(prompt.tokens)} tokens against {window.context}; shorten it or raise num_ctx"
+        )
+    keep = max(0, min(window.keep_tokens if window.keep_tokens >= 0 else limit, limit - 1))
+    return Prompt(prompt.text, prompt.tokens[:keep] + prompt.tokens[keep + excess :])
+
+
+def _shortened(messages: list[Message], render: Callable[[list[Message]], Prompt], window: Window) -> Prompt:
+    """Return the prompt with the fewest oldest messages dropped that fits; at worst the system's and the last stay."""
+
+    def attempt(dropped: int) -> Prompt | None:
+        """Return the prompt without that many of the oldest messages, or None where it does not do."""
+        kept = [m for m in messages[:dropped] if m["role"] == "system"] + messages[dropped:]
+        try:
+            prompt = render(kept)
+        except (RequestError, ModelError):
+            return None  # some templates refuse a history that does not begin with the user
+        return prompt if len(prompt.tokens) <= window.context else None
+
+    whole = render(messages)
+    if len(whole.tokens) <= window.context or len(messages) < 2:
+        return whole
+    low, high = 1, len(messages) - 1  # the length falls as more is dropped, so look for the border by halves
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if attempt(middle) else (middle + 1, high)
+    last = len(messages) - 1
+    kept = [m for m in messages[:last] if m["role"] == "system"] + messages[last:]
+    return attempt(low) or render(kept)

@@ -1,0 +1,243 @@
+"""Reach the coordinator over one Unix socket: a reader thread hands each event to the request it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ollampi.api.engine_client import Done, EngineError, Event, Tokens
+from ollampi.mpiruntime import wire
+from ollampi.mpiruntime.errors import OllampiError
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, TokenLogprob, Usage
+
+GONE_TEXT = "the engine went away; try again in a few seconds"
+QUERY_TIMEOUT_S = 10.0
+CANCEL_TIMEOUT_S = 5.0  # how long a cancelled request waits for its last event
+
+_Message = dict[str, Any]
+_Inbox = queue.SimpleQueue[_Message]
+
+
+class _Connection:
+    """One connection and the inboxes of the requests that were sent over it."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = _connect(address)
+        self._inboxes: dict[int, _Inbox] = {}
+        self._lock = threading.Lock()  # inboxes and `alive`
+        self._send_lock = threading.Lock()
+        self.alive = True
+        threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
+
+    def open(self, number: int, message: _Message) -> _Inbox:
+        """Send the first message of request `number`; return where its events arrive. Raise Closed."""
+        inbox: _Inbox = queue.SimpleQueue()
+        with self._lock:
+            if not self.alive:
+                raise wire.Closed("the connection broke earlier")
+            self._inboxes[number] = inbox
+        try:
+            self.send(message)
+        except wire.Closed:
+            self.forget(number)
+            raise
+        return inbox
+
+    def send(self, message: _Message) -> None:
+        """Send one message; block until the kernel has it. Raise Closed."""
+        with self._send_lock:
+            wire.send(self._socket, message)
+
+    def forget(self, number: int) -> None:
+        """Drop the events of request `number` from now on."""
+        with self._lock:
+            self._inboxes.pop(number, None)
+
+    def close(self) -> None:
+        """Break the connection; its open requests fail."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self._fail_all()
+
+    def _read(self) -> None:
+        """Hand events to their inboxes until the connection breaks."""
+        try:
+            while True:
+                for event in wire.receive(self._socket)["events"]:
+                    self._deliver(event)
+        except (OllampiError, ValueError, TypeError, KeyError):
+            self._fail_all()
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            with self._send_lock:  # never close a descriptor that a sender still uses
+                self._socket.close()
+
+    def _deliver(self, event: _Message) -> None:
+        with self._lock:
+            inbox = self._inboxes.get(event["id"])
+        if inbox is not None:
+            inbox.put(event)
+
+    def _fail_all(self) -> None:
+        with self._lock:
+            self.alive = False
+            inboxes, self._inboxes = list(self._inboxes.values()), {}
+        for inbox in inboxes:
+            inbox.put({"kind": "error", "code": "unavailable", "message": GONE_TEXT})
+
+
+class SocketStream:
+    """The events of one request on a connection."""
+
+    def __init__(self, connection: _Connection, number: int, inbox: _Inbox) -> None:
+        self._connection = connection
+        self._number = number
+        self._inbox = inbox
+        self._lock = threading.Lock()
+        self._open = True
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield the events up to Done; raise EngineError where the engine gives the request up."""
+        timeout_s = None
+        while True:
+            try:
+                event = self._inbox.get(timeout=timeout_s)
+            except queue.Empty:
+                event = {"kind": "error", "code": "cancelled", "message": "request canceled"}
+            if event["kind"] == "cancelling":
+                timeout_s = CANCEL_TIMEOUT_S
+                continue
+            if event["kind"] == "tokens":
+                yield _tokens(event)
+                continue
+            self._finish()
+            if event["kind"] != "done":
+                raise _error(event)
+            yield Done(event["reason"], Usage(**event["usage"]))
+            return
+
+    def cancel(self) -> None:
+        """Tell the engine to stop, once; the stream still ends with its last event, or without it after a while."""
+        with self._lock:
+            was_open, self._open = self._open, False
+        if was_open:
+            self._inbox.put({"kind": "cancelling"})
+            try:
+                self._connection.send({"op": "cancel", "id": self._number})
+            except wire.Closed:
+                self._connection.close()
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._open = False
+        self._connection.forget(self._number)
+
+
+class SocketEngine:
+    """An Engine behind `unix:@NAME`; connects when first used and again after the connection broke."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._numbers = itertools.count(1)
+        self._connection: _Connection | None = None
+        self._lock = threading.Lock()
+
+    def generate(self, request: GenerateRequest) -> SocketStream:
+        """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
+        connection, number, inbox = self._open({"op": "generate", "request": request.to_wire()})
+        return SocketStream(connection, number, inbox)
+
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
+        """Load a model, however long that takes; return what it cost. Raise EngineError."""
+        message = {"op": "load", "model": _model(model), "context": context, "keep_alive_s": keep_alive_s}
+        return Usage(**self._ask(message, None)["usage"])
+
+    def unload(self, model: ModelRef) -> None:
+        """Unload a model and wait until it is gone; raise EngineError."""
+        self._ask({"op": "unload", "model": _model(model)}, None)
+
+    def loaded(self) -> list[LoadedModel]:
+        """Return the models in memory; raise EngineError."""
+        event = self._ask({"op": "loaded"}, QUERY_TIMEOUT_S)
+        return [LoadedModel(**values) for values in event["models"]]
+
+    def close(self) -> None:
+        """Break the connection; open streams fail with code unavailable."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _ask(self, message: _Message, timeout_s: float | None) -> _Message:
+        """Send a message and return its one answer."""
+        connection, number, inbox = self._open(message)
+        try:
+            event = inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            raise EngineError("unavailable", "the engine does not answer; try again in a few seconds") from None
+        finally:
+            connection.forget(number)
+        if event["kind"] == "error":
+            raise _error(event)
+        return event
+
+    def _open(self, message: _Message) -> tuple[_Connection, int, _Inbox]:
+        """Send the first message of a request; a connection that proves dead is replaced once."""
+        number = next(self._numbers)
+        for _ in range(2):
+            connection = self._connected()
+            try:
+                return connection, number, connection.open(number, {**message, "id": number})
+            except wire.Closed:
+                self._drop(connection)
+        raise EngineError("unavailable", GONE_TEXT)
+
+    def _connected(self) -> _Connection:
+        with self._lock:
+            if self._connection is None or not self._connection.alive:
+                self._connection = _Connection(self._address)
+            return self._connection
+
+    def _drop(self, connection: _Connection) -> None:
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+        connection.close()
+
+
+def _connect(address: str) -> socket.socket:
+    """Return a connection to the coordinator, which must run under our own user."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(wire.unix_address(address))
+    except OSError as e:
+        connection.close()
+        raise EngineError("unavailable", "the engine is not running or not ready; try again in a few seconds") from e
+    if wire.peer_uid(connection) != os.getuid():
+        connection.close()
+        raise EngineError("unavailable", "the engine's socket belongs to another user; restart the server")
+    return connection
+
+
+def _model(model: ModelRef) -> _Message:
+    return {"name": model.name, "path": model.path}
+
+
+def _tokens(event: _Message) -> Tokens:
+    """Return the Tokens of a wire event."""
+    logprobs = [
+        TokenLogprob(entry["token"], entry["logprob"], [(token, value) for token, value in entry["top"]])
+        for entry in event.get("logprobs") or []
+    ]
+    return Tokens(list(event["tokens"]), logprobs)
+
+
+def _error(event: _Message) -> EngineError:
+    return EngineError(event.get("code", "internal"), event.get("message", "the engine failed"))

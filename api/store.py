@@ -1,0 +1,80 @@
+"""Find models by name in the configured folders; a folder that is added or changed shows at the next request."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from ollampi.api.errors import ApiError, shown
+from ollampi.api.model import Fingerprint, Model, fingerprint, read_model
+from ollampi.api.names import folder_name, parse_name
+from ollampi.mpiruntime.errors import ModelError
+
+
+class Store:
+    """The models in `folders`: each is a model folder (it has a config.json) or a folder of such folders."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self._folders = folders
+        self._cache: dict[Path, tuple[Fingerprint, Model]] = {}
+        self._lock = threading.Lock()
+
+    def models(self) -> list[Model]:
+        """Return every usable model, newest first; damaged ones are left out."""
+        found = []
+        for path in self._paths().values():
+            try:
+                found.append(self._model(path))
+            except ModelError:
+                continue
+        return sorted(found, key=lambda model: (-model.modified_at, model.full_name))
+
+    def find(self, text: str) -> Model:
+        """Return the model called `text`; raise ApiError (404) where there is none, ModelError where it is damaged."""
+        name = parse_name(text)
+        path = self._paths().get(name.key) if name else None
+        if path is None:
+            raise ApiError(404, f"model '{shown(text)}' not found")
+        return self._model(path)
+
+    def at(self, path: str) -> Model | None:
+        """Return the model in folder `path`, or None where there is none of ours or it is damaged."""
+        return next((model for model in self.models() if str(model.path) == path), None)
+
+    def _paths(self) -> dict[str, Path]:
+        """Return name key -> folder; the first of equal names wins."""
+        paths: dict[str, Path] = {}
+        for folder in self._folders:
+            for path in _model_folders(folder):
+                name = folder_name(path.name)
+                if name is not None:
+                    paths.setdefault(name.key, path)
+        return paths
+
+    def _model(self, path: Path) -> Model:
+        """Return the model in a folder, read again only where a file changed."""
+        try:
+            now = fingerprint(path)
+        except OSError as e:
+            raise ModelError(f"model folder {path.name} changed while it was read; try again") from e
+        with self._lock:
+            known = self._cache.get(path)
+        if known is not None and known[0] == now:
+            return known[1]
+        name = folder_name(path.name)
+        if name is None:
+            raise ModelError(f"model folder {path.name!r} has a name that no model can have; rename it")
+        model = read_model(name, path)
+        with self._lock:
+            self._cache[path] = (now, model)
+        return model
+
+
+def _model_folders(folder: Path) -> list[Path]:
+    """Return the model folders that a configured path stands for, in name order."""
+    try:
+        if (folder / "config.json").is_file():
+            return [folder]
+        return sorted(child for child in folder.iterdir() if (child / "config.json").is_file())
+    except OSError:
+        return []

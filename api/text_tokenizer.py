@@ -1,0 +1,123 @@
+"""Turn text into token ids and back; text of a user never becomes a special token."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.pre_tokenizers import ByteLevel
+
+from ollampi.api.model import Model
+from ollampi.mpiruntime.errors import ModelError
+
+MAX_CHARS_PER_TOKEN = 16  # text is shorter than this per token, but for absurd text
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TextTokenizer:
+    """A model's tokenizer; safe to use from several threads."""
+
+    def __init__(self, path: Path, bos_token: str, bos_token_id: int | None, context_length: int) -> None:
+        self._path = path
+        self._half_chars = context_length * MAX_CHARS_PER_TOKEN
+        self._tokenizer = _load(path)
+        self._plain: Tokenizer | None = None  # made when a user first writes a special token
+        self._lock = threading.Lock()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        self.special_texts = sorted({t.content for t in added.values() if t.special and t.content}, key=len)[::-1]
+        self.bos_token = bos_token
+        leading = list(self._tokenizer.encode("", add_special_tokens=True).ids)
+        self._leading = leading[:1] if leading[:1] == [bos_token_id] or len(leading) == 1 else []
+        self._byte_of = _byte_alphabet() if isinstance(self._tokenizer.decoder, ByteLevelDecoder) else None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return one more than the largest token id can be."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of text in which special tokens count as such; nothing is added.
+
+        Of text that is far too long for the context only both ends are read: the tokens that could ever be kept are
+        the same, and a request of many megabytes takes no time.
+        """
+        if len(text) > 2 * self._half_chars:
+            text = text[: self._half_chars] + text[-self._half_chars :]
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the ids of text in which special tokens are only characters."""
+        with self._lock:
+            if self._plain is None:
+                self._plain = _load(self._path)
+                self._plain.encode_special_tokens = True
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def with_start(self, text: str, ids: list[int]) -> list[int]:
+        """Return `ids` behind the token that the model wants at the start, unless `text` begins with it already."""
+        if not self._leading or ids[:1] == self._leading:
+            return ids
+        return ids if self.bos_token and text.startswith(self.bos_token) else self._leading + ids
+
+    def continued(self, before: list[int], ids: list[int]) -> list[int]:
+        """Return `ids` behind the tokens of an earlier text; a second start token is dropped."""
+        return before + (ids[1:] if self._leading and ids[:1] == self._leading else ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids; special tokens are left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that one token stands for, which need not be whole characters."""
+        piece = self._tokenizer.id_to_token(token)
+        if piece is None:
+            return b""
+        if found := _BYTE_TOKEN.fullmatch(piece):
+            return bytes([int(found[1], 16)])
+        if self._byte_of and token not in self.special_ids and all(char in self._byte_of for char in piece):
+            return bytes(self._byte_of[char] for char in piece)
+        return str(piece).replace("\u2581", " ").encode()
+
+
+class Tokenizers:
+    """The tokenizers in use, one per content of a model."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, TextTokenizer] = {}
+        self._lock = threading.Lock()
+
+    def get(self, model: Model) -> TextTokenizer:
+        """Return the model's tokenizer, read at its first use; raise ModelError."""
+        with self._lock:
+            if model.digest not in self._known:
+                self._known[model.digest] = TextTokenizer(
+                    model.tokenizer_path, model.bos_token, model.bos_token_id, model.context_length
+                )
+            return self._known[model.digest]
+
+
+def _load(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise ModelError("the model has no tokenizer.json; convert its tokenizer with transformers and copy it here")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as e:  # the library raises bare Exception
+        raise ModelError("the model's tokenizer.json cannot be used; copy the file again") from e
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return character -> byte of the byte-level alphabet: printable bytes are themselves, the rest follow U+0100."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in printable)
+    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
+    if set(table) != set(ByteLevel.alphabet()):
+        raise ModelError("the tokenizers library uses another byte alphabet; install a tested version")
+    return table

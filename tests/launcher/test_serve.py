@@ -1,0 +1,240 @@
+"""The life of a job: it starts, answers, and ends without a trace however it is ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from support.checkpoints import write_checkpoint
+from support.servers import Server, alive, free_port, mpirun, run_to_end, server, wait_until
+
+SLOW = {"temperature": 0, "num_predict": 5000}
+
+
+def shared_memory() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("sm_segment", "mpich_shm", "vader", "ucx"))}
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return s.connect_ex(("127.0.0.1", port)) != 0
+
+
+def assert_nothing_is_left(job: Server, pids: list[int], before: set[str], within_s: float) -> None:
+    wait_until(lambda: not any(alive(p) for p in pids), within_s, f"processes {[p for p in pids if alive(p)]} to end")
+    assert port_is_free(job.port)
+    assert shared_memory() <= before
+    assert "@ollampi-" not in Path("/proc/net/unix").read_text() or not any(
+        f"@ollampi-{p}-" in Path("/proc/net/unix").read_text() for p in pids
+    )
+
+
+def open_stream(job: Server) -> socket.socket:
+    """Return a connection on which an answer is coming in."""
+    connection = socket.create_connection(("127.0.0.1", job.port), timeout=30)
+    body = json.dumps({"model": "demo", "prompt": "import", "raw": True, "options": SLOW}).encode()
+    head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    received = b""
+    while b'"response"' not in received:
+        data = connection.recv(65536)
+        assert data, received
+        received += data
+    return connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    while True:
+        try:
+            data = connection.recv(65536)
+        except OSError:
+            return received
+        if not data:
+            return received
+        received += data
+
+
+def test_greedy_text_is_the_same_for_every_world_over_http(tmp_path: Path) -> None:
+    texts = {}
+    for size in (0, 1, 2, 3, 4):
+        with server(size, tmp_path, "dtype=float32") as job:
+            texts[size] = [job.generate(prompt, 60) for prompt in ("import os\n", "The with statement", "class ")]
+            log = job.log.read_text()
+        assert len(re.findall(r"^ +\d+ +\S+ +[\d,-]+ +\d+ +\d-\d +\d-\d ", log, re.M)) == max(1, size)
+        assert f"serving at http://127.0.0.1:{job.port}" in log
+        assert f"curl http://127.0.0.1:{job.port}/api/generate" in log
+    assert len(texts[1][0]) > 20
+    assert all(texts[size] == texts[1] for size in texts)
+
+
+def test_the_curl_line_of_the_banner_works_as_printed(tmp_path: Path) -> None:
+    with server(2, tmp_path) as job:
+        line = next(line for line in job.log.read_text().splitlines() if line.startswith("  curl "))
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    answer = json.loads(done.stdout)
+    assert answer["done"] is True
+    assert answer["response"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("target", ["mpirun", "rank 0", "rank 2"])
+def test_a_signal_ends_the_job_while_it_answers(tmp_path: Path, number: int, target: str) -> None:
+    before = shared_memory()
+    with server(3, tmp_path) as job:
+        pids = job.processes()
+        assert len(job.ranks()) == 3
+        with open_stream(job) as connection:
+            os.kill(job.process.pid if target == "mpirun" else job.ranks()[int(target[-1])], number)
+            read_to_end(connection)
+        assert_nothing_is_left(job, pids, before, within_s=8)
+
+
+@pytest.mark.parametrize("target", ["mpirun", "rank 1", "rank 0"])
+def test_usr1_drains_running_answers_finish_new_ones_are_refused(tmp_path: Path, target: str) -> None:
+    before = shared_memory()
+    with server(2, tmp_path) as job:
+        pids = job.processes()
+        answers: list[str] = []
+        running = threading.Thread(target=lambda: answers.append(job.generate("import", 300)))
+        running.start()
+        time.sleep(1.0)
+        os.kill(job.process.pid if target == "mpirun" else job.ranks()[int(target[-1])], signal.SIGUSR1)
+        time.sleep(0.2)
+        status, refusal = job.request("POST", "/api/generate", {"model": "demo", "prompt": "x"})
+        assert (status, "shutting down" in str(refusal)) == (503, True)
+        running.join(60)
+        assert len(answers) == 1
+        assert len(answers[0]) > 300
+        assert job.process.wait(10) == 0
+        assert_nothing_is_left(job, pids, before, within_s=3)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_killing_mpirun_leaves_nothing_after_two_seconds(tmp_path: Path, busy: bool) -> None:
+    before = shared_memory()
+    with server(4, tmp_path) as job:
+        pids = job.processes()
+        with open_stream(job) if busy else nullcontext():
+            job.process.kill()
+            assert_nothing_is_left(job, pids, before, within_s=2)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_job(tmp_path: Path, victim: int) -> None:
+    before = shared_memory()
+    with server(3, tmp_path) as job:
+        pids = job.processes()
+        with open_stream(job):
+            os.kill(job.ranks()[victim], signal.SIGKILL)
+            assert_nothing_is_left(job, pids, before, within_s=5)
+        assert job.process.wait(5) != 0
+
+
+def test_killing_the_http_process_ends_the_job_with_a_message(tmp_path: Path) -> None:
+    before = shared_memory()
+    with server(2, tmp_path) as job:
+        pids = job.processes()
+        front = next(p for p in pids if b"ollampi.api.front" in Path(f"/proc/{p}/cmdline").read_bytes())
+        os.kill(front, signal.SIGKILL)
+        assert_nothing_is_left(job, pids, before, within_s=5)
+        assert job.process.wait(5) != 0
+        assert "the HTTP process ended" in job.log.read_text()
+
+
+_BROKEN = """
+import sys
+from ollampi.launcher import serve
+from ollampi.mpiruntime import runner
+plain = runner.Runner.step
+def step(self, step):
+    if self.comm.rank == {victim}:
+        raise ZeroDivisionError("planted on one rank")
+    return plain(self, step)
+runner.Runner.step = step
+serve.main()
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_an_exception_on_any_rank_ends_the_job_with_its_traceback(tmp_path: Path, victim: int) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text(_BROKEN.format(victim=victim))
+    port = free_port()
+    import sys
+
+    line, env = mpirun(3, [sys.executable, str(program), f"server.port={port}"])
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(line, env=env, stdout=out, stderr=out)
+    job = Server(process, port, log)
+    wait_until(lambda: "serving at" in log.read_text(), 60, "the server")
+    pids = job.processes()
+    began = time.monotonic()
+    try:
+        job.request("POST", "/api/generate", {"model": "demo", "prompt": "x", "stream": False})
+    except (OSError, Exception):
+        pass
+    assert process.wait(10) != 0
+    assert time.monotonic() - began < 10
+    wait_until(lambda: not any(alive(p) for p in pids), 3, "all processes to end")
+    text = log.read_text()
+    assert f"rank {victim} failed" in text
+    assert "ZeroDivisionError: planted on one rank" in text
+
+
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize(
+    ("override", "texts"),
+    [
+        ("server.prot=1", ["unknown setting 'server.prot'", "host, port"]),
+        ("sever=1", ["unknown setting 'sever'", "model, model_folders"]),
+        ("server.port=abc", ["server.port", "abc"]),
+        ("server.port=70000", ["server.port is 70000", "from 0 to 65535"]),
+        ("dtype=int8", ["dtype is 'int8'", "auto, float32, bfloat16"]),
+        ("engine.block_size=0", ["engine.block_size is 0"]),
+        ("model=nothing", ["model 'nothing' not found", "demo:latest"]),
+        ("model=/nowhere/at/all", ["/nowhere/at/all", "not found"]),
+        ("model_folders=[/nowhere]", ["/nowhere", "no folder"]),
+        ("nonsense", ["'nonsense' is no setting", "key=value"]),
+        ("engine.cache_tokens=200000000", ["GiB", "are free", "smaller engine.cache_tokens"]),
+    ],
+)
+def test_bad_settings_are_one_message_and_end_all_ranks(size: int, override: str, texts: list[str]) -> None:
+    status, output = run_to_end(size, f"server.port={free_port()}", override)
+    assert status == 1
+    for text in texts:
+        assert text in output
+    assert len(re.findall(r"^ollampi: ", output, re.M)) == 1, output
+    assert "Traceback" not in output
+
+
+def test_a_port_in_use_is_one_message(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, output = run_to_end(2, f"server.port={port}")
+    assert status == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; give another" in output
+    assert output.count("ollampi: ") == 1
+
+
+def test_more_ranks_than_heads_is_one_message(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "two_heads", num_attention_heads=2, num_key_value_heads=2)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((Path("conf/models/demo") / name).read_bytes())
+    status, output = run_to_end(3, f"server.port={free_port()}", f"model={folder}")
+    assert status == 1
+    assert "cannot cut 2 attention heads into 3 shards; use at most 2 ranks" in output
+    assert output.count("ollampi: ") == 1
