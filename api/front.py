@@ -5,9 +5,7 @@ The process and its worker die with the process that started them, whatever ends
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -21,8 +19,8 @@ from ollampi.api.app import create_app
 from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.api.store import Store
+from ollampi.mpiruntime.lifetime import die_with
 
-_PR_SET_PDEATHSIG = 1
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # the process that started us decides
 
 
@@ -93,14 +91,6 @@ def gunicorn_options(config: FrontConfig) -> dict[str, Any]:
         "post_fork": _tie_worker,
         "post_worker_init": _ignore_signals,
     }
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; exit where the parent is already gone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _tie_worker(server: Any, worker: Any) -> None:

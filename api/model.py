@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ollampi.api.names import Name
-from ollampi.api.safetensors_header import TensorInfo, parse_header, read_header_bytes
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.request import ModelRef
+from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
 
 MAX_JSON_BYTES = 64 << 20
 _WATCHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
@@ -38,7 +37,7 @@ class Model:
     size_bytes: int
     digest: str
     details: dict[str, Any]
-    tensors: list[TensorInfo]
+    tensors: list[TensorEntry]
     capabilities: list[str]
 
     @property
@@ -129,17 +128,18 @@ def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, An
     return values
 
 
-def _weights(path: Path) -> tuple[list[TensorInfo], str, int]:
+def _weights(path: Path) -> tuple[list[TensorEntry], str, int]:
     """Return the tensors, the digest and the bytes of all safetensors files; the digest never reads tensor data."""
     digest = hashlib.sha256()
     for name in ("config.json", "tokenizer.json"):
         if (path / name).is_file():
             digest.update((path / name).read_bytes())
-    tensors, total = [], 0
+    tensors: list[TensorEntry] = []
+    total = 0
     for file in sorted(path.glob("*.safetensors")):
-        header, size = read_header_bytes(file), file.stat().st_size
+        header, size = read_header_bytes(file)
         digest.update(f"{file.name}:{size}:".encode() + header)
-        tensors += parse_header(file.name, header, size)
+        tensors += parse_header(file, header, size).values()
         total += size
     return tensors, digest.hexdigest(), total
 
@@ -179,7 +179,7 @@ def _positive(config: dict[str, Any], key: str, default: int) -> int:
     return value if type(value) is int and 0 < value < 2**31 else default
 
 
-def _details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[TensorInfo]) -> dict[str, Any]:
+def _details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[TensorEntry]) -> dict[str, Any]:
     """Return the `details` object of /api/tags, /api/ps and /api/show."""
     family = config["model_type"]
     values = Counter[str]()
@@ -207,10 +207,8 @@ def human_number(count: int) -> str:
 
 
 def _capabilities(template: str | None) -> list[str]:
-    """Return what clients may ask of the model, as far as its chat template tells."""
+    """Return what clients may ask of the model; "tools" will come with the parsers of tool calls."""
     found = ["completion"]
-    if template and re.search(r"\btools\b", template):
-        found.append("tools")
     if template and ("<think>" in template or "enable_thinking" in template):
         found.append("thinking")
     return found

@@ -18,14 +18,11 @@ from ollampi.launcher.config import CONF
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import ConfigError, ModelError
-from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.world import survey
-
-DEFAULT_KEEP_ALIVE_S = 300.0
 
 
 def communicator() -> Mpi | Single:
@@ -42,22 +39,6 @@ def runner(comm: Communicator, config: Config) -> Runner:
     facts = survey(comm)
     torch.set_num_threads(config.threads or facts[comm.rank].threads)
     return Runner(comm, facts)
-
-
-def engine_settings(config: Config) -> EngineSettings:
-    """Return how models are held."""
-    engine = config.engine
-    return EngineSettings(
-        dtype=config.dtype,
-        context_length=engine.context_length,
-        cache_tokens=engine.cache_tokens,
-        block_size=engine.block_size,
-        max_step_tokens=engine.max_step_tokens,
-        max_running=engine.max_running,
-        max_queue=engine.max_queue,
-        max_loaded_models=engine.max_loaded_models,
-        keep_alive_s=DEFAULT_KEEP_ALIVE_S if engine.keep_alive_s is None else engine.keep_alive_s,
-    )
 
 
 def model_folders(config: Config) -> list[Path]:
@@ -120,6 +101,7 @@ def front(config: Config, listener: socket.socket, engine_address: str) -> subpr
         "threads": config.server.threads,
         "origins": list(config.server.origins),
         "max_body_bytes": config.server.max_body_bytes,
+        "context_length": config.engine.context_length,
         "loopback": host.startswith("127.") or host == "::1",
     }
     return subprocess.Popen(

@@ -109,7 +109,9 @@ def environment(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | N
     if mpi.vendor is not Vendor.OPEN_MPI:
         return {}
     wanted = {"OMPI_MCA_btl": "^ofi", "OMPI_MCA_osc": "^ucx"}
-    if not hostfile:  # between hosts libfabric may be the fast way: Omni-Path, EFA, Slingshot
+    if (
+        not hostfile and base.get("SLURM_JOB_NUM_NODES", "1") == "1"
+    ):  # between hosts libfabric may be the fast way: Omni-Path, EFA, Slingshot
         wanted["OMPI_MCA_mtl"] = "^ofi"
     if root:
         wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

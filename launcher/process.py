@@ -1,24 +1,12 @@
-"""Tie the life of a process to its parent's and to signals."""
+"""Act on signals, and say where a rank failed."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies; end now where that has happened already."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)
 
 
 def on_signals(handlers: dict[int, Callable[[], None]]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollampi.mpiruntime.hosted import EngineSettings
+
 
 @dataclass
 class ServerConfig:
@@ -12,28 +14,9 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 11434
-    threads: int = 256
+    threads: int = 1024
     origins: list[str] = field(default_factory=list)
     max_body_bytes: int = 33554432
-
-
-@dataclass
-class EngineConfig:
-    """Memory and batching.
-
-    context_length: of a model unless a request asks for another; cache_tokens: positions of the KV cache, shared by
-    all requests; max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; keep_alive_s: how long
-    an idle model stays, negative for ever; null: for ever for the model given at the start, else 300.
-    """
-
-    context_length: int = 4096
-    cache_tokens: int = 16384
-    block_size: int = 16
-    max_step_tokens: int = 512
-    max_running: int = 256
-    max_queue: int = 512
-    max_loaded_models: int = 3
-    keep_alive_s: float | None = None
 
 
 @dataclass
@@ -50,7 +33,7 @@ class Config:
     drain_timeout_s: float = 60.0
     threads: int | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 # (path, smallest, largest) of the numbers that have a range

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ollampi.launcher import assemble
 from ollampi.launcher.banner import banner, url
 from ollampi.launcher.config import compose_config
-from ollampi.launcher.process import die_with_parent, on_signals, print_failure
+from ollampi.launcher.process import on_signals, print_failure
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
@@ -20,6 +20,7 @@ from ollampi.mpiruntime.engine import DRAIN, END, Engine
 from ollampi.mpiruntime.errors import OllampiError, WorldError
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import SocketInbox
+from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Stop
@@ -55,7 +56,7 @@ class _Doors:
 def main() -> None:
     """Serve until the job is told to end; the exit status is 1 where it could not start."""
     if launched_size(os.environ) is not None:
-        die_with_parent()
+        die_with(os.getppid())
     try:
         comm = assemble.communicator()
     except WorldError as e:
@@ -106,7 +107,7 @@ def _open(config: Config) -> _Doors:
 
 def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
-    models = Models(runner, assemble.engine_settings(config))
+    models = Models(runner, config.engine)
     try:
         hosted = models.get(assemble.find_model(config))
         if config.engine.keep_alive_s is None:

@@ -132,7 +132,7 @@ class Weights:
         return out
 
     def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Tensor:
-        """Return the rows of several matrices with equal columns under each other, read in place."""
+        """Return rows of several matrices of equal width under each other as [sum of rows, width], read in place."""
         width = parts[0][1][1]
         out = torch.empty((sum(len(part) for _, _, part in parts), width), dtype=self.dtype)
         at = 0

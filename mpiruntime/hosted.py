@@ -14,15 +14,17 @@ from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.scheduler import Scheduler
 from ollampi.mpiruntime.step import Load, Unload
 
+KEEP_ALIVE_S = 300.0
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class EngineSettings:
-    """How models are held; equal to the configuration's `engine` and the like.
+    """Memory and batching; the `engine` part of the configuration.
 
-    dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; keep_alive_s: how
-    long an idle model stays, negative for ever.
+    dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; cache_tokens:
+    positions of the KV cache, shared by all requests; max_step_tokens: tokens in one forward pass; max_running,
+    max_queue: requests; keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S.
     """
 
     dtype: str = "auto"
@@ -33,7 +35,7 @@ class EngineSettings:
     max_running: int = 256
     max_queue: int = 512
     max_loaded_models: int = 3
-    keep_alive_s: float = 300.0
+    keep_alive_s: float | None = None
 
 
 class HostedModel:
@@ -60,8 +62,8 @@ class HostedModel:
             settings.max_running,
             settings.max_queue,
         )
-        self.default_keep_s = settings.keep_alive_s  # may be changed for a model that is to stay
-        self.keep_s = settings.keep_alive_s
+        self.default_keep_s = KEEP_ALIVE_S if settings.keep_alive_s is None else settings.keep_alive_s
+        self.keep_s = self.default_keep_s
         self.last_used = time.monotonic()
 
     def keep(self, keep_alive_s: float | None) -> None:

@@ -27,15 +27,26 @@ ITEM_BYTES = {
 class TensorEntry:
     """Where one tensor lies: `offset` counts from the start of the file."""
 
+    name: str
     path: Path
     dtype: str
     shape: tuple[int, ...]
     offset: int
     size_bytes: int
 
+    @property
+    def num_elements(self) -> int:
+        """Return how many values the tensor holds."""
+        return math.prod(self.shape)
+
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Return the tensors of one file by name; raise CheckpointError where the file is damaged or lies about itself."""
+    return parse_header(path, *read_header_bytes(path))
+
+
+def read_header_bytes(path: Path) -> tuple[bytes, int]:
+    """Return the header's JSON as it stands in the file and the file's size; raise CheckpointError."""
     try:
         file_bytes = path.stat().st_size
         with path.open("rb") as file:
@@ -45,11 +56,15 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
                     f"{path}: the header claims {header_bytes} bytes but the file has {file_bytes}"
                     f" (limit {MAX_HEADER_BYTES}); it is truncated or no safetensors file, fetch it again"
                 )
-            header = json.loads(file.read(header_bytes), object_pairs_hook=_unique)
-    except CheckpointError:
-        raise
+            return file.read(header_bytes), file_bytes
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror}") from e
+
+
+def parse_header(path: Path, raw: bytes, file_bytes: int) -> dict[str, TensorEntry]:
+    """Return the tensors that the header `raw` of a file of file_bytes describes; raise CheckpointError."""
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path}: the header is not valid JSON ({e}); fetch the file again") from e
     if not isinstance(header, dict):
@@ -57,7 +72,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise CheckpointError(f"{path}: {len(header)} tensors are over the limit of {MAX_TENSORS}")
-    start = 8 + header_bytes
+    start = 8 + len(raw)
     entries = {name: _entry(path, name, value, start) for name, value in header.items()}
     _check_tiling(path, entries, start, file_bytes)
     return entries
@@ -80,7 +95,7 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
         raise CheckpointError(f"{path}: tensor {name!r} lacks dtype, shape or two data_offsets") from e
     if any(type(n) is not int or not 0 <= n < 2**48 for n in whole) or len(shape) > 8:
         raise CheckpointError(f"{path}: tensor {name!r} has an impossible shape or offset: {str(whole)[:80]}")
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise CheckpointError(f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:20]!r}")
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if end - begin != wanted:
@@ -88,7 +103,7 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
             f"{path}: tensor {name!r} of shape {shape} and dtype {dtype} needs {wanted} bytes,"
             f" its offsets hold {end - begin}"
         )
-    return TensorEntry(path, dtype, tuple(shape), start + begin, wanted)
+    return TensorEntry(name, path, dtype, tuple(shape), start + begin, wanted)
 
 
 def _check_tiling(path: Path, entries: dict[str, TensorEntry], start: int, file_bytes: int) -> None:

@@ -58,7 +58,7 @@ def test_tags(client):
     assert capabilities == {
         "demo:latest": ["completion"],
         "chatty:latest": ["completion"],
-        "thinker:latest": ["completion", "tools", "thinking"],
+        "thinker:latest": ["completion", "thinking"],
     }
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import pytest
 
 from ollampi.api.errors import ApiError
 from ollampi.api.model import human_number, read_model
 from ollampi.api.names import folder_name, parse_name
-from ollampi.api.safetensors_header import read_header
 from ollampi.api.store import Store
-from ollampi.mpiruntime.errors import CheckpointError
 
 
 @pytest.mark.parametrize(
@@ -82,56 +79,6 @@ def test_changes_show_at_once(make_model, tmp_path):
     model = store.find("demo")
     assert (model.context_length, model.eos_token_ids) == (4096, [3, 4])
     assert model.capabilities == ["completion", "thinking"]
-
-
-def header_file(path, header, length=None, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
-    return path
-
-
-def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
-    return {"x": {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}}
-
-
-def test_header(tmp_path):
-    header = {"__metadata__": {"format": "pt"}, **entry()}
-    (tensor,) = read_header(header_file(tmp_path / "m.safetensors", header, data=bytes(8)))
-    assert (tensor.name, tensor.dtype, tensor.shape, tensor.num_elements) == ("x", "F32", [2], 2)
-
-
-@pytest.mark.parametrize(
-    ("header", "length"),
-    [
-        (b"", 2**63),
-        (b"", 2**31),
-        (b"", 200 << 20),
-        (b"{", None),
-        (b"[]", None),
-        (b"[" * 100_000, None),
-        (entry(offsets=(0, 9)), None),
-        (entry(offsets=(8, 0)), None),
-        (entry(offsets=(-8, 0)), None),
-        (entry(shape=(-2,)), None),
-        (entry(shape=(2**40, 2**40)), None),
-        (entry(shape=("a",)), None),
-        (entry(shape=(True,)), None),
-        (entry(dtype=5), None),
-        (entry(offsets=(0,)), None),
-        ({"x": 5}, None),
-    ],
-)
-def test_damaged_headers(tmp_path, header, length):
-    with pytest.raises(CheckpointError):
-        read_header(header_file(tmp_path / "m.safetensors", header, length, bytes(8)))
-
-
-def test_every_prefix_of_a_good_file(tmp_path):
-    whole = header_file(tmp_path / "m.safetensors", entry(), data=bytes(8)).read_bytes()
-    for size in range(len(whole)):
-        (tmp_path / "m.safetensors").write_bytes(whole[:size])
-        with pytest.raises(CheckpointError):
-            read_header(tmp_path / "m.safetensors")
 
 
 def test_human_numbers():

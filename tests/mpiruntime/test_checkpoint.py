@@ -1,0 +1,193 @@
+"""Checkpoints are read exactly, in part, and refused by file, tensor, wanted and found where they are damaged."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.checkpoints import FAMILIES, PROMPT, write_checkpoint
+from support.worlds import generate, run_engine
+
+from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
+from ollampi.mpiruntime.errors import CheckpointError, ModelError
+from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.model_config import parse_config
+from ollampi.mpiruntime.safetensors_header import read_header
+from ollampi.mpiruntime.thread_world import run_threads
+
+
+def header_file(path: Path, header: Any, length: int | None = None, data: bytes = b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(dtype: Any = "F32", shape: tuple[Any, ...] = (2,), offsets: tuple[int, ...] = (0, 8)) -> dict[str, Any]:
+    return {"x": {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}}
+
+
+def test_a_sound_header_is_read(tmp_path: Path) -> None:
+    header = {"__metadata__": {"format": "pt"}, **entry()}
+    tensor = read_header(header_file(tmp_path / "m.safetensors", header, data=bytes(8)))["x"]
+    assert (tensor.name, tensor.dtype, tensor.shape, tensor.num_elements) == ("x", "F32", (2,), 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        (b"", 2**63),
+        (b"", 2**31),
+        (b"", 200 << 20),
+        (b"{", None),
+        (b"[]", None),
+        (b"[" * 100_000, None),
+        (entry(offsets=(0, 9)), None),
+        (entry(offsets=(8, 0)), None),
+        (entry(offsets=(-8, 0)), None),
+        (entry(offsets=(1, 9)), None),
+        (entry(shape=(-2,)), None),
+        (entry(shape=(2**40, 2**40)), None),
+        (entry(shape=("a",)), None),
+        (entry(shape=(True,)), None),
+        (entry(dtype=5), None),
+        (entry(dtype=["F32"]), None),
+        (entry(dtype="F31"), None),
+        (entry(offsets=(0,)), None),
+        ({"x": 5}, None),
+        ({}, None),  # eight bytes that no tensor owns
+        (
+            b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+            None,
+        ),
+    ],
+)
+def test_damaged_headers_are_refused(tmp_path: Path, header: Any, length: int | None) -> None:
+    with pytest.raises(CheckpointError):
+        read_header(header_file(tmp_path / "m.safetensors", header, length, bytes(8)))
+
+
+def test_every_prefix_of_a_good_file_is_refused(tmp_path: Path) -> None:
+    whole = header_file(tmp_path / "m.safetensors", entry(), data=bytes(8)).read_bytes()
+    for size in range(len(whole)):
+        (tmp_path / "m.safetensors").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            read_header(tmp_path / "m.safetensors")
+
+
+def test_random_damage_is_refused_or_read_but_never_anything_else(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    save_file({"a": torch.zeros(3, 4), "b": torch.ones(5)}, tmp_path / "good.safetensors")
+    good = (tmp_path / "good.safetensors").read_bytes()
+    refused = 0
+    for _ in range(2000):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(len(data) - 68)] = rng.randrange(256)
+        (tmp_path / "bad.safetensors").write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+        try:
+            read_header(tmp_path / "bad.safetensors")
+        except CheckpointError:
+            refused += 1
+    assert refused > 1500
+
+
+def test_parts_are_those_of_the_whole(tmp_path: Path) -> None:
+    whole = torch.randn(301, 77, dtype=torch.bfloat16)
+    save_file({"p.w": whole, "p.v": whole[:, 0].contiguous()}, tmp_path / "model.safetensors")
+    weights = Weights(open_checkpoint(tmp_path), torch.float32) / "p"
+    assert torch.equal(weights.rows("w", (301, 77), range(5, 200)), whole[5:200].float())
+    assert torch.equal(weights.columns("w", (301, 77), range(3, 70)), whole[:, 3:70].float())
+    assert torch.equal(weights.vector("v", 301, range(7, 9)), whole[7:9, 0].float())
+    stacked = weights.stacked_rows([("w", (301, 77), range(2)), ("w", (301, 77), range(300, 301))])
+    assert torch.equal(stacked, torch.cat([whole[:2], whole[300:]]).float())
+    assert weights.checkpoint.unread == set()
+
+
+@pytest.mark.parametrize("folder_contents", [{}, {"pytorch_model.bin": b"x"}])
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path, folder_contents: dict[str, bytes]) -> None:
+    for name, data in folder_contents.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match="convert it to safetensors" if folder_contents else "no \\*.safetensors"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "x.bin", "", 5, None, ["a"]])
+def test_an_index_names_only_files_beside_it(tmp_path: Path, name: Any) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError):
+        open_checkpoint(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, shards=True)
+    gone = sorted(folder.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(CheckpointError, match=gone.name):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        ({"num_hidden_layers": 3}, ["model.layers.2", "is missing"]),
+        ({"hidden_size": 128}, ["model.embed_tokens.weight", "[203, 64]", "[203, 128]"]),
+        ({"vocab_size": 204}, ["model.embed_tokens.weight", "[203, 64]", "[204, 64]"]),
+        ({"intermediate_size": 161}, ["mlp.gate_proj.weight", "[160, 64]", "[161, 64]"]),
+        ({"model_type": "mamba"}, ["model_type 'mamba' is not supported", "llama"]),
+        ({"num_attention_heads": "8"}, ["num_attention_heads is '8'", "positive int"]),
+        ({"num_key_value_heads": 3}, ["no multiple of num_key_value_heads 3"]),
+        ({"rms_norm_eps": None, "hidden_size": None}, ["hidden_size is missing"]),
+        ({"rope_parameters": {"rope_type": "spiral"}}, ["rope type 'spiral' is not supported", "llama3"]),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_on_every_rank(
+    tmp_path: Path, size: int, changes: dict[str, Any], texts: list[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    messages = [generate(1, folder, PROMPT, max_tokens=1)]
+    recorder = run_threads(size, lambda c: run_engine(c, messages, EngineSettings(cache_tokens=64, block_size=4)))[0]
+    assert recorder is not None
+    assert recorder.last(1)["code"] == "model"
+    for text in texts:
+        assert text in recorder.last(1)["message"]
+
+
+def test_a_missing_tensor_is_named_with_its_shape(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", **FAMILIES["llama2"])
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    messages = [generate(1, folder, PROMPT, max_tokens=1)]
+    recorder = run_threads(2, lambda c: run_engine(c, messages, EngineSettings(cache_tokens=64)))[0]
+    assert recorder is not None
+    assert "tensor 'model.layers.1.mlp.down_proj.weight' of shape [64, 160] is missing" in recorder.last(1)["message"]
+
+
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_hidden_layers", "vocab_size", "head_dim", "rope_theta", "rms_norm_eps"]
+)
+@pytest.mark.parametrize("value", [0, -1, "x", [], {}, True, 2**63, 1e400, float("nan")])
+def test_numbers_of_a_config_are_checked(key: str, value: Any) -> None:
+    good = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "vocab_size": 9,
+    }
+    assert parse_config(good, "config").head_dim == 16
+    with pytest.raises(ModelError, match=key):
+        parse_config({**good, key: value}, "config")
