@@ -67,6 +67,8 @@ ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     [
         (Vendor.OPEN_MPI, False, None, {}, {**QUIET, "OMPI_MCA_mtl": "^ofi"}),
         (Vendor.OPEN_MPI, True, None, {}, {**QUIET, "OMPI_MCA_mtl": "^ofi", **ROOT}),
+        (Vendor.OPEN_MPI, False, None, {"SLURM_JOB_NUM_NODES": "2"}, QUIET),
+        (Vendor.OPEN_MPI, False, None, {"SLURM_JOB_NUM_NODES": "1"}, {**QUIET, "OMPI_MCA_mtl": "^ofi"}),
         (Vendor.OPEN_MPI, True, "hosts", {}, {**QUIET, **ROOT}),
         (Vendor.OPEN_MPI, False, "hosts", {"OMPI_MCA_btl": "tcp,self"}, {"OMPI_MCA_osc": "^ucx"}),
         (Vendor.OPEN_MPI, True, "hosts", {**QUIET, **ROOT}, {}),
