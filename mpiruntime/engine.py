@@ -33,7 +33,7 @@ _CODES: list[tuple[type[OllampiError], str]] = [
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Where the time of one step went, in seconds: planning, the forward pass on all ranks, sampling and answering."""
+    """Where the time of one step went, in seconds: planning and sending, the forward pass, sampling and answering."""
 
     plan_s: float
     forward_s: float
@@ -208,8 +208,9 @@ class Engine:
         if not planned:
             return
         step = Step(model.number, [chunk for _, chunk in planned])
+        self.runner.send(step)
         sent = time.perf_counter()
-        logits = self.runner.lead_step(step)
+        logits = self.runner.step(step)
         computed = time.perf_counter()
         rows = iter(logits.numpy() if logits is not None else ())
         for sequence, chunk in planned:

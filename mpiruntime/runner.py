@@ -56,10 +56,9 @@ class Runner:
         self.device = torch.device("cpu")
         self._models: dict[int, _Loaded] = {}
 
-    def lead_step(self, step: Step) -> Tensor | None:
-        """Send a step to all ranks and take part in it; return the logits [B', V] or None. Rank 0 only, collective."""
+    def send(self, step: Step) -> None:
+        """Send a step to all ranks; rank 0 then takes part in it with `step`. Rank 0 only."""
         self.comm.broadcast(encode(step))
-        return self.step(step)
 
     def lead_load(self, load: Load) -> list[LoadReport]:
         """Load a model on all ranks; return what each holds. Rank 0 only, collective.

@@ -223,7 +223,7 @@ def test_notes_end_or_drain(folder: Path, size: int, note: int) -> None:
 def test_one_sequence_with_broken_logits_leaves_the_others_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ollampi.mpiruntime import runner as runner_module
 
-    plain = runner_module.Runner.lead_step
+    plain = runner_module.Runner.step
 
     def broken(self: Any, step: Any) -> Any:
         logits = plain(self, step)
@@ -232,7 +232,7 @@ def test_one_sequence_with_broken_logits_leaves_the_others_alone(folder: Path, m
             logits[0] = torch.nan
         return logits
 
-    monkeypatch.setattr(runner_module.Runner, "lead_step", broken)
+    monkeypatch.setattr(runner_module.Runner, "step", broken)
     messages = [generate(i, folder, PROMPT, sampling=GREEDY, max_tokens=4) for i in (1, 2)]
     recorder = answers(1, messages, EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=99))
     assert recorder.last(1)["code"] == "internal"

@@ -44,7 +44,9 @@ def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> to
     start, rows = 0, []
     for length in pieces:
         needed = -(-(start + length) // BLOCK)
-        logits = runner.lead_step(Step(0, [Chunk(tokens[start : start + length], start, blocks[:needed], length)]))
+        step = Step(0, [Chunk(tokens[start : start + length], start, blocks[:needed], length)])
+        runner.send(step)
+        logits = runner.step(step)
         assert logits is not None
         rows.append(logits)
         start += length
