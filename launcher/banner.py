@@ -28,7 +28,8 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
     unread = hosted.reports[0].unread
     if unread:
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")
-    body = json.dumps({"model": hosted.ref.name.removesuffix(":latest"), "prompt": "import os\n", "stream": False})
+    name = hosted.ref.name.removesuffix(":latest")
+    body = json.dumps({"model": name, "prompt": "Write the function close. Close the file."})
     return "\n".join([*lines, "", f"serving at {address}", f"  curl {address}/api/generate -d '{body}'", ""])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,19 @@ from typing import Any
 from ollampi.launcher.mpi import command, detect, environment, link_library
 
 READY_S, GONE_S = 60.0, 10.0
+
+
+DEMO = Path(__file__).resolve().parents[2] / "conf" / "models" / "demo"
+
+
+def endless_model(parent: Path) -> Path:
+    """Write the demo model into `parent` as one that knows no token to stop at; return the folder."""
+    folder = parent / "endless"
+    shutil.copytree(DEMO, folder)
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({k: v for k, v in values.items() if k != "eos_token_id"}))
+    return folder
 
 
 def free_port() -> int:
