@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 from ollampi.launcher import assemble
 from ollampi.launcher.banner import banner, url
@@ -26,6 +27,7 @@ from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Stop
 
 _FRONT_GRACE_S = 1.5
+_SIGNALS = {signal.SIGINT: END, signal.SIGTERM: END, signal.SIGUSR1: DRAIN}
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,7 @@ def run_rank(comm: Communicator, overrides: list[str]) -> int:
 
     What a user can mend is agreed on by all ranks and printed once. Anything else is raised.
     """
-    on_signals(
-        {
-            signal.SIGINT: lambda: comm.notify(END),
-            signal.SIGTERM: lambda: comm.notify(END),
-            signal.SIGUSR1: lambda: comm.notify(DRAIN),
-        }
-    )
+    on_signals({number: partial(comm.notify, note) for number, note in _SIGNALS.items()})
     try:
         config = agree(comm, lambda: compose_config(overrides, os.environ))
         runner = assemble.runner(comm, config)
@@ -93,7 +89,7 @@ def run_rank(comm: Communicator, overrides: list[str]) -> int:
             _coordinate(config, runner, agree(comm, lambda: _open(config)))
     except OllampiError as e:
         if comm.rank == 0:
-            print(f"ollampi: {e}", file=sys.stderr, flush=True)
+            _announce(str(e))
         return 1
     return 0
 
@@ -109,13 +105,11 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine)
     try:
-        hosted = models.get(assemble.find_model(config))
-        if config.engine.keep_alive_s is None:
-            hosted.default_keep_s = -1.0  # the model that the user named stays until a request says otherwise
+        hosted = models.pin(assemble.find_model(config))
         hosted.keep(None)
         library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
         print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)
-        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch).run()
+        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()
     except OllampiError:
         runner.lead(Stop())
         raise
@@ -123,8 +117,15 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
         doors.close()
 
 
+def _announce(line: str) -> None:
+    """Print a line to the operator."""
+    print(f"ollampi: {line}", file=sys.stderr, flush=True)
+
+
 def _leave(comm: Mpi | Single) -> None:
-    """Leave MPI in order."""
+    """Leave MPI in order; a second signal finds nothing to interrupt any more."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if isinstance(comm, Mpi):
         comm.finish()
 

@@ -14,14 +14,16 @@ T = TypeVar("T")
 def agree(comm: Communicator, work: Callable[[], T], kind: type[OllampiError] = OllampiError) -> T:
     """Return what `work` returns on this rank; collective.
 
-    Where it raises an OllampiError, or memory runs out, on any rank, raise `kind` with the first such rank's message on
-    all ranks. Any other exception is a defect and passes through.
+    Where it raises an OllampiError or OSError, or memory runs out, on any rank, raise `kind` with the first such rank's
+    message on all ranks. Any other exception is a defect and passes through.
     """
     error, result = b"", None
     try:
         result = work()
     except OllampiError as e:
         error = str(e).encode()
+    except OSError as e:
+        error = f"rank {comm.rank}: {e}".encode()
     except MemoryError:
         error = f"rank {comm.rank} is out of memory".encode()
     except RuntimeError as e:

@@ -27,13 +27,20 @@ class Checkpoint:
     unread: set[str] = field(default_factory=set)
 
     def read(self, name: str, rows: range, columns: range | None, out: Tensor) -> None:
-        """Fill `out` with rows (and columns) of the matrix or vector `name`, converted to the dtype of out."""
+        """Fill `out` with rows (and columns) of the matrix or vector `name`, converted to the dtype of out.
+
+        Raise CheckpointError where the file cannot be read.
+        """
         entry = self.entries[name]
         self.unread.discard(name)
         width = entry.shape[1] if len(entry.shape) == 2 else 1
         row_bytes = width * ITEM_BYTES[entry.dtype]
         piece = max(1, _PIECE_BYTES // row_bytes)
-        with entry.path.open("rb") as file:
+        try:
+            file = entry.path.open("rb")
+        except OSError as e:
+            raise _unreadable(name, entry, e) from e
+        with file:
             for first in range(rows.start, rows.stop, piece):
                 last = min(first + piece, rows.stop)
                 raw = _read_exactly(
@@ -51,13 +58,22 @@ def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEn
     data = bytearray(count)
     view, got = memoryview(data), 0
     while got < count:
-        part = os.preadv(file, [view[got:]], offset + got)
+        try:
+            part = os.preadv(file, [view[got:]], offset + got)
+        except OSError as e:
+            raise _unreadable(name, entry, e) from e
         if part == 0:
             raise CheckpointError(
                 f"{entry.path}: tensor {name!r} ends after {got} of {count} bytes; fetch the file again"
             )
         got += part
     return data
+
+
+def _unreadable(name: str, entry: TensorEntry, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{entry.path}: tensor {name!r} cannot be read: {error.strerror}; check the file and its file system"
+    )
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -67,7 +83,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     index = folder / "model.safetensors.index.json"
     entries: dict[str, TensorEntry] = {}
-    for path in _indexed_files(index) if index.exists() else _plain_files(folder):
+    for path in _indexed_files(index) if index.is_file() else _plain_files(folder):
         for name, entry in read_header(path).items():
             if name in entries:
                 raise CheckpointError(f"tensor {name!r} is in {entries[name].path.name} and in {path.name} of {folder}")
@@ -78,7 +94,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def _plain_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a folder without an index."""
     single = folder / "model.safetensors"
-    files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth")]
         hint = f"; {others[0]} is a pickle and is not read, convert it to safetensors" if others else ""
@@ -95,7 +111,7 @@ def _indexed_files(index: Path) -> list[Path]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} names the file {name!r}; it must be a *.safetensors file beside the index")
-        if not (index.parent / name).exists():
+        if not (index.parent / name).is_file():
             raise CheckpointError(f"{index.parent / name} is missing; {index.name} names it, fetch it again")
     return [index.parent / name for name in names]
 

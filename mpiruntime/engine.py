@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError, ShutdownError
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sampler import describe, sample
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Step, Stop
+from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
 from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
+_SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 _CODES: list[tuple[type[OllampiError], str]] = [
     (ShutdownError, "shutdown"),
@@ -55,7 +57,11 @@ class _Active:
 
 
 class Engine:
-    """The coordinator's loop. `observe` gets the times of every step; `supervise` is called several times a second."""
+    """The coordinator's loop.
+
+    observe gets the times of every step; supervise is called several times a second; announce gets a line when the
+    loop begins to end.
+    """
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class Engine:
         drain_timeout_s: float,
         observe: Callable[[StepTimes], None] = lambda times: None,
         supervise: Callable[[], None] = lambda: None,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.runner = runner
         self.models = models
@@ -72,8 +79,11 @@ class Engine:
         self.drain_timeout_s = drain_timeout_s
         self.observe = observe
         self.supervise = supervise
+        self.announce = announce
         self._active: dict[Sequence, _Active] = {}
         self._by_id: dict[tuple[Client, int], _Active] = {}
+        self._waiting = WaitingRoom(models.settings.max_queue)
+        self._retry_due = False
         self._stop_at: float | None = None
         self._checked = True
 
@@ -89,8 +99,10 @@ class Engine:
                 self.supervise()
                 self.models.expire(now)
             self._step_all()
+            self._retry()
+        self._refuse_waiting()
         for active in list(self._active.values()):
-            self._fail(active, "shutdown", "the server is shutting down; try again later")
+            self._fail(active, "shutdown", _SHUTDOWN_TEXT)
         self.runner.lead(Stop())
 
     def stop(self, note: int) -> None:
@@ -100,9 +112,13 @@ class Engine:
         """
         now = time.monotonic()
         if note == END:
+            if self._stop_at is None or self._stop_at > now:
+                self.announce(f"stopping; {len(self._active)} requests end unfinished")
             self._stop_at = now
         elif self._stop_at is None:
+            self.announce(f"draining; {len(self._active)} requests go on for at most {self.drain_timeout_s:g} s")
             self._stop_at = now + self.drain_timeout_s
+        self._refuse_waiting()
 
     def _finished(self) -> bool:
         """Return whether the loop is over."""
@@ -119,38 +135,45 @@ class Engine:
 
     def _handle(self, client: Client, message: Message) -> None:
         """Act on one message; an error goes back to its sender and harms nobody else."""
-        op, number = message.get("op"), message.get("id", 0)
         try:
-            if op == "generate":
-                self._generate(client, number, GenerateRequest.from_wire(message["request"]))
-            elif op == "load":
-                usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
-                client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
-            elif op == "unload":
-                self.models.unload_when_idle(message["model"]["name"])
-                client.post({"id": number, "kind": "done", "reason": "unload", "usage": asdict(Usage())})
-            elif op == "loaded":
-                client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
-            elif op == "cancel":
-                self._cancel(client, number)
-            elif op == "gone":
-                self._forget(client)
+            try:
+                self._act(client, message)
+            except NotYet as e:
+                self._waiting.add(Waiting(client, message, e.names))
         except OllampiError as e:
             code = next((code for kind, code in _CODES if isinstance(e, kind)), "internal")
-            client.post({"id": number, "kind": "error", "code": code, "message": str(e)})
+            client.post({"id": message.get("id", 0), "kind": "error", "code": code, "message": str(e)})
+
+    def _act(self, client: Client, message: Message) -> None:
+        """Act on one message; raise OllampiError for its sender, NotYet where it must wait."""
+        op, number = message.get("op"), message.get("id", 0)
+        if op == "generate":
+            self._generate(client, number, GenerateRequest.from_wire(message["request"]))
+        elif op == "load":
+            usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
+            client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
+        elif op == "unload":
+            self.models.unload_when_idle(message["model"]["name"])
+            client.post({"id": number, "kind": "done", "reason": "unload", "usage": asdict(Usage())})
+        elif op == "loaded":
+            client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
+        elif op == "cancel":
+            self._cancel(client, number)
+        elif op == "gone":
+            self._forget(client)
 
     def _load(self, ref: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
         """Load a model unless it is there; return how long that took."""
         self._refuse_while_draining()
         began = time.monotonic()
-        self.models.get(ref, context).keep(keep_alive_s)
+        self._model(ref, context).keep(keep_alive_s)
         return Usage(load_ns=int((time.monotonic() - began) * 1e9))
 
     def _generate(self, client: Client, number: int, request: GenerateRequest) -> None:
         """Queue a request, loading its model first where needed."""
         self._refuse_while_draining()
         began = time.monotonic()
-        model = self.models.get(request.model, request.context)
+        model = self._model(request.model, request.context)
         model.check_tokens(request.prompt)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
@@ -161,10 +184,29 @@ class Engine:
         self._active[sequence] = active
         self._by_id[client, number] = active
 
+    def _model(self, ref: ModelRef, context: int | None) -> HostedModel:
+        """Return a model in memory; raise NotYet where it, or an earlier request for it, must wait."""
+        if self._waiting.concerns(ref.name):
+            raise NotYet({ref.name})
+        return self.models.get(ref, context)
+
+    def _retry(self) -> None:
+        """Act again on the messages that wait, in order, where a request has ended since."""
+        if self._waiting and self._retry_due:
+            for waiting in self._waiting.empty():
+                self._handle(waiting.client, waiting.message)
+        self._retry_due = False
+
+    def _refuse_waiting(self) -> None:
+        """Answer the messages that wait: the server is about to end."""
+        for waiting in self._waiting.empty():
+            error = {"code": "shutdown", "message": _SHUTDOWN_TEXT}
+            waiting.client.post({"id": waiting.id, "kind": "error", **error})
+
     def _refuse_while_draining(self) -> None:
         """Raise ShutdownError once the server is about to end."""
         if self._stop_at is not None:
-            raise ShutdownError("the server is shutting down; try again later")
+            raise ShutdownError(_SHUTDOWN_TEXT)
 
     def _cancel(self, client: Client, number: int) -> None:
         """Drop a request; one that has ended already is ignored."""
@@ -172,9 +214,14 @@ class Engine:
         if active is not None:
             self._end(active)
             active.post("done", reason="cancel", usage=asdict(active.sequence.usage()))
+        elif self._waiting.drop(client, number):
+            self._retry_due = True
+            client.post({"id": number, "kind": "done", "reason": "cancel", "usage": asdict(Usage())})
 
     def _forget(self, client: Client) -> None:
         """Drop all requests of a client that is gone."""
+        self._waiting.drop(client)
+        self._retry_due = True
         for active in [a for a in self._active.values() if a.client is client]:
             self._end(active)
 
@@ -189,6 +236,7 @@ class Engine:
         del self._active[active.sequence]
         del self._by_id[active.client, active.id]
         active.model.touch()
+        self._retry_due = True
 
     # ---- steps ----
 

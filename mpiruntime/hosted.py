@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ollampi.mpiruntime.block_manager import BlockManager
-from ollampi.mpiruntime.errors import BusyError, RequestError
+from ollampi.mpiruntime.errors import RequestError
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.scheduler import Scheduler
-from ollampi.mpiruntime.step import Load, Unload
+from ollampi.mpiruntime.step import Check, Load, Unload
 
 KEEP_ALIVE_S = 300.0
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
@@ -38,6 +38,14 @@ class EngineSettings:
     keep_alive_s: float | None = None
 
 
+class NotYet(Exception):
+    """A model cannot be had before another one, or its own smaller self, is idle; `names` are the models concerned."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__(f"{' and '.join(sorted(names))} must be idle first")
+        self.names = names
+
+
 class HostedModel:
     """A model in memory on all ranks."""
 
@@ -49,6 +57,7 @@ class HostedModel:
         load: Load,
         reports: list[LoadReport],
         settings: EngineSettings,
+        default_keep_s: float,
     ) -> None:
         self.number = number
         self.ref = ref
@@ -62,8 +71,8 @@ class HostedModel:
             settings.max_running,
             settings.max_queue,
         )
-        self.default_keep_s = KEEP_ALIVE_S if settings.keep_alive_s is None else settings.keep_alive_s
-        self.keep_s = self.default_keep_s
+        self.default_keep_s = default_keep_s
+        self.keep_s = default_keep_s
         self.last_used = time.monotonic()
 
     def keep(self, keep_alive_s: float | None) -> None:
@@ -106,26 +115,29 @@ class Models:
         self.runner = runner
         self.settings = settings
         self._hosted: dict[str, HostedModel] = {}
+        self._pinned: ModelRef | None = None
         self._next_number = 0
+
+    def pin(self, ref: ModelRef) -> HostedModel:
+        """Load the model that the server was started for; it stays unless the settings or a request say otherwise."""
+        self._pinned = ref
+        return self.get(ref)
 
     def get(self, ref: ModelRef, context: int | None = None) -> HostedModel:
         """Return the model, loading it where it is not there; where a request needs a larger context, load it anew.
 
-        Raise ModelError where it cannot be loaded and BusyError where no idle model can make room for it.
+        Raise ModelError where it cannot be loaded, and then all models are as before where config, files or memory
+        are the reason; raise NotYet where a model that must go first has work.
         """
         hosted = self._hosted.get(ref.name)
-        if hosted is not None and hosted.ref == ref:
-            wanted = min(context or 0, hosted.config.max_context)
-            if wanted <= hosted.context or not hosted.scheduler.idle:
-                return hosted
-        if hosted is not None:
-            self._require_idle(hosted)
-            self._unload(hosted)
-        elif len(self._hosted) >= self.settings.max_loaded_models:
-            oldest = min(self._hosted.values(), key=lambda m: (not m.scheduler.idle, m.last_used))
-            self._require_idle(oldest)
-            self._unload(oldest)
-        return self._load(ref, context)
+        if hosted is not None and hosted.ref == ref and min(context or 0, hosted.config.max_context) <= hosted.context:
+            return hosted
+        leaving = hosted
+        if hosted is None and len(self._hosted) >= self.settings.max_loaded_models:
+            leaving = min(self._hosted.values(), key=lambda m: (not m.scheduler.idle, m.keep_s < 0, m.last_used))
+        if leaving is not None and not leaving.scheduler.idle:
+            raise NotYet({ref.name, leaving.ref.name})
+        return self._load(ref, context, leaving)
 
     def busy(self) -> list[HostedModel]:
         """Return the models that have work."""
@@ -151,11 +163,11 @@ class Models:
         for hosted in self._hosted.values():
             hosted.scheduler.check()
 
-    def _load(self, ref: ModelRef, context: int | None) -> HostedModel:
-        """Load a model on all ranks."""
+    def _load(self, ref: ModelRef, context: int | None, leaving: HostedModel | None) -> HostedModel:
+        """Load a model on all ranks in place of another one, or in addition."""
         config = read_config(Path(ref.path))
         settings = self.settings
-        length = min(context or settings.context_length, config.max_context)
+        length = min(max(context or 0, settings.context_length), config.max_context)
         load = Load(
             model=self._next_number,
             path=ref.path,
@@ -164,18 +176,23 @@ class Models:
             num_blocks=-(-max(settings.cache_tokens, length) // settings.block_size),
             block_size=settings.block_size,
         )
-        reports = self.runner.lead_load(load)
-        hosted = HostedModel(self._next_number, ref, config, load, reports, settings)
+        self.runner.lead_check(Check(**asdict(load), leaving=[leaving.number] if leaving else []))
+        if leaving is not None:
+            self._unload(leaving)
+        hosted = HostedModel(
+            load.model, ref, config, load, self.runner.lead_load(load), settings, self._default_keep_s(ref)
+        )
         self._next_number += 1
         self._hosted[ref.name] = hosted
         return hosted
+
+    def _default_keep_s(self, ref: ModelRef) -> float:
+        """Return how long a model stays where no request says so."""
+        if self.settings.keep_alive_s is not None:
+            return self.settings.keep_alive_s
+        return -1.0 if ref == self._pinned else KEEP_ALIVE_S
 
     def _unload(self, hosted: HostedModel) -> None:
         """Free a model on all ranks."""
         del self._hosted[hosted.ref.name]
         self.runner.lead(Unload(hosted.number))
-
-    def _require_idle(self, hosted: HostedModel) -> None:
-        """Raise BusyError where a model that must go has work."""
-        if not hosted.scheduler.idle:
-            raise BusyError("server busy, please try again.  maximum pending requests exceeded")

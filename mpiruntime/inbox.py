@@ -6,12 +6,15 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ollampi.mpiruntime import wire
 
 Event = dict[str, Any]
+_GONE: wire.Message = {"op": "gone"}
 
 
 class Client(Protocol):
@@ -50,11 +53,14 @@ class Local:
 class SocketClient:
     """One connection of the HTTP process: a thread reads its messages, another writes the events."""
 
-    def __init__(self, connection: socket.socket, deliver: Callable[[Client, wire.Message], None]) -> None:
+    def __init__(self, connection: socket.socket, deliver: Callable[[SocketClient, wire.Message], None]) -> None:
         self._connection = connection
         self._deliver = deliver
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
+
+    def start(self) -> None:
+        """Begin to read and write."""
         self._writer.start()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -62,20 +68,22 @@ class SocketClient:
         """Queue the event for the writer."""
         self._events.put(event)
 
-    def close(self, timeout_s: float) -> None:
-        """Send what is queued, then close the connection; waits at most timeout_s."""
+    def close(self, timeout_s: float | None) -> None:
+        """Send what is queued, then close the connection; waits at most timeout_s where one is given."""
         self._events.put(None)
         self._writer.join(timeout_s)
         self._connection.close()
 
     def _read(self) -> None:
-        """Deliver every message; at the end of the connection tell the engine that this client is gone."""
+        """Deliver every message; at the end of the connection close it and tell the engine that this client is gone."""
         try:
             while True:
                 self._deliver(self, wire.receive(self._connection))
         except (wire.Closed, ValueError):
-            self._events.put(None)
-            self._deliver(self, {"op": "gone"})
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)  # a writer that waits for its peer wakes up
+            self.close(timeout_s=None)
+            self._deliver(self, _GONE)
 
     def _write(self) -> None:
         """Send the queued events, all that are there in one frame."""
@@ -101,7 +109,7 @@ class SocketInbox:
     def __init__(self, address: str) -> None:
         self.address = address
         self._messages: queue.SimpleQueue[tuple[Client, wire.Message]] = queue.SimpleQueue()
-        self._clients: list[SocketClient] = []
+        self._clients: set[SocketClient] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(wire.unix_address(address))
         self._listener.listen(8)
@@ -117,7 +125,7 @@ class SocketInbox:
     def close(self, timeout_s: float = 1.0) -> None:
         """Stop listening, send what is queued and close all connections."""
         self._listener.close()
-        for client in self._clients:
+        for client in list(self._clients):
             client.close(timeout_s)
 
     def _accept(self) -> None:
@@ -126,10 +134,19 @@ class SocketInbox:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return
+                if self._listener.fileno() < 0:
+                    return
+                time.sleep(0.1)  # no descriptor is free now
+                continue
             if wire.peer_uid(connection) not in (0, os.getuid()):
                 connection.close()
                 continue
-            self._clients.append(
-                SocketClient(connection, lambda client, message: self._messages.put((client, message)))
-            )
+            client = SocketClient(connection, self._deliver)
+            self._clients.add(client)
+            client.start()
+
+    def _deliver(self, client: SocketClient, message: wire.Message) -> None:
+        """Queue a message for the engine; forget a client that is gone."""
+        if message is _GONE:
+            self._clients.discard(client)
+        self._messages.put((client, message))

@@ -6,7 +6,7 @@ from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import GROUP, Shard
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
-RUNTIME_BYTES = 400 << 20  # the interpreter, torch and the buffers of one step
+RUNTIME_BYTES = 256 << 20  # what a rank takes beside weights and cache: buffers of a step, kernels made at run time
 
 
 def shard_parameters(config: ModelConfig, shard: Shard) -> int:

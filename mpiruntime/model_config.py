@@ -107,6 +107,8 @@ class _Fields:
 def read_config(folder: Path) -> ModelConfig:
     """Return the config of the model in `folder`; raise ModelError with the file, the key and the value."""
     path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{path} is no file; a model is a folder with a Hugging Face config.json")
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, human, shard_parameters
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.step import Load, Message, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.step import Check, Load, Message, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.world import RankFacts, free_memory
 
 
@@ -68,6 +69,11 @@ class Runner:
         self.comm.broadcast(encode(load))
         return self.load(load)
 
+    def lead_check(self, check: Check) -> None:
+        """Raise ModelError where config, files or free memory of any rank forbid a load. Rank 0 only, collective."""
+        self.comm.broadcast(encode(check))
+        self.check(check)
+
     def lead(self, message: Unload | Stop) -> None:
         """Send any other message to all ranks and act on it. Rank 0 only."""
         self.comm.broadcast(encode(message))
@@ -86,10 +92,8 @@ class Runner:
         elif isinstance(message, Unload):
             self.unload(message)
         elif isinstance(message, Load):
-            try:
-                self.load(message)
-            except ModelError:
-                return
+            with suppress(ModelError):
+                self.check(message) if isinstance(message, Check) else self.load(message)
 
     @torch.inference_mode()
     def step(self, step: Step) -> Tensor | None:
@@ -101,14 +105,20 @@ class Runner:
         """Free the memory of a model; one that is not loaded is ignored."""
         self._models.pop(unload.model, None)
 
+    def check(self, check: Check) -> None:
+        """Raise ModelError on every rank where any rank sees that the load would fail; collective."""
+        try:
+            needed = agree(self.comm, lambda: self._needed_bytes(check))
+            self._check_memory(check, needed, sum(self._held_bytes(number) for number in check.leaving))
+        except OllampiError as e:
+            raise ModelError(str(e)) from e
+
     def load(self, load: Load) -> list[LoadReport]:
         """Load this rank's slice; return what all ranks hold; collective.
 
         Raise ModelError on every rank where any rank cannot, with the first such rank's message.
         """
         try:
-            needed = agree(self.comm, lambda: self._needed_bytes(load))
-            self._check_memory(load, needed)
             report = agree(self.comm, lambda: self._load_slice(load))
         except OllampiError as e:
             self.unload(Unload(load.model))
@@ -116,19 +126,26 @@ class Runner:
         return [LoadReport(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(report)).encode())]
 
     def _needed_bytes(self, load: Load) -> int:
-        """Return the bytes that this rank will need."""
+        """Return the bytes that this rank will need; raise ModelError where config or file headers are damaged."""
         config = read_config(Path(load.path))
+        open_checkpoint(Path(load.path))
         item = ITEM_BYTES[load.dtype]
         cache = cache_bytes(config, self.shard, load.num_blocks * load.block_size, item)
         return shard_parameters(config, self.shard) * item + cache + RUNTIME_BYTES
 
-    def _check_memory(self, load: Load, needed_here: int) -> None:
-        """Raise ModelError where the ranks of a host need more than is free there; collective."""
-        mine = json.dumps([needed_here, free_memory()]).encode()
+    def _held_bytes(self, number: int) -> int:
+        """Return the bytes that unloading a model frees on this rank."""
+        model = self._models.get(number)
+        return model.decoder.size_bytes + model.cache.size_bytes if model else 0
+
+    def _check_memory(self, load: Load, needed_here: int, freed_here: int) -> None:
+        """Raise ModelError where the ranks of a host need more than is free there then; collective."""
+        mine = json.dumps([needed_here, freed_here, free_memory()]).encode()
         told = [json.loads(m) for m in self.comm.collect(mine)]
         for fact in self.facts:
             local = [t for t, other in zip(told, self.facts, strict=True) if other.host == fact.host]
-            needed, free = sum(n for n, _ in local), min(f for _, f in local)
+            needed = sum(need for need, _, _ in local)
+            free = min(free for _, _, free in local) + sum(freed for _, freed, _ in local)
             if needed > free:
                 raise ModelError(
                     f"{load.path} with dtype={load.dtype} and {load.num_blocks * load.block_size} cache tokens needs"

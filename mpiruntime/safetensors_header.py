@@ -48,6 +48,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 def read_header_bytes(path: Path) -> tuple[bytes, int]:
     """Return the header's JSON as it stands in the file and the file's size; raise CheckpointError."""
     try:
+        if not path.is_file():  # opening a pipe would block for ever
+            raise CheckpointError(f"{path} is no regular file; fetch it again")
         file_bytes = path.stat().st_size
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))

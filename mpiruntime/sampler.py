@@ -26,7 +26,9 @@ def sample(logits: NDArray[np.float32], sampling: Sampling, tokens: list[int], s
     if sampling.temperature == 0:
         return int(scores.argmax())
     candidates = _candidates(scores, sampling)
-    probabilities = _softmax(scores[candidates] / sampling.temperature)
+    below = scores[candidates] - scores[candidates].max()
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the likeliest to -inf, which is right
+        probabilities = _softmax(below / sampling.temperature)
     return int(candidates[_draw(probabilities, seed, position)])
 
 

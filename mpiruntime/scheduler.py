@@ -38,7 +38,7 @@ class Scheduler:
                 f"the prompt of {len(sequence.tokens)} tokens is longer than the context length currently available"
                 f" ({sequence.context} tokens); shorten it or start the server with a larger context_length"
             )
-        if len(self.waiting) >= self.max_waiting:
+        if len(self.running) + len(self.waiting) >= self.max_running + self.max_waiting:
             raise BusyError("server busy, please try again.  maximum pending requests exceeded")
         self.waiting.append(sequence)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,13 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Check(Load):
+    """Find out whether a Load can succeed once the models `leaving` are unloaded; changes nothing."""
+
+    leaving: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Unload:
     """Forget a model and free its memory."""
 
@@ -54,8 +61,8 @@ class Stop:
     """Leave the loop."""
 
 
-Message = Step | Load | Unload | Stop
-_BY_NAME = {kind.__name__: kind for kind in (Load, Unload, Stop)}
+Message = Step | Load | Check | Unload | Stop
+_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Stop)}
 
 
 def encode(message: Message) -> bytes:

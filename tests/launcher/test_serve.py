@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -20,7 +21,14 @@ from support.servers import Server, alive, endless_model, free_port, mpirun, run
 
 
 def shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("sm_segment", "mpich_shm", "vader", "ucx"))}
+    """Return the shared-memory files of MPI libraries that no process maps; other jobs may be starting meanwhile."""
+    kinds = ("sm_segment", "mpich_shm", "vader", "ucx")
+    names = {name for name in os.listdir("/dev/shm") if name.startswith(kinds)}
+    for entry in Path("/proc").iterdir() if names else ():
+        with suppress(OSError):
+            mapped = (entry / "maps").read_text() if entry.name.isdigit() else ""
+            names = {name for name in names if name not in mapped}
+    return names
 
 
 def port_is_free(port: int) -> bool:
@@ -106,6 +114,8 @@ def test_a_signal_ends_the_job_while_it_answers(tmp_path: Path, number: int, tar
             os.kill(job.process.pid if target == "mpirun" else job.ranks()[int(target[-1])], number)
             read_to_end(connection)
         assert_nothing_is_left(job, pids, before, within_s=8)
+        if target != "mpirun":  # which closes the ranks' output before they end
+            assert job.log.read_text().count("ollampi: stopping; 1 requests end unfinished") == 1
 
 
 @pytest.mark.parametrize("target", ["mpirun", "rank 1", "rank 0"])
@@ -120,6 +130,8 @@ def test_usr1_drains_running_answers_finish_new_ones_are_refused(tmp_path: Path,
         last = json.loads(rest.split(b"\r\n")[-4])  # before the last chunk, which is empty
         assert (last["done_reason"], last["eval_count"]) == ("length", 1500)
         assert job.process.wait(10) == 0
+        said = re.findall(r"^ollampi: draining; [12] requests go on for at most 60 s$", job.log.read_text(), re.M)
+        assert len(said) == 1
         assert_nothing_is_left(job, pids, before, within_s=3)
 
 
@@ -237,3 +249,43 @@ def test_more_ranks_than_heads_is_one_message(tmp_path: Path) -> None:
     assert status == 1
     assert "cannot cut 2 attention heads into 3 shards; use at most 2 ranks" in output
     assert output.count("ollampi: ") == 1
+
+
+@contextmanager
+def launched(tmp_path: Path, line: str) -> Iterator[Server]:
+    """Run `ollampi` with the rest of a shell line until the block ends."""
+    port, log = free_port(), tmp_path / "launch.log"
+    ollampi = f"exec {sys.executable} -m ollampi {line} server.port={port}"
+    with log.open("w") as out, subprocess.Popen(["sh", "-c", ollampi], stdout=out, stderr=out, text=True) as process:
+        job = Server(process, port, log)
+        try:
+            wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, 60, "the server")
+            assert process.poll() is None, log.read_text()
+            yield job
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_launch_ends_with_status_0_where_it_is_told_to_end(tmp_path: Path, number: int) -> None:
+    before = shared_memory()
+    with launched(tmp_path, "launch -n 2") as job:
+        pids = job.processes()
+        job.signal(number)
+        assert job.process.wait(10) == 0, job.log.read_text()
+        assert_nothing_is_left(job, pids, before, within_s=2)
+
+
+def test_killing_launch_leaves_nothing_after_two_seconds(tmp_path: Path) -> None:
+    before = shared_memory()
+    with launched(tmp_path, "launch -n 4") as job:
+        pids = job.processes()
+        job.process.kill()
+        assert_nothing_is_left(job, pids, before, within_s=2)
+
+
+def test_a_server_without_stdin_answers(tmp_path: Path) -> None:
+    with launched(tmp_path, "serve 0<&-") as job:
+        assert job.generate("import os\n", 4)
+        job.signal(signal.SIGTERM)
+        assert job.process.wait(10) == 0

@@ -106,7 +106,7 @@ def test_bad_requests_harm_nobody(folder: Path) -> None:
 
 
 def test_a_full_queue_answers_busy_with_ollamas_text(folder: Path) -> None:
-    settings = EngineSettings(cache_tokens=128, block_size=4, max_queue=2)
+    settings = EngineSettings(cache_tokens=128, block_size=4, max_running=1, max_queue=1)
     recorder = answers(1, [generate(i, folder, PROMPT, max_tokens=2) for i in range(5)], settings)
     kinds = [recorder.last(i)["kind"] for i in range(5)]
     assert kinds == ["done", "done", "error", "error", "error"]
@@ -131,7 +131,7 @@ def test_load_unload_and_listing(folder: Path) -> None:
     assert listed["size_bytes"] > 4 * 100_000
     assert listed["expires_at"] is not None
     (kept,) = recorder.last(7)["models"]
-    assert (kept["context_length"], kept["expires_at"]) == (64, None)
+    assert (kept["context_length"], kept["expires_at"]) == (256, None)  # the smaller one is a limit of a request only
     assert [recorder.last(i)["reason"] for i in (2, 4, 6)] == ["load", "unload", "load"]
 
 

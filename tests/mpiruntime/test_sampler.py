@@ -83,3 +83,11 @@ def test_logprobs_are_those_of_the_plain_logits() -> None:
     assert math.isclose(found.logprob, math.log(0.3), abs_tol=1e-6)
     assert [t for t, _ in found.top] == [1, 2]
     assert math.isclose(found.top[0][1], math.log(0.4), abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-30, 1e-6])
+def test_a_tiny_temperature_is_greedy_and_never_breaks(temperature: float) -> None:
+    logits = np.array([3.0, 3.5, -1e30, 3.4], dtype=np.float32)
+    for top_k in (0, 3):
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=1.0)
+        assert sample(logits, sampling, [], seed=1, position=5) == 1

@@ -115,6 +115,7 @@ def test_limits_are_refused_with_the_documented_texts() -> None:
     with pytest.raises(ContextError, match="16 tokens is longer than the context length currently available"):
         scheduler.add(sequence(16))
     scheduler.add(sequence(3))
+    scheduler.add(sequence(3))
     with pytest.raises(BusyError, match=r"server busy, please try again\.  maximum pending requests exceeded"):
         scheduler.add(sequence(3))
 

@@ -1,0 +1,69 @@
+"""The coordinator's socket: messages in, events out, and nothing left of a client that is gone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ollampi.mpiruntime import wire
+from ollampi.mpiruntime.inbox import SocketInbox
+
+
+@pytest.fixture
+def inbox() -> Iterator[SocketInbox]:
+    inbox = SocketInbox(f"unix:@ollampi-test-{secrets.token_hex(8)}")
+    yield inbox
+    inbox.close()
+
+
+def connect(inbox: SocketInbox) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(wire.unix_address(inbox.address))
+    return connection
+
+
+def num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_messages_come_in_order_and_events_go_back(inbox: SocketInbox) -> None:
+    with connect(inbox) as connection:
+        for number in range(3):
+            wire.send(connection, {"op": "loaded", "id": number})
+        for number in range(3):
+            taken = inbox.get(5)
+            assert taken is not None
+            assert taken[1]["id"] == number
+            taken[0].post({"id": number})
+        received: list[int] = []
+        while len(received) < 3:
+            received += [event["id"] for event in wire.receive(connection)["events"]]
+        assert received == [0, 1, 2]
+
+
+@pytest.mark.parametrize("farewell", ["close", "junk", "silence"])
+def test_nothing_is_left_of_clients_that_are_gone(inbox: SocketInbox, farewell: str) -> None:
+    before = num_descriptors()
+    for _ in range(20):
+        connection = connect(inbox)
+        wire.send(connection, {"op": "loaded", "id": 1})
+        taken = inbox.get(5)
+        assert taken is not None
+        if farewell == "silence":  # it never reads what it asked for, so the writer waits for it
+            for _ in range(50):
+                taken[0].post({"id": 1, "text": "x" * 100_000})
+        if farewell == "junk":
+            connection.sendall(b"\xff" * 64)
+        connection.close()
+        gone = inbox.get(5)
+        assert gone is not None
+        assert gone[1] == {"op": "gone"}
+    deadline = time.monotonic() + 5
+    while num_descriptors() > before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert num_descriptors() == before
