@@ -1,8 +1,9 @@
 """Print the numbers of a running server: start, memory and bytes read per rank, idle cost, first token after idling.
 
-    python benchmarks/serve.py [--sizes 1 2 3 4] [--make]
+    python benchmarks/serve.py [--sizes 1 2 3 4] [--make | --memory]
 
---make starts with `make serve` (after it has installed) and measures the start only.
+--make starts with `make serve` (after it has installed) and measures the start only. --memory loads a random model of
+200 million weights in fp32 and compares what each rank's process grows by with what it should hold.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.servers import Server, free_port, server  # noqa: E402
+from support.checkpoints import write_checkpoint  # noqa: E402
+from support.servers import DEMO, Server, free_port, server  # noqa: E402
+
+from ollampi.mpiruntime.safetensors_header import read_header  # noqa: E402
 
 BODY = {"model": "demo", "prompt": "import os\n", "raw": True, "options": {"num_predict": 2, "temperature": 0}}
 
@@ -112,18 +117,51 @@ def measure_make() -> None:
     process.wait(20)
 
 
+def write_large(folder: Path) -> tuple[Path, int, int]:
+    """Write a random checkpoint; return its folder, its weights, and how many of them every rank holds (the norms)."""
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16}
+    write_checkpoint(folder, **shape, num_key_value_heads=4, vocab_size=32000)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((DEMO / name).read_bytes())
+    sizes = {k: t.num_elements for k, t in read_header(folder / "model.safetensors").items()}
+    return folder, sum(sizes.values()), sum(size for name, size in sizes.items() if "norm" in name)
+
+
+def loaded_bytes(size: int, folder: Path, model: Path) -> list[int]:
+    """Return the resident bytes of each rank's process right after the model was loaded."""
+    no_cache = ("engine.context_length=64", "engine.cache_tokens=64")  # next to none: the banner gives its bytes
+    with server(size, folder, "dtype=float32", f"model={model}", *no_cache) as job:
+        return [resident_bytes(pid) for pid in job.ranks()]
+
+
+def measure_memory(sizes: list[int], folder: Path) -> None:
+    """Print per world size what a rank should hold, and what its process grew by against the demo model."""
+    model, weights, norms = write_large(folder / "large")
+    for size in sizes:
+        wanted = 4 * ((weights - norms) / size + norms)
+        small = loaded_bytes(size, folder, DEMO)
+        grown = [b - a for a, b in zip(small, loaded_bytes(size, folder, model), strict=True)]
+        demo = 4 * 5573888 / size  # which the processes compared with hold themselves
+        shown = ", ".join(f"{(g + demo) / 2**20:.0f} ({100 * ((g + demo) / wanted - 1):+.1f} %)" for g in grown)
+        print(f"mpirun -n {size}: weights/{size} + norms = {wanted / 2**20:.0f} MiB; ranks grew by {shown}", flush=True)
+
+
 def main() -> None:
     """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--make", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
     if args.make:
         measure_make()
         return
-    folder = Path(os.environ.get("TMPDIR", "/tmp"))
-    for size in args.sizes:
-        measure(size, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.memory:
+            measure_memory(args.sizes, Path(folder))
+            return
+        for size in args.sizes:
+            measure(size, Path(folder))
 
 
 if __name__ == "__main__":

@@ -122,13 +122,13 @@ def test_a_signal_ends_the_job_while_it_answers(tmp_path: Path, number: int, tar
 def test_usr1_drains_running_answers_finish_new_ones_are_refused(tmp_path: Path, target: str) -> None:
     before = shared_memory()
     with server(2, tmp_path, f"model={endless_model(tmp_path)}") as job:
-        with open_stream(job, num_predict=1500) as connection:
+        with open_stream(job, num_predict=600) as connection:
             pids = job.processes()
             os.kill(job.process.pid if target == "mpirun" else job.ranks()[int(target[-1])], signal.SIGUSR1)
             wait_until(lambda: refused(job), 5, "new work to be refused")
             rest = read_to_end(connection)
         last = json.loads(rest.split(b"\r\n")[-4])  # before the last chunk, which is empty
-        assert (last["done_reason"], last["eval_count"]) == ("length", 1500)
+        assert (last["done_reason"], last["eval_count"]) == ("length", 600)
         assert job.process.wait(10) == 0
         said = re.findall(r"^ollampi: draining; [12] requests go on for at most 60 s$", job.log.read_text(), re.M)
         assert len(said) == 1

@@ -70,7 +70,7 @@ def test_a_request_for_a_larger_context_waits_for_running_ones_and_later_ones_do
     assert recorder.tokens(3) == reference_greedy(folder, PROMPT, 2)
     first = {number: next(i for i, e in enumerate(recorder.log) if e["id"] == number) for number in (1, 2, 3)}
     assert first[1] < first[2]
-    assert [e["id"] for e in recorder.log if e["kind"] == "done"][0] == 1
+    assert next(e["id"] for e in recorder.log if e["kind"] == "done") == 1
 
 
 def test_two_models_take_turns_where_one_fits(folder: Path, other: Path) -> None:
