@@ -16,6 +16,11 @@ from ollampi.api.store import Store
 from ollampi.api.stream import json_answer
 
 _PLAIN = {404: "404 page not found", 405: "405 method not allowed"}
+_TEXTS = {
+    400: "the request body is broken or ends too early",
+    413: "the request body is too large",
+    500: INTERNAL_TEXT,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +43,10 @@ def _http_answer(error: HTTPException) -> Response:
         if allowed := getattr(error, "valid_methods", None):
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response
-    texts = {413: "the request body is too large", 500: INTERNAL_TEXT}
-    return json_answer({"error": texts.get(status, error.name.lower())}, status)
+    response = json_answer({"error": _TEXTS.get(status, error.name.lower())}, status)
+    if status in (400, 413):
+        response.headers["Connection"] = "close"  # what follows on it is the rest of the body
+    return response
 
 
 def _answer(error: Exception) -> Response:

@@ -1,66 +1,88 @@
-"""Render a model's own chat template (Jinja) in a sandbox, with the names that transformers offers to templates."""
+"""Render a model's own chat template (Jinja) in a helper process with limits on its time and memory."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from typing import Any, NoReturn
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from ollampi.api.errors import shown
+from ollampi.api.template_worker import CPU_S, GROWTH_BYTES, MAX_OUTPUT_CHARS
+from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import ModelError, RequestError
 
-MAX_TEMPLATE_CHARS = 1 << 20
+NUM_HELPERS = 2
+WALL_S = 30.0  # for CPU_S of work; a helper that takes longer is stopped or starved
+_REMEDY = "send less, or correct the template in the model folder"
+_FAILURES = {
+    "syntax": "the model's chat template cannot be compiled; correct it in the model folder",
+    "memory": f"the model's chat template needed more than {GROWTH_BYTES >> 20} MB for these messages; {_REMEDY}",
+    "size": f"the model's chat template wrote more than {MAX_OUTPUT_CHARS} characters for these messages; {_REMEDY}",
+}
 
 
-class _Refused(TemplateError):
-    """The template itself refused the messages."""
+class ChatTemplates:
+    """Renders chat templates; its helper processes start with the first requests and end with it. Thread-safe."""
 
+    def __init__(self) -> None:
+        self._idle: queue.LifoQueue[_Helper | None] = queue.LifoQueue()
+        for _ in range(NUM_HELPERS):
+            self._idle.put(None)
 
-class ChatTemplate:
-    """A compiled chat template; render is safe to call from several threads."""
-
-    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        if len(source) > MAX_TEMPLATE_CHARS:
-            raise ModelError(f"the model's chat template has more than {MAX_TEMPLATE_CHARS} characters; shorten it")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=_refuse, strftime_now=_now)
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        try:
-            self._template = environment.from_string(source)
-        except (TemplateError, RecursionError) as e:
-            raise ModelError("the model's chat template cannot be compiled; correct it in the model folder") from e
-
-    def render(self, messages: list[dict[str, Any]], tools: list[Any], **names: object) -> str:
+    def render(self, source: str, messages: list[dict[str, Any]], tools: list[Any], **names: object) -> str:
         """Return the prompt text; raise RequestError where the template refuses, ModelError where it fails."""
-        values = {**self._tokens, "add_generation_prompt": True, **names}
+        values = {"add_generation_prompt": True, **names, "messages": messages, "tools": tools or None}
+        request = {"source": source, "values": json.dumps(values, ensure_ascii=False)}
+        helper = self._idle.get()
         try:
-            return self._template.render(messages=messages, tools=tools or None, **values)
-        except _Refused as e:
-            raise RequestError(f"the model's chat template refuses these messages: {shown(str(e))}") from e
-        except Exception as e:  # a template can raise whatever its expressions raise
-            raise ModelError(f"the model's chat template failed: {type(e).__name__}; correct the template") from e
+            if helper is None or not helper.alive:
+                helper = _Helper()
+            answer = helper.ask(request)
+        finally:
+            self._idle.put(helper)
+        kind, text = answer["kind"], answer["body"].decode()
+        if kind == "text":
+            return str(text)
+        if kind == "refused":
+            raise RequestError(f"the model's chat template refuses these messages: {text}")
+        raise ModelError(_FAILURES.get(kind) or f"the model's chat template failed: {text}; correct the template")
 
 
-def _refuse(message: str) -> NoReturn:
-    raise _Refused(message)
+class _Helper:
+    """One helper process; it ends with this object, or when its socket closes because this process died."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        self._connection.settimeout(WALL_S)
+        with theirs:
+            command = [sys.executable, "-m", "ollampi.api.template_worker"]
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+        self._end = weakref.finalize(self, _end, self._process, self._connection)
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the process can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, request: wire.Message) -> wire.Message:
+        """Return the process's answer; raise ModelError where the request was its end."""
+        try:
+            wire.send(self._connection, request)
+            return wire.receive(self._connection)
+        except wire.Closed as e:
+            if self._end() == -signal.SIGPROF:
+                did = f"used more than {CPU_S * 1000:.0f} ms of CPU time for these messages"
+            else:
+                did = f"ended its process with status {self._process.returncode}"
+            raise ModelError(f"the model's chat template {did}; {_REMEDY}") from e
 
 
-def _now(format: str) -> str:
-    return datetime.now().strftime(format)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Return JSON without HTML escapes, as chat templates expect and unlike Jinja's own filter."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> int:
+    """End the process and return its exit status; one that is dying already keeps its own."""
+    connection.close()
+    process.kill()
+    return process.wait()

@@ -14,7 +14,7 @@ from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.durations import now_text
 from ollampi.api.engine_client import Engine, EngineError
 from ollampi.api.errors import bad_request
-from ollampi.api.fields import Fields
+from ollampi.api.fields import MAX_OBJECTS, Fields
 from ollampi.api.generation import Outcome, Piece, follow, text_path
 from ollampi.api.guard import json_body
 from ollampi.api.model import Model
@@ -25,6 +25,7 @@ from ollampi.api.stream import json_answer, ndjson_answer
 from ollampi.api.thinking import OPEN, ThinkSplitter
 from ollampi.mpiruntime.request import GenerateRequest
 
+_LONGEST_ANSWER = 10  # contexts
 _RAW_TEXT = "raw mode does not support template, system, or context"
 _JSON = dict[str, Any]
 
@@ -85,6 +86,8 @@ class Completions:
         tools = [tool.values for tool in body.objects("tools")]
         if tools and "tools" not in ask.model.capabilities:
             raise bad_request(f"{ask.model.name.full} does not support tools")
+        if sum(len(message.items("tool_calls")) for message in messages) > MAX_OBJECTS:
+            raise bad_request(f"the messages hold more than {MAX_OBJECTS} tool calls; leave out the oldest")
         turns = [_turn(message, ask.model) for message in messages]
         if not turns:
             return self._load_or_unload(ask, CHAT)
@@ -123,16 +126,17 @@ class Completions:
             return json_answer(_head(ask) | shape.debug | {"done": False, "_debug_info": debug})
         if not prompt.tokens:
             raise bad_request("the prompt has no tokens; write some text")
+        tokenizer = self._prompts.tokenizers.get(ask.model)
+        path = text_path(tokenizer, prompt.tokens, ask.options.stop, _splitter(ask, prompt))
         stream = self._engine.generate(_engine_request(ask, prompt))
         unwatch = self._watcher.watch(request.environ.get("gunicorn.socket"), stream.cancel)
 
         def close() -> None:
             """End the request, whatever state it is in."""
             unwatch()
-            stream.cancel()
+            stream.close()
 
-        tokenizer = self._prompts.tokenizers.get(ask.model)
-        pieces = follow(stream, text_path(tokenizer, prompt.tokens, ask.options.stop, _splitter(ask, prompt)))
+        pieces = follow(stream, path)
         before = prompt.tokens if with_context else None
         objects = (_object(ask, shape, piece, before, started_ns) for piece in pieces)
         if ask.stream:
@@ -145,7 +149,7 @@ class Completions:
 
 def _generate_checks(body: Fields, model: Model) -> list[int]:
     """Return the `context` of a request whose other fields do not contradict each other; raise ApiError (400)."""
-    context = body.integers("context")
+    context = body.integers("context", (_LONGEST_ANSWER + 1) * model.context_length)  # the longest that we ever sent
     if body.flag("raw", False) and (body.text("template") or body.text("system") or context):
         raise bad_request(_RAW_TEXT)
     if body.text("suffix"):
@@ -175,14 +179,15 @@ def _turn(message: Fields, model: Model) -> Message:
 
 
 def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
-    """Return what the engine is asked; without a limit of its own an answer ends after ten contexts."""
+    """Return what the engine is asked; an answer ends after ten contexts at the latest."""
+    longest = _LONGEST_ANSWER * ask.window.context
     keep = ask.window.keep_tokens if ask.window.keep_tokens >= 0 else len(prompt.tokens)
     return GenerateRequest(
         model=ask.model.ref,
         prompt=prompt.tokens,
         sampling=ask.options.sampling,
         stop_tokens=ask.model.eos_token_ids,
-        max_tokens=ask.options.max_tokens or 10 * ask.window.context,
+        max_tokens=min(ask.options.max_tokens or longest, longest),
         context=ask.context,
         keep_tokens=min(keep, ask.window.context - 2),  # a shift must free something
         shift=ask.window.shift,
@@ -196,12 +201,12 @@ def _splitter(ask: Ask, prompt: Prompt) -> ThinkSplitter | None:
 
 def _joined(pieces: Iterator[Piece | Outcome]) -> Outcome:
     """Return the end of an answer with all of its text."""
-    text, thinking, logprobs = "", "", []
+    parts: list[Piece] = []
     for piece in pieces:
-        part = piece.last if isinstance(piece, Outcome) else piece
-        text, thinking = text + part.text, thinking + part.thinking
-        logprobs += part.logprobs
+        parts.append(piece.last if isinstance(piece, Outcome) else piece)
         if isinstance(piece, Outcome):
+            text, thinking = "".join(p.text for p in parts), "".join(p.thinking for p in parts)
+            logprobs = [entry for p in parts for entry in p.logprobs]
             return Outcome(Piece(text, thinking, logprobs), piece.reason, piece.usage, piece.tokens)
     raise EngineError("internal", "the engine ended an answer without saying why")
 

@@ -51,36 +51,51 @@ class Detokenizer:
             self._sent = len(self._tokenizer.decode(self._window)) - waiting
 
 
+class _Matcher:
+    """Look for one stop string in text that comes in pieces, at each character once (Knuth, Morris, Pratt)."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.matched = 0  # characters of the stop string at the end of the text so far
+        self._borders = [0]  # the same for the stop string's own beginnings, which a mismatch falls back to
+        for char in stop[1:]:
+            self._borders.append(self._after(self._borders[-1], char))
+
+    def feed(self, text: str) -> int | None:
+        """Take the next piece; return where in it the stop string ends, or None where it does not."""
+        for end, char in enumerate(text, 1):
+            self.matched = self._after(self.matched, char)
+            if self.matched == len(self.stop):
+                return end
+        return None
+
+    def _after(self, matched: int, char: str) -> int:
+        while matched and self.stop[matched] != char:
+            matched = self._borders[matched - 1]
+        return matched + (self.stop[matched] == char)
+
+
 class StopFilter:
     """Pass text through up to the first stop string, wherever the pieces are cut."""
 
     def __init__(self, stops: list[str]) -> None:
-        self._stops = stops
+        self._matchers = [_Matcher(stop) for stop in stops]
         self._waiting = ""
         self.stopped = False
 
     def feed(self, text: str) -> str:
         """Return the text that is surely not part of a stop string; set `stopped` where one was found."""
-        if self.stopped or not self._stops:
+        if self.stopped or not self._matchers:
             return "" if self.stopped else text
+        ends = [(matcher, matcher.feed(text)) for matcher in self._matchers]
+        starts = [len(self._waiting) + end - len(matcher.stop) for matcher, end in ends if end is not None]
         text = self._waiting + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self.stopped, self._waiting = True, ""
-            return text[: min(found)]
-        keep = max(_overlap(text, stop) for stop in self._stops)
-        self._waiting = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        self.stopped = bool(starts)
+        ready = min(starts) if starts else len(text) - max(matcher.matched for matcher in self._matchers)
+        self._waiting = "" if starts else text[ready:]
+        return text[:ready]
 
     def flush(self) -> str:
         """Return what waited; the answer has ended."""
         text, self._waiting = self._waiting, ""
         return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that begins `stop`."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0

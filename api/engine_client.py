@@ -51,6 +51,10 @@ class Stream(Protocol):
         """Tell the engine to stop; safe from any thread, any number of times, and after the end."""
         ...
 
+    def close(self) -> None:
+        """Cancel the request unless it has ended, and forget it; nobody reads its events any more."""
+        ...
+
 
 class Engine(Protocol):
     """What serves requests: the coordinator behind a socket, or a fake in a test."""

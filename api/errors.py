@@ -21,7 +21,12 @@ _ENGINE_STATUS = {
     "model": 500,
     "internal": 500,
 }
-_PRIVATE = re.compile(r"(?<![\w/:.])/(?:[\w.@+-]+/)+[\w.@+-]*|\b0x[0-9a-fA-F]{6,}|unix:\S+")
+MAX_MESSAGE_CHARS = 2000
+# Folder names may hold blanks, so a path ends where a known kind of file does, or else with its clause (": " or "; ").
+_CLAUSE = r"(?:(?![:;]\s)[^\n])*"
+_FILE = rf"/{_CLAUSE}?\.(?:json|safetensors|jinja)(?:\.\w+)*(?!\w)"
+_FOLDER = rf"/[^\s/](?:(?![:;]\s)[^\n/])*/{_CLAUSE}"
+_PRIVATE = re.compile(rf"(?<![\w/:.])(?:{_FILE}|{_FOLDER})|\b0x[0-9a-fA-F]{{6,}}|unix:\S+")
 
 
 class ApiError(OllampiError):
@@ -43,8 +48,8 @@ def shown(text: str, limit: int = 200) -> str:
 
 
 def public(message: str) -> str:
-    """Return `message` without file paths, memory addresses and socket names."""
-    return _PRIVATE.sub("[hidden]", message)
+    """Return `message` without file paths, memory addresses and socket names, and not longer than a client reads."""
+    return _PRIVATE.sub("[hidden]", shown(message, MAX_MESSAGE_CHARS))
 
 
 def answer_for(error: Exception) -> tuple[int, str]:

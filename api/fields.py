@@ -6,6 +6,8 @@ from typing import Any
 
 from ollampi.api.errors import ApiError, bad_request
 
+MAX_OBJECTS = 10_000  # in one array; more messages than that fit no context
+
 _KINDS = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -35,25 +37,34 @@ class Fields:
 
     def items(self, name: str) -> list[Any]:
         """Return an array field, empty where absent."""
-        return [] if self._absent(name) else list(self._typed(name, list))
+        values: list[Any] = [] if self._absent(name) else self._typed(name, list)
+        return values
 
-    def integers(self, name: str) -> list[int]:
+    def integers(self, name: str, at_most: int) -> list[int]:
         """Return an array of integers, empty where absent."""
-        values = self.items(name)
+        values = self._bounded(name, at_most)
         if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
             raise self._wrong(name, "array of integers")
         return values
 
     def object(self, name: str) -> dict[str, Any]:
         """Return an object field, empty where absent."""
-        return {} if self._absent(name) else dict(self._typed(name, dict))
+        values: dict[str, Any] = {} if self._absent(name) else self._typed(name, dict)
+        return values
 
     def objects(self, name: str) -> list[Fields]:
         """Return an array of objects, empty where absent."""
-        values = self.items(name)
+        values = self._bounded(name, MAX_OBJECTS)
         if not all(isinstance(value, dict) for value in values):
             raise self._wrong(name, "array of objects")
         return [Fields(value, f"{self._where}{name}[].") for value in values]
+
+    def _bounded(self, name: str, at_most: int) -> list[Any]:
+        """Return an array field whose length is checked before anything looks at its entries."""
+        values = self.items(name)
+        if len(values) > at_most:
+            raise bad_request(f'"{self._where}{name}" holds {len(values)} entries; leave out all but {at_most}')
+        return values
 
     def _absent(self, name: str) -> bool:
         return self.values.get(name) is None

@@ -5,23 +5,29 @@ The process and its worker die with the process that started them, whatever ends
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import resource
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from ollampi.api.app import create_app
 from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.api.store import Store
+from ollampi.api.worker import Worker, heed_close
 from ollampi.mpiruntime.lifetime import die_with
 
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # the process that started us decides
+MAX_DESCRIPTORS = 65536
+MAX_IDLE_CONNECTIONS = 8192
+_OWN_DESCRIPTORS = 64  # besides one per thread: for the poller, the engine, the files of models
 
 
 @dataclass(frozen=True)
@@ -54,32 +60,35 @@ class FrontConfig:
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn with one threaded worker on an inherited socket."""
 
-    def __init__(self, config: FrontConfig) -> None:
+    def __init__(self, config: FrontConfig, num_descriptors: int) -> None:
         self._front = config
+        self._num_descriptors = num_descriptors
         super().__init__()
 
     def load_config(self) -> None:
         """Set gunicorn's options; nothing is read from files or the environment."""
-        for name, value in gunicorn_options(self._front).items():
+        for name, value in gunicorn_options(self._front, self._num_descriptors).items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
+    def load(self) -> Any:
         """Return the application; gunicorn calls this in the worker."""
-        engine = SocketEngine(self._front.engine)
-        return create_app(engine, Store([Path(path) for path in self._front.models]), self._front.settings())
+        store = Store([Path(path) for path in self._front.models])
+        return heed_close(create_app(SocketEngine(self._front.engine), store, self._front.settings()))
 
 
-def gunicorn_options(config: FrontConfig) -> dict[str, Any]:
-    """Return gunicorn's options for a server process.
+def gunicorn_options(config: FrontConfig, num_descriptors: int) -> dict[str, Any]:
+    """Return gunicorn's options for a server process that may have so many files open.
 
-    timeout 0: a long stream is never killed. Connections beyond the threads wait for one.
+    timeout 0: a long stream is never killed. Connections beyond the threads wait for one, those beyond
+    worker_connections in the kernel. No client is a proxy whose headers count.
     """
+    spare = num_descriptors - config.threads - _OWN_DESCRIPTORS
     return {
         "bind": f"fd://{config.listen_fd}",
-        "worker_class": "gthread",
+        "worker_class": Worker,
         "workers": 1,
         "threads": config.threads,
-        "worker_connections": config.threads + 1024,
+        "worker_connections": max(1, min(config.threads + MAX_IDLE_CONNECTIONS, spare)),
         "timeout": 0,
         "graceful_timeout": 1,
         "keepalive": 30,
@@ -87,6 +96,8 @@ def gunicorn_options(config: FrontConfig) -> dict[str, Any]:
         "errorlog": "-",
         "loglevel": "warning",
         "control_socket_disable": True,
+        "forwarded_allow_ips": "",
+        "forwarder_headers": "",
         "when_ready": _ignore_signals,
         "post_fork": _tie_worker,
         "post_worker_init": _ignore_signals,
@@ -102,12 +113,32 @@ def _ignore_signals(_: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as the system allows, within reason; return how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+def beyond_stdio(fd: int) -> int:
+    """Return a descriptor that stands for the same as `fd` and is none of stdin, stdout and stderr."""
+    if fd > 2:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)
+    return moved
+
+
 def main(arguments: list[str]) -> None:
     """Serve until SIGTERM or the parent's end."""
     config = FrontConfig(**json.loads(arguments[0]))
     die_with(config.parent)
     _ignore_signals(None)
-    Server(config).run()
+    Server(replace(config, listen_fd=beyond_stdio(config.listen_fd)), raise_descriptor_limit()).run()
 
 
 if __name__ == "__main__":

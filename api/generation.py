@@ -12,6 +12,8 @@ from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
 from ollampi.mpiruntime.request import TokenLogprob, Usage
 
+MAX_REPEATS = 30  # as in Ollama
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -32,6 +34,25 @@ class Outcome:
     tokens: list[int]
 
 
+class Repeats:
+    """Notice an answer that goes in circles: a piece that repeats the one before, white space aside, too often."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+        self._count = 0
+
+    def feed(self, text: str) -> None:
+        """Take the next piece."""
+        text = text.strip()
+        self._count = self._count + 1 if text == self._last else 0
+        self._last = text
+
+    @property
+    def exceeded(self) -> bool:
+        """Return whether the answer must end."""
+        return self._count > MAX_REPEATS
+
+
 @dataclass(frozen=True)
 class TextPath:
     """The steps from tokens to text of one answer."""
@@ -40,6 +61,14 @@ class TextPath:
     detokenizer: Detokenizer
     stops: StopFilter
     thinking: ThinkSplitter | None
+    repeats: Repeats = field(default_factory=Repeats)
+
+    @property
+    def end(self) -> str | None:
+        """Return why the answer must end here, or None where it may go on."""
+        if self.stops.stopped:
+            return "stop"
+        return "length" if self.repeats.exceeded else None
 
 
 def text_path(
@@ -58,10 +87,10 @@ def follow(stream: Stream, path: TextPath) -> Iterator[Piece | Outcome]:
             yield _outcome(event, path, tokens, pending)
             return
         text = _take(event, path, tokens, pending)
-        if path.stops.stopped:
+        if reason := path.end:
             stream.cancel()
             usage = _rest(stream, len(tokens))
-            yield Outcome(_piece(path, text, pending, final=True), "stop", usage, tokens)
+            yield Outcome(_piece(path, text + path.stops.flush(), pending, final=True), reason, usage, tokens)
             return
         piece = _piece(path, text, [], final=False)
         if piece.text or piece.thinking:
@@ -71,14 +100,17 @@ def follow(stream: Stream, path: TextPath) -> Iterator[Piece | Outcome]:
 
 
 def _take(event: Tokens, path: TextPath, tokens: list[int], pending: list[dict[str, Any]]) -> str:
-    """Return the text that an event adds; append its tokens and log-probabilities up to a stop string."""
+    """Return the text that an event adds; append its tokens and log-probabilities up to where the answer must end."""
     text = ""
     for index, token in enumerate(event.tokens):
         tokens.append(token)
         if index < len(event.logprobs):
             pending.append(_logprob(event.logprobs[index], path.tokenizer))
-        text += path.stops.feed(path.detokenizer.feed(token))
-        if path.stops.stopped:
+        piece = path.detokenizer.feed(token)
+        if piece or token in path.tokenizer.special_ids:  # else a part of a character
+            path.repeats.feed(piece)
+        text += path.stops.feed(piece)
+        if path.end:
             break
     return text
 
@@ -104,7 +136,7 @@ def _outcome(done: Done, path: TextPath, tokens: list[int], pending: list[dict[s
 
 
 def _rest(stream: Stream, num_tokens: int) -> Usage:
-    """Return what a cancelled answer cost, counting only the tokens up to its stop string."""
+    """Return what a cancelled answer cost, counting only the tokens that belong to it."""
     try:
         usage = next((event.usage for event in stream if isinstance(event, Done)), Usage())
     except EngineError:

@@ -7,13 +7,19 @@ markers {{- and -}}. Rendering ends at .Response, because there the model goes o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ollampi.api.errors import ApiError, shown
 
 FIELDS = ("System", "Prompt", "Response", "Suffix")
+MAX_CHARS = 1 << 16
 MAX_DEPTH = 100
-_TAG = re.compile(r"\{\{(-(?=\s))?\s*(.*?)\s*((?<=\s)-)?\}\}", re.DOTALL)
+MAX_OUTPUT_CHARS = 32 << 20
+_BLANKS = " \t\r\n"  # what Go trims
+_LEFT_MARKS = tuple("-" + blank for blank in _BLANKS)
+_RIGHT_MARKS = tuple(blank + "-" for blank in _BLANKS)
+_COMMENT = re.compile(rf"\{{\{{(?:-[{_BLANKS}])?[{_BLANKS}]*/\*")
 
 
 @dataclass
@@ -35,6 +41,17 @@ class _Field:
     name: str
 
 
+@dataclass(frozen=True)
+class _Tag:
+    """What stands in braces from `start` to `end`, and on which sides it trims."""
+
+    start: int
+    end: int
+    action: str
+    trims_left: bool
+    trims_right: bool
+
+
 _Node = _Text | _Field | _If
 
 
@@ -42,24 +59,25 @@ class GoTemplate:
     """A parsed template; raise ApiError (500, as Ollama does) where it cannot be parsed."""
 
     def __init__(self, source: str) -> None:
+        if len(source) > MAX_CHARS:
+            raise _error(f"{len(source)} characters are over the limit of {MAX_CHARS}; shorten it")
         self._nodes: list[_Node] = []
         self._open: list[tuple[_If, list[_Node]]] = []  # the condition and the list that holds it
         target, position, trim = self._nodes, 0, False
-        for tag in _TAG.finditer(source):
-            text = source[position : tag.start()]
-            target.append(_Text(_trimmed(text, trim, bool(tag[1]))))
-            target = self._read(tag[2], target)
-            position, trim = tag.end(), bool(tag[3])
-        if "{{" in source[position:]:
-            raise _error("unclosed action")
+        for tag in _tags(source):
+            target.append(_Text(_trimmed(source[position : tag.start], trim, tag.trims_left)))
+            target = self._read(tag.action, target)
+            position, trim = tag.end, tag.trims_right
         if self._open:
             raise _error("unexpected EOF; close each {{ if }} with {{ end }}")
         target.append(_Text(_trimmed(source[position:], trim, False)))
 
     def render(self, **values: str) -> str:
-        """Return the text up to .Response, with `values` in place of the fields."""
+        """Return the text up to .Response, `values` in place of the fields; raise ApiError where it is too long."""
         pieces: list[str] = []
         _render(self._nodes, values, pieces)
+        if sum(map(len, pieces)) > MAX_OUTPUT_CHARS:  # a template may repeat a long prompt a thousand times
+            raise _error(f"the result has more than {MAX_OUTPUT_CHARS} characters; shorten the template or the prompt")
         return "".join(pieces)
 
     def _read(self, action: str, target: list[_Node]) -> list[_Node]:
@@ -83,6 +101,21 @@ class GoTemplate:
         raise _error(f'unexpected "{shown(action, 40)}"; use .System, .Prompt, .Response, if, else and end')
 
 
+def _tags(source: str) -> Iterator[_Tag]:
+    """Yield the tags of a template in order, in linear time; raise ApiError where one is not closed."""
+    end = 0
+    while (start := source.find("{{", end)) >= 0:
+        comment = _COMMENT.match(source, start)  # it may hold braces
+        inside = source.find("*/", comment.end()) if comment else start + 2
+        close = source.find("}}", inside) if inside >= 0 else -1
+        if close < 0:
+            raise _error("unclosed action")
+        end, body = close + 2, source[start + 2 : close]
+        trims_left, trims_right = body.startswith(_LEFT_MARKS), body.endswith(_RIGHT_MARKS)
+        action = body[2 if trims_left else 0 : len(body) - 2 if trims_right else len(body)].strip(_BLANKS)
+        yield _Tag(start, end, action, trims_left, trims_right)
+
+
 def _known(name: str) -> str:
     if name not in FIELDS:
         raise _error(f"unknown field .{shown(name, 40)}; known are .{', .'.join(FIELDS)}")
@@ -90,8 +123,8 @@ def _known(name: str) -> str:
 
 
 def _trimmed(text: str, left: bool, right: bool) -> str:
-    text = text.lstrip() if left else text
-    return text.rstrip() if right else text
+    text = text.lstrip(_BLANKS) if left else text
+    return text.rstrip(_BLANKS) if right else text
 
 
 def _render(nodes: list[_Node], values: dict[str, str], pieces: list[str]) -> bool:

@@ -6,10 +6,10 @@ import ipaddress
 import json
 import re
 import socket
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from ollampi.api.errors import ApiError, bad_request, shown
 from ollampi.api.fields import Fields
@@ -26,7 +26,11 @@ _HEADERS = ",".join(
 _PRIVATE_NETWORKS = [
     ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 ]
-_SURROGATE = re.compile("[\ud800-\udfff]")
+# Half a surrogate pair, written as an escape, in text without escaped backslashes.
+_HALF_PAIR = re.compile(
+    r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
+)
 
 
 def install_guard(app: Flask, settings: Settings) -> None:
@@ -76,22 +80,35 @@ def host_allowed(header: str) -> bool:
 
 def json_body() -> Fields:
     """Return the body of the current request as fields, whatever its content type; raise ApiError."""
-    body = request.get_data(cache=False)
-    if request.max_content_length is not None and len(body) >= request.max_content_length:
-        raise RequestEntityTooLarge
+    body = _body()
     if not body:
         raise bad_request("missing request body")
     try:
-        values = json.loads(body, parse_constant=_refuse_constant)
-        if b"\\u" in body or b"\\U" in body:
-            values = _without_surrogates(values)
+        values = json.loads(_with_whole_pairs(body.decode()), parse_constant=_refuse_constant)
     except RecursionError:
         raise bad_request("json: the body is nested too deeply") from None
-    except ValueError as e:  # also what is not UTF-8, and numbers of thousands of digits
+    except UnicodeDecodeError as e:
+        raise bad_request(f"json: byte {e.start} of the body is not UTF-8") from None
+    except ValueError as e:  # also numbers of thousands of digits
         raise bad_request(f"json: {shown(str(e))}") from None
     if not isinstance(values, dict):
         raise bad_request("json: the body must be an object")
     return Fields(values)
+
+
+def _body() -> bytes:
+    """Return the whole body of the current request; raise HTTPException (400, 413), which ends the connection."""
+    try:
+        body = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception as e:  # each server has its own for broken chunks and for clients that leave or stall
+        raise BadRequest from e
+    if request.max_content_length is not None and len(body) >= request.max_content_length:
+        raise RequestEntityTooLarge
+    if len(body) < (request.content_length or 0):
+        raise BadRequest
+    return body
 
 
 def _origin_patterns(extra: list[str]) -> list[str]:
@@ -118,12 +135,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _without_surrogates(value: Any) -> Any:
-    """Return a JSON value whose strings are valid Unicode: half a surrogate pair becomes U+FFFD, as in Go."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
+def _with_whole_pairs(text: str) -> str:
+    """Return JSON in which each escape of half a surrogate pair is one of U+FFFD, as Go reads it."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _HALF_PAIR.sub(r"\\ufffd", text.replace(r"\\", r"\u005c"))

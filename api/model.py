@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ollampi.api.names import Name
 from ollampi.mpiruntime.errors import ModelError
@@ -15,7 +17,12 @@ from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
 
 MAX_JSON_BYTES = 64 << 20
+MAX_TEMPLATE_CHARS = 1 << 20
+MAX_FAMILY_CHARS = 100
+LATEST_S = 253402128000.0  # the end of the year 9999; file systems know later times, dates do not
+SAMPLE_BYTES = 64 << 10  # at each end of a weights file
 _WATCHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _QUANTIZATION = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -79,17 +86,22 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def read_model(name: Name, path: Path) -> Model:
-    """Return the model in folder `path`; raise ModelError where the folder cannot be one."""
+    """Return the model in folder `path`; raise ModelError with the model and the file where it cannot be one."""
     try:
         return _read_model(name, path)
     except OSError as e:
         raise ModelError(f"model {name.short} cannot be read: {e.strerror}; check its files") from e
+    except ModelError as e:
+        raise ModelError(f"model {name.short}: {str(e).replace(f'{path}/', '')}") from e.__cause__
 
 
 def _read_model(name: Name, path: Path) -> Model:
+    _check_text("the folder's path", str(path))
+    if not (path / "tokenizer.json").is_file():
+        raise ModelError("tokenizer.json is missing; convert the model's tokenizer with transformers and copy it here")
     config = read_json(path / "config.json")
-    if not isinstance(config.get("model_type"), str):
-        raise ModelError(f"model {name.short} has no model_type in config.json; copy the folder again")
+    if not isinstance(config.get("model_type"), str) or len(config["model_type"]) > MAX_FAMILY_CHARS:
+        raise ModelError("config.json has no usable model_type; copy the file again")
     generation = read_json(path / "generation_config.json", {})
     tokens = read_json(path / "tokenizer_config.json", {})
     template = _chat_template(path, tokens)
@@ -104,7 +116,7 @@ def _read_model(name: Name, path: Path) -> Model:
         eos_token=_token_text(tokens.get("eos_token")),
         bos_token_id=next(iter(_ids(generation.get("bos_token_id", text_config.get("bos_token_id")))), None),
         eos_token_ids=_ids(generation.get("eos_token_id", text_config.get("eos_token_id"))),
-        modified_at=max(time_ns for _, time_ns, _ in fingerprint(path)) / 1e9,
+        modified_at=min(max(0, *(time_ns for _, time_ns, _ in fingerprint(path))) / 1e9, LATEST_S),
         size_bytes=size_bytes,
         digest=digest,
         details=_details(config, text_config, tensors),
@@ -117,43 +129,90 @@ def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, An
     """Return the JSON object in a file, or `default` where there is no file; raise ModelError."""
     if default is not None and not path.is_file():
         return default
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ModelError(f"{path.name} is larger than {MAX_JSON_BYTES} bytes; copy the model again")
+    raw = _small_file(path)
     try:
-        values = json.loads(path.read_bytes())
+        text = raw.decode()
+        values = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if _SURROGATE.search(text):
+            json.dumps(values, ensure_ascii=False).encode()  # a ValueError where one half has no other
     except (ValueError, RecursionError) as e:
-        raise ModelError(f"{path.name} is not JSON; copy the model again") from e
+        raise ModelError(f"{path.name} is not valid JSON in UTF-8; copy the file again") from e
     if not isinstance(values, dict):
-        raise ModelError(f"{path.name} must hold a JSON object; copy the model again")
+        raise ModelError(f"{path.name} must hold a JSON object; copy the file again")
     return values
 
 
+def _small_file(path: Path) -> bytes:
+    """Return the content of a regular file of no absurd size; raise ModelError, OSError."""
+    if not path.is_file():
+        raise ModelError(f"{path.name} is no regular file; copy it again")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError(f"{path.name} is larger than {MAX_JSON_BYTES} bytes; copy the model again")
+    return path.read_bytes()
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """Return a number that can be written as JSON again; 1e999 cannot."""
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _check_text(what: str, text: str) -> None:
+    """Raise ModelError for half a surrogate pair, which JSON and file names may hold and no answer can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ModelError(f"{what} is not valid UTF-8; correct it") from None
+
+
 def _weights(path: Path) -> tuple[list[TensorEntry], str, int]:
-    """Return the tensors, the digest and the bytes of all safetensors files; the digest never reads tensor data."""
+    """Return the tensors, the digest and the bytes of all safetensors files.
+
+    The digest is equal for copies of a folder. Of the tensors it takes in both ends of each file: other weights under
+    the same header have another digest, and it is quick with any number of gigabytes.
+    """
     digest = hashlib.sha256()
-    for name in ("config.json", "tokenizer.json"):
+    for name in _WATCHED:
         if (path / name).is_file():
-            digest.update((path / name).read_bytes())
+            content = _small_file(path / name)
+            digest.update(f"{name}:{len(content)}:".encode() + content)
     tensors: list[TensorEntry] = []
     total = 0
     for file in sorted(path.glob("*.safetensors")):
+        _check_text("the name of a safetensors file", file.name)
         header, size = read_header_bytes(file)
-        digest.update(f"{file.name}:{size}:".encode() + header)
         tensors += parse_header(file, header, size).values()
+        digest.update(f"{file.name}:{size}:".encode() + header + _ends(file, 8 + len(header), size))
         total += size
+    _check_text("the name of a tensor", "".join(tensor.name for tensor in tensors))
     return tensors, digest.hexdigest(), total
 
 
+def _ends(file: Path, start: int, size: int) -> bytes:
+    """Return the first and the last bytes of the tensors, which go from `start` to `size`."""
+    with file.open("rb") as weights:
+        weights.seek(start)
+        first = weights.read(SAMPLE_BYTES)
+        weights.seek(max(start, size - SAMPLE_BYTES))
+        return first + weights.read(SAMPLE_BYTES)
+
+
 def _chat_template(path: Path, tokens: dict[str, Any]) -> str | None:
-    """Return the chat template's source, or None for a model that only completes text."""
+    """Return the chat template's source, or None for a model that only completes text; raise ModelError."""
     file = path / "chat_template.jinja"
-    if file.is_file() and file.stat().st_size <= MAX_JSON_BYTES:
-        return file.read_text(encoding="utf-8", errors="replace")
-    source = tokens.get("chat_template")
+    source = _small_file(file).decode(errors="replace") if file.is_file() else tokens.get("chat_template")
     if isinstance(source, list):  # [{"name": "default", "template": ...}, ...]
-        named = {e.get("name"): e.get("template") for e in source if isinstance(e, dict)}
+        named = {e["name"]: e.get("template") for e in source if isinstance(e, dict) and isinstance(e.get("name"), str)}
         source = named.get("default", next(iter(named.values()), None))
-    return source if isinstance(source, str) and source else None
+    if not isinstance(source, str) or not source:
+        return None
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise ModelError(f"the chat template has more than {MAX_TEMPLATE_CHARS} characters; shorten it")
+    return source
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -169,9 +228,9 @@ def _token_text(value: object) -> str:
 
 
 def _ids(value: object) -> list[int]:
-    """Return token ids that are written as one number, a list, or not at all."""
+    """Return token ids that are written as one number, a list, or not at all; what can be no id is left out."""
     values = value if isinstance(value, list) else [value]
-    return [item for item in values if type(item) is int and item >= 0]
+    return [item for item in values if type(item) is int and 0 <= item < 2**31]
 
 
 def _positive(config: dict[str, Any], key: str, default: int) -> int:

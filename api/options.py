@@ -12,6 +12,7 @@ from ollampi.mpiruntime.request import Sampling
 _INT_LIMIT = 2**31 - 1
 _INT64_LIMIT = 2**63 - 1
 MIN_CONTEXT = 4
+MAX_OPTIONS = 1000
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 
@@ -60,6 +61,8 @@ class Options:
 
 def parse_options(given: dict[str, Any], logprobs: bool = False, top_logprobs: int = 0) -> Options:
     """Return the checked options; raise ApiError (500 for a wrong type as Ollama does, 400 for a wrong value)."""
+    if len(given) > MAX_OPTIONS:
+        raise bad_request(f"options holds {len(given)} names; leave out all but {MAX_OPTIONS}")
     values: dict[str, Any] = {}
     ignored = []
     for name, value in given.items():
@@ -144,7 +147,8 @@ def _float(name: str, value: Any) -> float:
 def _strings(name: str, value: Any) -> list[str]:
     """Return a list of strings; empty ones are dropped because they would stop every answer at once."""
     _require(isinstance(value, list), name, "type array")
-    _require(all(isinstance(item, str) for item in value), name, "an array of strings")
-    if len(value) > MAX_STOPS or any(len(item) > MAX_STOP_CHARS for item in value):
+    few = value[: MAX_STOPS + 1]
+    _require(all(isinstance(item, str) for item in few), name, "an array of strings")
+    if len(few) > MAX_STOPS or any(len(item) > MAX_STOP_CHARS for item in few):
         raise bad_request(f'option "{name}" takes at most {MAX_STOPS} strings of {MAX_STOP_CHARS} characters')
     return [item for item in value if item]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import secrets
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ollampi.api.chat_template import ChatTemplate
-from ollampi.api.errors import bad_request
+from ollampi.api.chat_template import ChatTemplates
+from ollampi.api.errors import ApiError, bad_request
 from ollampi.api.go_template import GoTemplate
 from ollampi.api.model import Model
 from ollampi.api.text_tokenizer import TextTokenizer, Tokenizers
@@ -56,8 +54,9 @@ class Guarded:
 
     def hide(self, value: Any) -> Any:
         """Return a string, or a JSON value with all its strings, with special tokens replaced by marks."""
-        if isinstance(value, str) and self._special is not None:
-            return self._special.sub(self._mark, value)
+        if isinstance(value, str):
+            text = self._tokenizer.cut(value)
+            return text if self._special is None else self._special.sub(self._mark, text)
         if isinstance(value, list):
             return [self.hide(item) for item in value]
         if isinstance(value, dict):
@@ -65,31 +64,38 @@ class Guarded:
         return value
 
     def prompt(self, rendered: str) -> Prompt:
-        """Return the prompt for text that was rendered from hidden values."""
+        """Return the prompt for text that was rendered from hidden values; raise ApiError, ModelError."""
         pieces = re.split(rf"\ue000{self._nonce}:(\d+)\ue001", rendered)
+        if len(pieces) > 2 * MAX_HIDDEN + 1:  # a template may repeat them
+            raise _too_many()
+        pieces[1::2] = [self._marks[int(number)] for number in pieces[1::2]]
+        tail = sum(map(len, pieces)) - self._tokenizer.half_chars
         ids: list[int] = []
+        start = 0
         for position, piece in enumerate(pieces):
-            if position % 2:
-                pieces[position] = self._marks[int(piece)]
-                ids += self._tokenizer.encode_plain(pieces[position])
-            elif piece:
-                ids += self._tokenizer.encode(piece)
+            end = start + len(piece)
+            if start <= self._tokenizer.half_chars or end >= tail:  # the rest is dropped anyhow, as in encode
+                ids += self._tokenizer.encode_plain(piece) if position % 2 else self._tokenizer.encode(piece)
+            start = end
         return Prompt("".join(pieces), self._tokenizer.with_start(pieces[0], ids))
 
     def _mark(self, found: re.Match[str]) -> str:
         if len(self._marks) >= MAX_HIDDEN:
-            raise bad_request(f"the text holds more than {MAX_HIDDEN} special tokens of the model; leave some out")
+            raise _too_many()
         self._marks.append(found[0])
         return f"\ue000{self._nonce}:{len(self._marks) - 1}\ue001"
 
 
+def _too_many() -> ApiError:
+    return bad_request(f"the text holds more than {MAX_HIDDEN} special tokens of the model; leave some out")
+
+
 class Prompts:
-    """Make prompts for models; keeps each model's tokenizer and compiled template."""
+    """Make prompts for models; keeps each model's tokenizer."""
 
     def __init__(self) -> None:
         self.tokenizers = Tokenizers()
-        self._templates: dict[tuple[str, str], ChatTemplate] = {}
-        self._lock = threading.Lock()
+        self._templates = ChatTemplates()
 
     def chat(self, model: Model, messages: list[Message], tools: list[Any], window: Window, **names: object) -> Prompt:
         """Return the prompt of a conversation, its oldest messages dropped until it fits; raise RequestError."""
@@ -120,17 +126,14 @@ class Prompts:
     def _render(self, model: Model, messages: list[Message], tools: list[Any], **names: object) -> Prompt:
         """Return the prompt of messages, whatever its length."""
         guard = Guarded(self.tokenizers.get(model))
-        hidden = [guard.hide(message) for message in messages]
-        if model.chat_template is None:
-            return guard.prompt("\n".join(f"{m['role']}: {m['content']}" for m in hidden) + "\nassistant:")
-        return guard.prompt(self._template(model).render(hidden, guard.hide(copy.deepcopy(tools)), **names))
-
-    def _template(self, model: Model) -> ChatTemplate:
-        key = (model.digest, model.chat_template or "")
-        with self._lock:
-            if key not in self._templates:
-                self._templates[key] = ChatTemplate(key[1], model.bos_token, model.eos_token)
-            return self._templates[key]
+        names = {"bos_token": model.bos_token, "eos_token": model.eos_token, **names}
+        try:
+            hidden = [guard.hide(message) for message in messages]
+            if model.chat_template is None:
+                return guard.prompt("\n".join(f"{m['role']}: {m['content']}" for m in hidden) + "\nassistant:")
+            return guard.prompt(self._templates.render(model.chat_template, hidden, guard.hide(tools), **names))
+        except RecursionError:
+            raise bad_request("the messages or tools are nested too deeply; flatten them") from None
 
 
 def fit(prompt: Prompt, window: Window) -> Prompt:

@@ -82,9 +82,12 @@ def _quoted(text: str) -> str:
 
 def _license(model: Model) -> str:
     path = model.path / "LICENSE"
-    if not path.is_file() or path.stat().st_size > MAX_LICENSE_BYTES:
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_LICENSE_BYTES:
+            return ""
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return ""
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _modelfile(model: Model, template: str, system: str) -> str:
@@ -97,9 +100,16 @@ def _modelfile(model: Model, template: str, system: str) -> str:
 
 def _stop_texts(model: Model, tokenizer: dict[str, Any]) -> list[str]:
     """Return the texts of the tokens that end an answer."""
-    added = {t.get("id"): t.get("content") for t in tokenizer.get("added_tokens") or [] if isinstance(t, dict)}
-    texts = [added.get(number) for number in model.eos_token_ids]
+    added = _added_tokens(tokenizer)
+    texts = [added[number].get("content") for number in model.eos_token_ids if number in added]
     return [text for text in texts if isinstance(text, str) and text]
+
+
+def _added_tokens(tokenizer: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return the added tokens by id; what is none is left out, since nobody has checked the file."""
+    tokens = tokenizer.get("added_tokens")
+    entries = [t for t in tokens if isinstance(t, dict)] if isinstance(tokens, list) else []
+    return {entry["id"]: entry for entry in entries if type(entry.get("id")) is int}
 
 
 def _model_info(model: Model, tokenizer: dict[str, Any], verbose: bool) -> dict[str, Any]:
@@ -122,7 +132,7 @@ def _model_info(model: Model, tokenizer: dict[str, Any], verbose: bool) -> dict[
     for key, source in _INFO_KEYS.items():
         value = config.get(source)
         value = defaults.get(source) if value is None else value
-        if value is not None:
+        if type(value) is float or (type(value) is int and abs(value) < 2**63):
             info[f"{family}.{key}"] = value
     return dict(sorted((info | _tokenizer_info(model, tokenizer, verbose)).items()))
 
@@ -132,8 +142,9 @@ def _tokenizer_info(model: Model, tokenizer: dict[str, Any], verbose: bool) -> d
     model_part = tokenizer.get("model")
     core = model_part if isinstance(model_part, dict) else {}
     vocab = core.get("vocab") if verbose else None
-    special = {t.get("id") for t in tokenizer.get("added_tokens") or [] if isinstance(t, dict) and t.get("special")}
-    texts = sorted(vocab, key=vocab.__getitem__) if isinstance(vocab, dict) else None
+    numbers = {t: i for t, i in vocab.items() if type(i) is int} if isinstance(vocab, dict) else {}
+    special = {number for number, token in _added_tokens(tokenizer).items() if token.get("special")}
+    texts = sorted(numbers, key=numbers.__getitem__) or None
     info = {
         "tokenizer.ggml.model": "gpt2"
         if core.get("type", "BPE") == "BPE" and not core.get("byte_fallback")
@@ -145,11 +156,14 @@ def _tokenizer_info(model: Model, tokenizer: dict[str, Any], verbose: bool) -> d
     info = {key: value for key, value in info.items() if value is not None}
     lists = {
         "tokenizer.ggml.tokens": texts,
-        "tokenizer.ggml.token_type": [3 if vocab[t] in special else 1 for t in texts] if texts and vocab else None,
+        "tokenizer.ggml.token_type": [3 if numbers[t] in special else 1 for t in texts] if texts else None,
         "tokenizer.ggml.merges": _merges(core) if verbose else None,
     }
     return info | lists
 
 
 def _merges(core: dict[str, Any]) -> list[str]:
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in core.get("merges") or []]
+    """Return the merges of a BPE, which files write as "left right" or ["left", "right"]."""
+    merges = core.get("merges")
+    pairs = [[merge] if isinstance(merge, str) else merge for merge in merges] if isinstance(merges, list) else []
+    return [" ".join(part for part in pair if isinstance(part, str)) for pair in pairs if isinstance(pair, list)]

@@ -134,6 +134,11 @@ class SocketStream:
             except wire.Closed:
                 self._connection.close()
 
+    def close(self) -> None:
+        """Cancel the request unless it has ended, and drop its events from now on."""
+        self.cancel()
+        self._connection.forget(self._number)
+
     def _finish(self) -> None:
         with self._lock:
             self._open = False

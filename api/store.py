@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from pathlib import Path
 
@@ -10,13 +12,15 @@ from ollampi.api.model import Fingerprint, Model, fingerprint, read_model
 from ollampi.api.names import folder_name, parse_name
 from ollampi.mpiruntime.errors import ModelError
 
+_log = logging.getLogger(__name__)
+
 
 class Store:
     """The models in `folders`: each is a model folder (it has a config.json) or a folder of such folders."""
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
-        self._cache: dict[Path, tuple[Fingerprint, Model]] = {}
+        self._cache: dict[Path, tuple[Fingerprint, Model | str]] = {}  # the text says why the folder is no model
         self._lock = threading.Lock()
 
     def models(self) -> list[Model]:
@@ -39,7 +43,10 @@ class Store:
 
     def at(self, path: str) -> Model | None:
         """Return the model in folder `path`, or None where there is none of ours or it is damaged."""
-        return next((model for model in self.models() if str(model.path) == path), None)
+        try:
+            return next((self._model(ours) for ours in self._paths().values() if str(ours) == path), None)
+        except ModelError:
+            return None
 
     def _paths(self) -> dict[str, Path]:
         """Return name key -> folder; the first of equal names wins."""
@@ -52,29 +59,44 @@ class Store:
         return paths
 
     def _model(self, path: Path) -> Model:
-        """Return the model in a folder, read again only where a file changed."""
+        """Return the model in a folder, read again only where a file changed; raise ModelError."""
         try:
             now = fingerprint(path)
         except OSError as e:
-            raise ModelError(f"model folder {path.name} changed while it was read; try again") from e
+            raise ModelError(f"model folder {path.name!r} cannot be read: {e.strerror}; check its files") from e
         with self._lock:
             known = self._cache.get(path)
-        if known is not None and known[0] == now:
-            return known[1]
-        name = folder_name(path.name)
-        if name is None:
-            raise ModelError(f"model folder {path.name!r} has a name that no model can have; rename it")
-        model = read_model(name, path)
+        found = known[1] if known is not None and known[0] == now else self._read(path, now)
+        if isinstance(found, str):
+            raise ModelError(found)
+        return found
+
+    def _read(self, path: Path, now: Fingerprint) -> Model | str:
+        """Return and remember what is in a folder; log what makes it unusable, once per state of its files."""
+        found: Model | str
+        try:
+            name = folder_name(path.name)
+            if name is None:
+                raise ModelError(f"model folder {path.name!r} has a name that no model can have; rename it")
+            found = read_model(name, path)
+        except ModelError as e:
+            if isinstance(e.__cause__, OSError):  # it may pass without a change of the files
+                raise
+            found = str(e)
+            _log.warning("a model is left out: %s", found)
+        except Exception as e:  # one odd folder must not take the others away
+            found = f"model folder {path.name!r} cannot be used: {type(e).__name__}; copy it again"
+            _log.exception("a model is left out: %s", found)
         with self._lock:
-            self._cache[path] = (now, model)
-        return model
+            self._cache[path] = (now, found)
+        return found
 
 
 def _model_folders(folder: Path) -> list[Path]:
     """Return the model folders that a configured path stands for, in name order."""
+    if os.path.isfile(folder / "config.json"):  # unlike Path.is_file it never raises
+        return [folder]
     try:
-        if (folder / "config.json").is_file():
-            return [folder]
-        return sorted(child for child in folder.iterdir() if (child / "config.json").is_file())
+        return [child for child in sorted(folder.iterdir()) if os.path.isfile(child / "config.json")]
     except OSError:
         return []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -22,7 +24,7 @@ class TextTokenizer:
 
     def __init__(self, path: Path, bos_token: str, bos_token_id: int | None, context_length: int) -> None:
         self._path = path
-        self._half_chars = context_length * MAX_CHARS_PER_TOKEN
+        self.half_chars = context_length * MAX_CHARS_PER_TOKEN
         self._tokenizer = _load(path)
         self._plain: Tokenizer | None = None  # made when a user first writes a special token
         self._lock = threading.Lock()
@@ -30,24 +32,24 @@ class TextTokenizer:
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
         self.special_texts = sorted({t.content for t in added.values() if t.special and t.content}, key=len)[::-1]
         self.bos_token = bos_token
-        leading = list(self._tokenizer.encode("", add_special_tokens=True).ids)
+        self.vocabulary_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        leading = _ids(self._tokenizer, "", add_special_tokens=True)
         self._leading = leading[:1] if leading[:1] == [bos_token_id] or len(leading) == 1 else []
         self._byte_of = _byte_alphabet() if isinstance(self._tokenizer.decoder, ByteLevelDecoder) else None
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Return one more than the largest token id can be."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+    def cut(self, text: str) -> str:
+        """Return text without its middle where it is far too long for the context: those tokens are dropped anyhow."""
+        return text if len(text) <= 2 * self.half_chars else text[: self.half_chars] + text[-self.half_chars :]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of text in which special tokens count as such; nothing is added.
 
         Of text that is far too long for the context only both ends are read: the tokens that could ever be kept are
-        the same, and a request of many megabytes takes no time.
+        the same, and a request of many megabytes takes no time. They are read apart, lest they meet as a special token.
         """
-        if len(text) > 2 * self._half_chars:
-            text = text[: self._half_chars] + text[-self._half_chars :]
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if len(text) <= 2 * self.half_chars:
+            return _ids(self._tokenizer, text)
+        return _ids(self._tokenizer, text[: self.half_chars]) + _ids(self._tokenizer, text[-self.half_chars :])
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of text in which special tokens are only characters."""
@@ -55,7 +57,7 @@ class TextTokenizer:
             if self._plain is None:
                 self._plain = _load(self._path)
                 self._plain.encode_special_tokens = True
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return _ids(self._plain, text)
 
     def with_start(self, text: str, ids: list[int]) -> list[int]:
         """Return `ids` behind the token that the model wants at the start, unless `text` begins with it already."""
@@ -103,13 +105,27 @@ class Tokenizers:
 def _load(path: Path) -> Tokenizer:
     if not path.is_file():
         raise ModelError("the model has no tokenizer.json; convert its tokenizer with transformers and copy it here")
-    try:
+    with _refused():
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as e:  # the library raises bare Exception
-        raise ModelError("the model's tokenizer.json cannot be used; copy the file again") from e
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _ids(tokenizer: Tokenizer, text: str, add_special_tokens: bool = False) -> list[int]:
+    with _refused():
+        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Raise ModelError where the tokenizers library fails: with a bare Exception, or with a panic, which is none."""
+    try:
+        yield
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        raise ModelError("the model's tokenizer.json cannot be used; copy the file again") from e
 
 
 def _byte_alphabet() -> dict[str, int]:

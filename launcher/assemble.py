@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -13,8 +14,10 @@ from pathlib import Path
 import torch
 
 from ollampi.api.errors import ApiError
+from ollampi.api.model import read_model
 from ollampi.api.store import Store
 from ollampi.launcher.config import CONF
+from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import ConfigError, ModelError
@@ -43,46 +46,40 @@ def runner(comm: Communicator, config: Config) -> Runner:
 
 def model_folders(config: Config) -> list[Path]:
     """Return the folders that hold models: the given model's own, the configured ones, and the one that ships."""
-    given = Path(config.model).expanduser()
-    own = [given.resolve()] if (given / "config.json").exists() else []
-    configured = [Path(f).expanduser().resolve() for f in config.model_folders]
-    for folder in configured:
-        if not folder.is_dir():
-            raise ConfigError(f"model_folders names {folder}, which is no folder")
-    return [*own, *configured, CONF / "models"]
+    own = model_path(config.model)
+    return [*([own] if own else []), *folders(config.model_folders), CONF / "models"]
 
 
 def find_model(config: Config) -> ModelRef:
     """Return the model to load at the start; raise ModelError or ConfigError where there is none of that name."""
-    folders = model_folders(config)
-    store = Store(folders)
-    if folders[0] == Path(config.model).expanduser().resolve() and "/" in str(config.model):
-        model = store.at(str(folders[0]))
-        return ModelRef(model.full_name, str(model.path)) if model else ModelRef(folders[0].name, str(folders[0]))
+    store = Store(model_folders(config))
+    own = model_path(config.model)
+    if own is not None:
+        return read_model(served_name(own), own).ref
     try:
-        model = store.find(config.model)
+        return store.find(config.model).ref
     except ApiError as e:
-        names = ", ".join(m.full_name for m in store.models()) or "none"
-        raise ModelError(
-            f"model {config.model!r} not found; give the path of a model folder, or one of: {names}"
-        ) from e
-    return ModelRef(model.full_name, str(model.path))
+        raise ModelError(no_model(config.model, [model.full_name for model in store.models()])) from e
 
 
 def listen(config: Config) -> socket.socket:
-    """Return the listening HTTP socket; raise ConfigError where the address cannot be had."""
+    """Return the listening HTTP socket; raise ConfigError where the address cannot be had.
+
+    Its descriptor is above 2, which the HTTP process does not take for its stdin where ours is closed.
+    """
     host, port = config.server.host, config.server.port
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
-    except OSError as e:
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1024)
+            return socket.socket(fileno=fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    except (OSError, UnicodeError) as e:  # UnicodeError: a name that can be no host's, such as `a..b`
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {e.strerror}; give another address with server.host=… or server.port=…"
+            f"cannot listen on {host}:{port}: {getattr(e, 'strerror', None) or 'no name of a host'}; "
+            "give another address with server.host=…, server.port=… or OLLAMA_HOST"
         ) from e
-    return listener
 
 
 def inbox() -> SocketInbox:

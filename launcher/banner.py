@@ -24,7 +24,8 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
         held = [human(n) for n in (report.weight_bytes, report.cache_bytes, report.read_bytes)]
         places = [_ranges(fact.cores), str(fact.threads), _span(report.heads), _span(report.kv_heads)]
         rows.append([str(fact.rank), fact.host, *places, *held])
-    lines = [f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}, {library}", "", *_aligned(rows)]
+    limit = " (the model's limit)" if hosted.context == hosted.config.max_context else ""
+    lines = [f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}{limit}, {library}", "", *_aligned(rows)]
     unread = hosted.reports[0].unread
     if unread:
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")

@@ -8,28 +8,24 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from prompt_toolkit import PromptSession
-from prompt_toolkit.history import History
+from click.core import ParameterSource
 
 from ollampi import __version__
 from ollampi.launcher import mpi
-from ollampi.launcher.client import (
-    Client,
-    Json,
-    human_size,
-    human_time,
-    parse_host,
-    processor,
-    show_text,
-    table,
-    timings,
-)
-from ollampi.launcher.repl import Lines, Repl, Screen, Settings, show_answer
+from ollampi.launcher.address import parse_address
+from ollampi.launcher.client import Client, Json
+from ollampi.launcher.home import home
+from ollampi.launcher.repl import Lines, Repl, Settings
+from ollampi.launcher.screen import Screen, show_answer
+from ollampi.launcher.settings import chosen
+from ollampi.launcher.supervise import supervise
+from ollampi.launcher.terminal import PlainLines, TerminalLines
+from ollampi.launcher.words import human_size, human_time, processor, show_text, table, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
 _PASS_ON = {"ignore_unknown_options": True}
@@ -37,60 +33,6 @@ _ALIASES = {"ls": "list"}
 _LEVELS = ("low", "medium", "high", "max")
 _THINK: dict[str, bool | str] = {"true": True, "false": False, **{level: level for level in _LEVELS}}
 _INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
-
-
-class PlainLines:
-    """Read lines with input(), where there is no terminal to edit them on."""
-
-    def read(self, prompt: str) -> str:
-        """Return the next line."""
-        return input(prompt)
-
-    def remember(self, wanted: bool) -> None:
-        """Do nothing: there is no history."""
-
-
-class FileHistory(History):
-    """Keep the history as Ollama does: a file of plain lines, the newest last, readable by its owner only."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.wanted = True
-
-    def load_history_strings(self) -> Iterable[str]:
-        """Return the lines, newest first."""
-        try:
-            return self.path.read_text(encoding="utf-8", errors="replace").splitlines()[:-1001:-1]
-        except OSError:
-            return []
-
-    def store_string(self, string: str) -> None:
-        """Append one line, unless the history is off or the file cannot be written."""
-        if not self.wanted:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as file:
-                file.write(" ".join(string.splitlines()) + "\n")
-        except OSError:
-            self.wanted = False  # a home that cannot be written must not end a conversation
-
-
-class TerminalLines:
-    """Read lines with editing and a history file."""
-
-    def __init__(self, path: Path) -> None:
-        self._history = FileHistory(path)
-        self._session: PromptSession[str] = PromptSession(history=self._history)
-
-    def read(self, prompt: str) -> str:
-        """Return the next line."""
-        return self._session.prompt(prompt)
-
-    def remember(self, wanted: bool) -> None:
-        """Keep the lines that follow in the file, or not."""
-        self._history.wanted = wanted
 
 
 class _Group(click.Group):
@@ -108,8 +50,9 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-def _to_client(_ctx: click.Context, _param: click.Parameter, value: str) -> Client:
-    return Client(parse_host(value))
+def _to_client(ctx: click.Context, _param: click.Parameter, value: str) -> Client:
+    name = "OLLAMA_HOST" if ctx.get_parameter_source("client") is ParameterSource.ENVIRONMENT else "--host"
+    return Client(parse_address(value, name).url)
 
 
 _host_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
@@ -150,16 +93,17 @@ def serve(overrides: tuple[str, ...]) -> None:
 def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, overrides: tuple[str, ...]) -> None:
     """Start a server of N ranks with mpirun.
 
-    OVERRIDES go to every rank's `ollampi serve`. The line is printed before it runs, fit to be pasted into a shell.
+    OVERRIDES are settings such as model=NAME. The line is printed before it runs, fit to be pasted into a shell.
     """
+    chosen(overrides, os.environ)  # a slip of the pen is one line here, and many once mpirun has started
     found = mpi.detect(mpirun)
-    line = mpi.command(found, ranks, [sys.executable, "-m", "ollampi", "serve", *overrides], hostfile)
+    line = mpi.command(found, ranks, [sys.executable, "-m", "ollampi.launcher.serve", *overrides], hostfile)
     added = mpi.environment(found, os.geteuid() == 0, os.environ, hostfile)
     mpi.link_library(found, os.environ)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
     if not dry_run:
-        os.execve(line[0], line, {**os.environ, **added})
+        sys.exit(supervise(line, {**os.environ, **added}))
 
 
 @main.command("list")
@@ -256,7 +200,10 @@ def run(
 
 
 def _typed_lines() -> Lines:
-    return TerminalLines(Path.home() / ".ollama" / "history") if sys.stdout.isatty() else PlainLines()
+    if not sys.stdout.isatty():
+        return PlainLines()
+    folder = home(os.environ)
+    return TerminalLines(folder / ".ollama" / "history" if folder else Path(os.devnull))
 
 
 def _answer_once(client: Client, settings: Settings, prompt: str) -> None:

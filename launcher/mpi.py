@@ -2,8 +2,8 @@
 
 The flags and variables were measured, with Open MPI 5.0.11 and 4.1.4 and with MPICH 5.0.2 and 4.0.2:
 
-    Open MPI  refuses more ranks than cores, pins small worlds to single cores, refuses root, and spends
-              a second in libfabric, which a single host does not need
+    Open MPI  refuses more ranks than cores, pins small worlds to single cores, refuses root and a missing HOME,
+              and spends a second in libfabric, which a single host does not need
     MPICH     needs nothing, but Debian names its library libmpich.so.12 and mpi4py asks for libmpi.so.12
 """
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ollampi.launcher.home import home
 from ollampi.mpiruntime.errors import ConfigError
 
 Run = Callable[[Sequence[str]], str]  # runs a command and returns all it prints; OSError or SubprocessError if it fails
@@ -108,10 +109,9 @@ def environment(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | N
         return {"LD_LIBRARY_PATH": ":".join(dict.fromkeys(folders)), "MPI4PY_MPIABI": "mpich"}
     if mpi.vendor is not Vendor.OPEN_MPI:
         return {}
-    wanted = {"OMPI_MCA_btl": "^ofi", "OMPI_MCA_osc": "^ucx"}
-    if (
-        not hostfile and base.get("SLURM_JOB_NUM_NODES", "1") == "1"
-    ):  # between hosts libfabric may be the fast way: Omni-Path, EFA, Slingshot
+    wanted = {"HOME": str(home(base) or "/"), "OMPI_MCA_btl": "^ofi", "OMPI_MCA_osc": "^ucx"}
+    # between hosts libfabric may be the fast way: Omni-Path, EFA, Slingshot
+    if not hostfile and base.get("SLURM_JOB_NUM_NODES", "1") == "1":
         wanted["OMPI_MCA_mtl"] = "^ofi"
     if root:
         wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -120,7 +120,10 @@ def environment(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | N
 
 def link_folder(base: Mapping[str, str]) -> Path:
     """Return the folder in which Debian's MPICH library gets the name that mpi4py asks for."""
-    return Path(base.get("HOME") or Path.home()) / ".cache" / "ollampi" / "mpich"
+    folder = home(base)
+    if folder is None:
+        raise ConfigError("MPICH's library needs a link in ~/.cache, and this user has no home: set HOME to a folder")
+    return folder / ".cache" / "ollampi" / "mpich"
 
 
 def link_library(mpi: Mpi, base: Mapping[str, str]) -> None:
@@ -216,7 +219,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _output(line: Sequence[str]) -> str:
-    done = subprocess.run(
-        line, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=20
-    )
-    return done.stdout
+    environ = {"HOME": "/", **os.environ}  # Open MPI does not tell its version without
+    merged = subprocess.STDOUT
+    return subprocess.run(
+        line, check=True, stdout=subprocess.PIPE, stderr=merged, env=environ, text=True, errors="replace", timeout=20
+    ).stdout

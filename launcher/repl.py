@@ -1,21 +1,28 @@
 """Hold a conversation with a model on the terminal."""
 
-import unicodedata
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ollampi.launcher.client import Client, Json, show_text, timings
+from ollampi.launcher.client import Client, Json
+from ollampi.launcher.screen import Screen, show_answer
+from ollampi.launcher.words import show_text, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
-HELP = """\
-Available commands:
+SET_HELP = """\
   /set parameter NAME VALUE   set a parameter of the answers, e.g. temperature 0
   /set system TEXT            set the system message
   /set think|nothink          let the model reason first, or not
   /set verbose|quiet          print timings after each answer, or not
-  /set history|nohistory      keep what you type in the history file, or not
-  /show info|system|parameters|template|modelfile
+  /set history|nohistory      keep what you type in ~/.ollama/history, or not
+"""
+SHOW_HELP = """\
+  /show info                  describe the model
+  /show license|modelfile|parameters|system|template
+"""
+HELP = f"""\
+Available commands:
+{SET_HELP}{SHOW_HELP}\
   /load MODEL                 go on with another model, from an empty session
   /clear                      forget the conversation so far
   /bye, /exit                 leave (so does Ctrl-D)
@@ -33,10 +40,6 @@ _PARAMETERS: dict[str, type[int] | type[float]] = dict.fromkeys(_INTS.split(), i
 _QUOTES = '"""'
 
 
-def _columns(word: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in word)
-
-
 class Lines(Protocol):
     """Give the lines a person types."""
 
@@ -45,100 +48,6 @@ class Lines(Protocol):
 
     def remember(self, wanted: bool) -> None:
         """Keep the lines that follow in the history, or not."""
-
-
-class Screen:
-    """Write an answer piece by piece, whole words within `width` columns (0: as it comes)."""
-
-    def __init__(self, write: Callable[[str], Any], width: int = 0, hide_thinking: bool = False) -> None:
-        self._write, self._width, self._hide = write, width, hide_thinking
-        self._column, self._word, self._in_thought, self._trim = 0, "", False, False
-
-    def thought(self, text: str) -> None:
-        """Write a piece of the reasoning, unless it is hidden."""
-        if text and not self._hide:
-            self._put(text if self._in_thought else f"Thinking...\n{text}")
-            self._in_thought = True
-
-    def content(self, text: str) -> None:
-        """Write a piece of the answer itself."""
-        if text and self._in_thought:
-            self._leave_thought()
-        text = text.lstrip("\n") if self._trim else text  # models put blank lines between thought and answer
-        if text:
-            self._trim = False
-            self._put(text)
-
-    def end(self) -> None:
-        """Write what is held back and end the line."""
-        if self._in_thought:
-            self._leave_thought()
-        self._flush()
-        self._write("\n")
-        self._column = 0
-
-    def _leave_thought(self) -> None:
-        self._put("\n...done thinking.\n\n")
-        self._in_thought, self._trim = False, True
-
-    def _put(self, text: str) -> None:
-        if not self._width:
-            self._write(text)
-            return
-        for letter in text:
-            if letter.isspace():
-                self._flush()
-                self._space(letter)
-            else:
-                self._word += letter
-                if _columns(self._word) >= self._width:  # a word wider than the screen, or a script without blanks
-                    self._flush()
-
-    def _space(self, letter: str) -> None:
-        if letter == "\n" or self._column < self._width:
-            self._write(letter)
-            self._column = 0 if letter == "\n" else self._column + 1
-
-    def _flush(self) -> None:
-        columns = _columns(self._word)
-        if self._column and self._column + columns > self._width > 0:
-            self._write("\n")
-            self._column = 0
-        if self._word:
-            self._write(self._word)
-        self._column, self._word = self._column + columns, ""
-
-
-@dataclass
-class Answer:
-    """Hold what came of an answer; `interrupted` when Ctrl-C stopped it."""
-
-    content: str = ""
-    thinking: str = ""
-    final: Json = field(default_factory=dict)
-    interrupted: bool = False
-
-
-def show_answer(pieces: Generator[Json, None, None], screen: Screen) -> Answer:
-    """Write the pieces of /api/generate or /api/chat as they come and return the whole; Ctrl-C hangs up."""
-    answer = Answer()
-    try:
-        for piece in pieces:
-            message = piece.get("message") or {}
-            thought = str(piece.get("thinking") or message.get("thinking") or "")
-            content = str(piece.get("response") or message.get("content") or "")
-            screen.thought(thought)
-            screen.content(content)
-            answer.thinking += thought
-            answer.content += content
-            answer.final = piece
-    except KeyboardInterrupt:
-        answer.interrupted = True
-    finally:
-        pieces.close()
-        if answer.content or answer.thinking:
-            screen.end()
-    return answer
 
 
 def parse_parameter(name: str, values: list[str]) -> int | float | list[str]:
@@ -241,6 +150,10 @@ class Repl:
 
     def _command(self, line: str) -> None:
         match line.split():
+            case ["/set"] | ["/?" | "/help", "set" | "/set"]:
+                self._write(f"Available commands:\n{SET_HELP}")
+            case ["/show"] | ["/?" | "/help", "show" | "/show"]:
+                self._write(f"Available commands:\n{SHOW_HELP}")
             case ["/?" | "/help", *_]:
                 self._write(HELP)
             case ["/clear"]:

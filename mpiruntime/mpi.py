@@ -60,6 +60,7 @@ def start(expected_size: int) -> Mpi:
         MPI.Init_thread(MPI.THREAD_SERIALIZED)
     size = MPI.COMM_WORLD.Get_size()
     if size != expected_size:
+        _unlink_mapped()
         MPI.Finalize()
         vendor, version = MPI.get_vendor()
         raise WorldError(
@@ -70,6 +71,14 @@ def start(expected_size: int) -> Mpi:
     world = Mpi(MPI)
     world.unlink_segments()
     return world
+
+
+def _unlink_mapped() -> set[str]:
+    """Remove the names of all shared-memory files of the MPI library in this process; return them."""
+    paths = set(_SEGMENT.findall(Path("/proc/self/maps").read_text()))
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+    return paths
 
 
 class Mpi:
@@ -84,6 +93,8 @@ class Mpi:
         self._control = mpi.COMM_WORLD.Dup()
         self.rank: int = self._data.Get_rank()
         self.size: int = self._data.Get_size()
+        self._notes_sent = self._notes_received = 0
+        self._unlinked: set[str] = set()
 
     @property
     def library(self) -> str:
@@ -146,6 +157,7 @@ class Mpi:
 
     def notify(self, note: int) -> None:
         """Send a small number to rank 0; may be called from a Python signal handler of the main thread."""
+        self._notes_sent += 1
         self._control.Isend([bytes([note]), self._mpi.BYTE], 0, _NOTE_TAG)
 
     def notes(self) -> list[int]:
@@ -155,6 +167,7 @@ class Mpi:
             buffer = bytearray(1)
             matched.Recv([buffer, self._mpi.BYTE])
             notes.append(buffer[0])
+        self._notes_received += len(notes)
         return notes
 
     def unlink_segments(self) -> None:
@@ -166,12 +179,18 @@ class Mpi:
         for comm in (self._data, self._control):  # every pair talks once: by then each has mapped the other
             comm.Alltoall(token.copy(), token)
         self._data.Barrier()
-        for line in set(_SEGMENT.findall(Path("/proc/self/maps").read_text())):
-            Path(line).unlink(missing_ok=True)
+        self._unlinked = _unlink_mapped()
         self._data.Barrier()
 
     def finish(self) -> None:
-        """Leave MPI; collective."""
+        """Leave MPI; collective. `notify` must not be called any more."""
+        sent = sum(int(count) for count in self.collect(str(self._notes_sent).encode()))
+        while self.rank == 0 and self._notes_received < sent:  # MPICH fails where a message was never received
+            self.notes()
+        if self._mpi.get_vendor()[0] == "Open MPI" and self._mpi.get_vendor()[1] < (5,):
+            for path in self._unlinked:  # Open MPI 4 complains at length about files that it cannot remove
+                Path(path).touch()
+        self._data.Barrier()
         self._data.Free()
         self._control.Free()
         self._mpi.Finalize()

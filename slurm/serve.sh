@@ -12,11 +12,10 @@ ollampi=$(command -v ollampi || echo "$PWD/.venv/bin/ollampi")
 echo "from your machine: ssh -N -L 11434:127.0.0.1:11434 -J LOGIN_NODE $(hostname)"
 "$ollampi" launch -n "${SLURM_NTASKS:-1}" "$@" &
 server=$!
-# mpirun passes USR1 on to the ranks, which then finish what runs and leave; wait returns early at a signal.
+# launch and mpirun pass USR1 on to the ranks, which then finish what runs and leave; wait returns early at a signal.
 trap 'kill -USR1 $server' USR1
 trap 'kill -TERM $server' TERM INT
 while kill -0 $server 2>/dev/null; do
     wait $server
-    status=$?
 done
-exit $status
+wait $server # bash remembers how it ended

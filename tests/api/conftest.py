@@ -97,7 +97,7 @@ class FakeStream:
         self._events: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
         for event in events:
             self._events.put(event)
-        self.cancelled = 0
+        self.cancelled, self.closed = 0, False
 
     def __iter__(self) -> Iterator[Event]:
         while True:
@@ -111,6 +111,10 @@ class FakeStream:
     def cancel(self) -> None:
         self.cancelled += 1
         self._events.put(Done("cancel", USAGE))
+
+    def close(self) -> None:
+        self.closed = True
+        self.cancel()
 
 
 class FakeEngine:
@@ -274,11 +278,8 @@ class FakeCoordinator:
             yield {"kind": "done", "reason": op, "usage": vars(USAGE)}
         else:
             for token in self.tokens:
-                yield {
-                    "kind": "tokens",
-                    "tokens": [token],
-                    "logprobs": [{"token": token, "logprob": -1.0, "top": [[3, -2.0]]}],
-                }
+                logprobs = [{"token": token, "logprob": -1.0, "top": [[3, -2.0]]}]
+                yield {"kind": "tokens", "tokens": [token], "logprobs": logprobs}
             if not self.silent:
                 yield {"kind": "done", "reason": "stop", "usage": vars(USAGE)}
 

@@ -208,6 +208,7 @@ def test_closing_the_answer_cancels(client, engine):
     assert next(iter(response.response))
     response.close()
     assert engine.streams[0].cancelled == 1
+    assert engine.streams[0].closed
 
 
 def test_engine_request(client, engine):

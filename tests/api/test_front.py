@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -12,11 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from support.fronts import (
+    MODULE,
+    SOURCE,
+    arguments,
+    ask,
+    connect,
+    process_group,
+    running_front,
+    start,
+    wait_until_alive,
+)
 
-SOURCE = Path(__file__).parents[2] / "src"
 PARENT = """
 import os, subprocess, sys
 text = sys.argv[1].replace("PARENT", str(os.getpid()))
@@ -24,64 +32,12 @@ subprocess.run([sys.executable, "-m", "ollampi.api.front", text], pass_fds=[int(
 """
 
 
-def arguments(listener, coordinator, models_folder, parent):
-    """Return the JSON argument of the server process."""
-    config = {"listen_fd": listener.fileno(), "engine": coordinator.address, "parent": parent, "threads": 8}
-    return json.dumps(config | {"models": [str(models_folder)]}).replace('"PARENT"', "PARENT")
-
-
-def start(command, listener, folder):
-    """Start a process with the listening socket, in its own session and an empty folder."""
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
-    return subprocess.Popen(
-        command,
-        pass_fds=[listener.fileno()],
-        cwd=folder,
-        env=environment,
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-    )
-
-
 @pytest.fixture
 def front(coordinator, listener, models_folder, tmp_path) -> Iterator[subprocess.Popen[bytes]]:
     """Return a running server process."""
-    text = arguments(listener, coordinator, models_folder, os.getpid())
-    process = start([sys.executable, "-m", "ollampi.api.front", text], listener, tmp_path)
-    with process:
-        wait_until_alive(listener)
+    text = arguments(listener, coordinator.address, models_folder, os.getpid())
+    with running_front(listener, text, tmp_path) as process:
         yield process
-        process.kill()
-
-
-def connect(listener):
-    return http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10)
-
-
-def wait_until_alive(listener):
-    connection = connect(listener)
-    connection.request("GET", "/")
-    assert connection.getresponse().read() == b"Ollama is running"
-    connection.close()
-
-
-def ask(listener, **body):
-    connection = connect(listener)
-    connection.request("POST", "/api/generate", json.dumps({"model": "demo", "prompt": "x"} | body))
-    return connection
-
-
-def process_group(leader):
-    """Return the living processes of the leader's session."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if entry.name.isdigit() and int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
 
 
 def test_streaming_and_keep_alive(front, coordinator, listener, tokenizer):
@@ -203,7 +159,7 @@ def test_other_signals_are_ignored_and_nothing_is_written(front, listener, tmp_p
 
 
 def test_it_dies_with_its_parent(coordinator, listener, models_folder, tmp_path):
-    text = arguments(listener, coordinator, models_folder, "PARENT")
+    text = arguments(listener, coordinator.address, models_folder, "PARENT")
     with start([sys.executable, "-c", PARENT, text, str(listener.fileno())], listener, tmp_path) as parent:
         wait_until_alive(listener)
         assert len(process_group(parent.pid)) == 3
@@ -216,8 +172,8 @@ def test_it_dies_with_its_parent(coordinator, listener, models_folder, tmp_path)
 
 
 def test_it_refuses_a_wrong_parent(coordinator, listener, models_folder, tmp_path):
-    text = arguments(listener, coordinator, models_folder, 1)
-    with start([sys.executable, "-m", "ollampi.api.front", text], listener, tmp_path) as process:
+    text = arguments(listener, coordinator.address, models_folder, 1)
+    with start([*MODULE, text], listener, tmp_path) as process:
         assert process.wait(10) == 1
 
 

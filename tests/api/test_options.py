@@ -64,4 +64,6 @@ def test_meanings():
     assert parse_options({"num_ctx": 0}).context == 4
     assert parse_options({"top_k": -5}).sampling.top_k == -5
     assert parse_options({"stop": ["", "a"]}).stop == ["a"]
+    for temperature in (1e-308, 5e-324):
+        assert parse_options({"temperature": temperature}).sampling.temperature == temperature
     assert parse_options({"mirostat": 1, "tfs_z": None}).ignored == ["mirostat"]

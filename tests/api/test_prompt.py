@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from ollampi.api.errors import ApiError
-from ollampi.api.go_template import GoTemplate
-from ollampi.api.prompt import Prompt, Prompts, Window, fit
-from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.api.prompt import Guarded, Prompt, Prompts, Window, fit
 
 WIDE = Window(4096, 4, truncate=True, shift=True)
 
@@ -82,59 +81,6 @@ def test_fit_at_the_border():
     assert fit(Prompt("", [1, 2, 3, 4]), Window(4, 0, True, True)).tokens == [2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("template", "error"),
-    [
-        ("{{ raise_exception('roles must alternate') }}", RequestError),
-        ("{{ messages[0].__class__.__mro__ }}", ModelError),
-        ("{{ 1 / 0 }}", ModelError),
-        ("{% for %}", ModelError),
-        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", ModelError),
-        ("{{ messages.append(1) }}", ModelError),
-    ],
-)
-def test_bad_templates(client, make_model, make_client, tmp_path, template, error):
-    make_model(tmp_path / "bad", template)
-    body = {"model": "bad", "messages": [user("x")]}
-    response = make_client(tmp_path).post("/api/chat", json=body)
-    assert response.status_code == (400 if error is RequestError else 500)
-    assert "chat template" in response.json["error"]
-
-
-def test_template_names_of_transformers(make_model, make_client, tmp_path):
-    loop = "{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}"
-    source = "{{ {'a': '<ä>'} | tojson }}" + loop
-    make_model(tmp_path / "m", source + "{{ strftime_now('%Y') | length }}{{ eos_token }}")
-    body = {"model": "m", "messages": [user("x"), user("y")], "_debug_render_only": True}
-    answer = make_client(tmp_path).post("/api/chat", json=body).json
-    assert answer["_debug_info"]["rendered_template"] == '{"a": "<ä>"}x4<|end|>'
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("{{ .Prompt }}", "P"),
-        ("{{ if .System }}<s>{{ .System }}{{ end }}<u>{{ .Prompt }}<a>{{ .Response }}<e>", "<s>S<u>P<a>"),
-        ("{{- if .Suffix }}x{{ else }}y{{ end }}", "y"),
-        ("a  {{- .Prompt -}}  b", "aPb"),
-        ("{{/* note */}}{{ if .System }}{{ if .Prompt }}1{{ end }}2{{ end }}3", "123"),
-        ("{{ if .System }}{{ .Response }}{{ end }}never", ""),
-    ],
-)
-def test_go_template(source, expected):
-    assert GoTemplate(source).render(System="S", Prompt="P") == expected
-
-
-@pytest.mark.parametrize(
-    "source",
-    ["{{", "{{ end }}", "{{ else }}", "{{ if .System }}", "{{ .Nope }}", "{{ range .X }}", "{{ if .System }}" * 200],
-)
-def test_bad_go_template(client, source):
-    response = client.post("/api/generate", json={"model": "demo", "prompt": "x", "template": source})
-    assert response.status_code == 500
-    assert response.json["error"].startswith("template: ")
-
-
 @pytest.mark.parametrize("route", ["generate", "chat"])
 @pytest.mark.parametrize("unit", ["a", " ", "\0", "e\u0301\u0301", "🙂", "<|end|>", "word "])
 def test_megabytes_of_text_are_cut_quickly(client, engine, text_tokenizer, route, unit):
@@ -143,11 +89,42 @@ def test_megabytes_of_text_are_cut_quickly(client, engine, text_tokenizer, route
     started = time.perf_counter()
     response = client.post(f"/api/{route}", json=body)
     assert time.perf_counter() - started < 2
-    if unit == "<|end|>":
-        assert response.status_code == 400
-    else:
-        assert len(engine.requests[0].prompt) == 63
-        assert (
-            engine.requests[0].prompt[-2:]
-            == engine.tokenizer.encode(" end" if route == "generate" else "ant:").ids[-2:]
-        )
+    assert response.status_code == 200
+    assert len(engine.requests[0].prompt) == 63
+    ending = " end" if route == "generate" else "ant:"
+    assert engine.requests[0].prompt[-2:] == engine.tokenizer.encode(ending).ids[-2:]
+
+
+def test_special_tokens_between_much_text_are_cut_quickly(client, engine):
+    text = ("word " * 10_000 + "<|end|>") * 400
+    started = time.perf_counter()
+    assert client.post("/api/generate", json={"model": "demo", "prompt": text, "stream": False}).status_code == 200
+    assert time.perf_counter() - started < 2
+    assert len(engine.requests[0].prompt) == 63
+
+
+def test_a_cut_makes_no_special_token(text_tokenizer):
+    text = "<|im_start" + "x" * 3 * text_tokenizer.half_chars + "|>"
+    text = "y" * (text_tokenizer.half_chars - 10) + text + "z" * (text_tokenizer.half_chars - 2)
+    assert "<|im_start|>" in text_tokenizer.cut(text)
+    assert not text_tokenizer.special_ids & set(text_tokenizer.encode(text))
+    assert not text_tokenizer.special_ids & set(Guarded(text_tokenizer).prompt(text).tokens)
+    guard = Guarded(text_tokenizer)
+    prompt = guard.prompt(guard.hide(text))
+    assert not text_tokenizer.special_ids & set(prompt.tokens)
+
+
+def test_too_many_special_tokens_are_refused(text_tokenizer):
+    guard = Guarded(text_tokenizer)
+    with pytest.raises(ApiError, match="more than 10000 special tokens"):
+        guard.hide("<|end|>" * 10_001)
+    with pytest.raises(ApiError, match="more than 10000 special tokens"):
+        guard.prompt(guard.hide("<|end|>") * 10_001)
+
+
+@pytest.mark.parametrize("model", ["chatty", "demo"])
+def test_deep_nesting_is_the_clients_fault(client, model):
+    deep = json.loads('{"a":' * 400 + "1" + "}" * 400)
+    message = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "f", "arguments": deep}}]}
+    response = client.post("/api/chat", json={"model": model, "messages": [message], "stream": False})
+    assert response.status_code in (200, 400), response.json

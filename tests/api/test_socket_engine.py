@@ -66,6 +66,24 @@ def test_cancel_is_sent_once_and_never_after_the_end(coordinator, socket_engine)
     coordinator.expect("loaded")
 
 
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_a_closed_stream_leaves_nothing_behind(coordinator, socket_engine, read):
+    coordinator.tokens, coordinator.silent = [4], read < 2
+    stream = socket_engine.generate(REQUEST)
+    number = coordinator.expect("generate")["id"]
+    events = iter(stream)
+    for _ in range(read):
+        next(events)
+    stream.close()
+    stream.close()
+    stream.cancel()
+    assert socket_engine._connection._inboxes == {}
+    if read < 2:
+        assert coordinator.expect("cancel")["id"] == number
+    socket_engine.loaded()
+    coordinator.expect("loaded")
+
+
 def test_a_coordinator_that_ignores_a_cancel_does_not_hold_the_request(coordinator, socket_engine, monkeypatch):
     monkeypatch.setattr("ollampi.api.socket_engine.CANCEL_TIMEOUT_S", 0.05)
     coordinator.silent = coordinator.deaf = True

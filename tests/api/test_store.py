@@ -10,6 +10,7 @@ from ollampi.api.errors import ApiError
 from ollampi.api.model import human_number, read_model
 from ollampi.api.names import folder_name, parse_name
 from ollampi.api.store import Store
+from ollampi.mpiruntime.errors import ModelError
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,23 @@ def test_digest_changes_with_the_content_only(make_model, tmp_path):
     assert first.digest == again.digest != other.digest
 
 
+def test_other_weights_under_the_same_header_have_another_digest(make_model, tmp_path):
+    folder = make_model(tmp_path / "a")
+    first = read_model(folder_name("a"), folder)
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    assert read_model(folder_name("a"), folder).digest != first.digest
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "chat_template.jinja"])
+def test_what_prompts_depend_on_is_in_the_digest(make_model, tmp_path, name):
+    folder = make_model(tmp_path / "a")
+    first = read_model(folder_name("a"), folder)
+    (folder / name).write_text('{"bos_token": "<s>"}')
+    assert read_model(folder_name("a"), folder).digest != first.digest
+
+
 def test_changes_show_at_once(make_model, tmp_path):
     folder = make_model(tmp_path / "demo")
     store = Store([tmp_path])
@@ -79,6 +97,14 @@ def test_changes_show_at_once(make_model, tmp_path):
     model = store.find("demo")
     assert (model.context_length, model.eos_token_ids) == (4096, [3, 4])
     assert model.capabilities == ["completion", "thinking"]
+
+
+def test_a_folder_without_tokenizer_is_refused_when_it_is_read(make_model, tmp_path):
+    folder = make_model(tmp_path / "my model")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"model my-model:latest: tokenizer.json is missing; convert") as caught:
+        read_model(folder_name("my model"), folder)
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_human_numbers():

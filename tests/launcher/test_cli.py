@@ -19,12 +19,9 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from prompt_toolkit.application import create_app_session
-from prompt_toolkit.input import create_pipe_input
-from prompt_toolkit.output import DummyOutput
 
 from ollampi.launcher import cli
-from ollampi.launcher.cli import FileHistory, PlainLines, TerminalLines, main
+from ollampi.launcher.cli import main
 
 SOURCE = Path(cli.__file__).parent.parent.parent
 DEAD = "127.0.0.1:9"  # the discard port: nobody listens
@@ -95,7 +92,6 @@ def become(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise Become
 
     monkeypatch.setattr(os, "execv", note)
-    monkeypatch.setattr(os, "execve", note)
     return seen
 
 
@@ -155,19 +151,26 @@ def test_launch_dry_run_prints_a_line_for_the_shell(mpirun: str, monkeypatch: py
         "OMPI_MCA_osc=^ucx",
         "OMPI_MCA_mtl=^ofi",
         *[mpirun, "--oversubscribe", "--bind-to", "none", "-n", "4"],
-        *[sys.executable, "-m", "ollampi", "serve", "model=a b"],
+        *[sys.executable, "-m", "ollampi.launcher.serve", "model=a b"],
     ]
     assert result.output.startswith("OMPI_MCA_btl='^ofi' ")
 
 
-def test_launch_becomes_mpirun(mpirun: str, become: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    def supervise(line: list[str], environ: dict[str, str]) -> int:
+        ran.extend([line, environ])
+        return 7
+
+    monkeypatch.setattr(cli, "supervise", supervise)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
     result = CliRunner().invoke(main, ["launch", "model=tiny", "-n", "2", "--mpirun", mpirun])
-    assert isinstance(result.exception, Become)
-    path, line, environ = become
-    assert path == line[0] == mpirun
-    assert line[-6:] == ["2", sys.executable, "-m", "ollampi", "serve", "model=tiny"]
+    assert result.exit_code == 7
+    line, environ = ran
+    assert line[0] == mpirun
+    assert line[-5:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", "model=tiny"]
     assert environ["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
     assert environ["OMPI_MCA_btl"] == "tcp,self"
     assert environ["PATH"] == os.environ["PATH"]
@@ -180,6 +183,9 @@ def test_launch_becomes_mpirun(mpirun: str, become: list[Any], monkeypatch: pyte
     [
         (["--mpirun", "/nowhere/mpirun"], "Error: no program '/nowhere/mpirun'"),
         (["-n", "0"], "Error: cannot start 0 ranks: ask for at least 1"),
+        (["server.prot=1"], "Error: unknown setting 'server.prot'; server has: host, port,"),
+        (["--colour"], "Error: '--colour' is no setting; write key=value"),
+        (["engine.context_length=abc", "model=demo"], "Error: engine.context_length is 'abc'; it must be a whole"),
     ],
 )
 def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> None:
@@ -197,7 +203,10 @@ def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> N
 def test_no_server_is_one_line_and_exit_1(args: list[str]) -> None:
     result = CliRunner().invoke(main, [*args, "--host", DEAD])
     assert result.exit_code == 1
-    assert re.fullmatch(rf"Error: no server answers at http://{DEAD} \(.*\): start .*ollampi serve.*\n", result.stderr)
+    assert re.fullmatch(
+        rf"Error: no server answers at http://{DEAD} \(.*\): start .*`make serve` or `ollampi launch -n 4`.*\n",
+        result.stderr,
+    )
     assert result.stdout == ""
 
 
@@ -216,7 +225,13 @@ def test_host_option_beats_the_environment(api: FakeApi) -> None:
 def test_a_strange_host_is_one_line_and_exit_1() -> None:
     result = CliRunner().invoke(main, ["ps"], env={"OLLAMA_HOST": "ftp://x"})
     assert result.exit_code == 1
-    assert result.stderr == "Error: server address 'ftp://x': the scheme 'ftp' is neither http nor https\n"
+    assert result.stderr.startswith("Error: OLLAMA_HOST is 'ftp://x'; it must be host, host:port, ")
+    assert result.stderr.endswith("(the scheme must be http or https)\n")
+
+
+def test_the_option_is_named_where_it_is_the_strange_one() -> None:
+    result = CliRunner().invoke(main, ["ps", "--host", "x:y"], env={"OLLAMA_HOST": "z"})
+    assert result.stderr.startswith("Error: --host is 'x:y'; it must be")
 
 
 def moment(**ahead: float) -> str:
@@ -389,49 +404,6 @@ def test_ctrl_c_stops_the_answer_and_the_server(api: FakeApi) -> None:
     assert output.strip(b"x") == b"\n"
     assert errors == b""
     assert api.hung_up.wait(10)
-
-
-def test_history_is_plain_lines_newest_first(tmp_path: Path) -> None:
-    path = tmp_path / "home" / "history"
-    history = FileHistory(path)
-    for line in ("one", "two\nlines", "three"):
-        history.store_string(line)
-    assert path.read_text() == "one\ntwo lines\nthree\n"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(FileHistory(path).load_history_strings()) == ["three", "two lines", "one"]
-
-
-def test_history_can_be_switched_off(tmp_path: Path) -> None:
-    history = FileHistory(tmp_path / "history")
-    history.wanted = False
-    history.store_string("secret")
-    assert not (tmp_path / "history").exists()
-    assert list(history.load_history_strings()) == []
-
-
-def test_a_history_that_cannot_be_written_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    history = FileHistory(tmp_path / "file" / "history")
-    history.store_string("one")
-    assert history.wanted is False
-
-
-def test_plain_lines_read_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builtins.input", lambda prompt: f"{prompt}typed")
-    lines = PlainLines()
-    lines.remember(False)
-    assert lines.read(">>> ") == ">>> typed"
-
-
-def test_terminal_lines_edit_and_remember(tmp_path: Path) -> None:
-    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        lines = TerminalLines(tmp_path / "history")
-        keys.send_text("hellp\x7fo\r")
-        assert lines.read(">>> ") == "hello"
-        lines.remember(False)
-        keys.send_text("secret\r")
-        assert lines.read(">>> ") == "secret"
-    assert (tmp_path / "history").read_text() == "hello\n"
 
 
 def test_the_alias_is_not_a_command_of_its_own() -> None:

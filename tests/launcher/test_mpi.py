@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ollampi.launcher.home import home
 from ollampi.launcher.mpi import Mpi, Vendor, command, detect, environment, link_folder, link_library, parse_version
 from ollampi.mpiruntime.errors import ConfigError
 
@@ -79,7 +80,11 @@ ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 def test_environment(
     vendor: Vendor, root: bool, hostfile: str | None, base: dict[str, str], added: dict[str, str]
 ) -> None:
-    assert environment(Mpi("mpirun", vendor, (5,)), root, base, hostfile) == added
+    assert environment(Mpi("mpirun", vendor, (5,)), root, {"HOME": "/h", **base}, hostfile) == added
+
+
+def test_open_mpi_is_given_a_home_where_there_is_none() -> None:
+    assert environment(Mpi("mpirun", Vendor.OPEN_MPI, (5,)), False, {})["HOME"] == str(home({}))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,10 @@ def test_no_ldconfig_is_no_error(machine: Machine) -> None:
     assert detect(None, run, {"PATH": os.path.dirname(path)}, []).vendor is Vendor.INTEL
 
 
-def test_the_mpirun_of_this_environment_is_known() -> None:
+@pytest.mark.parametrize("homeless", [False, True])
+def test_the_mpirun_of_this_environment_is_known(homeless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if homeless:
+        monkeypatch.delenv("HOME", raising=False)
     try:
         mpi = detect(None)
     except ConfigError:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ollampi.launcher.client import ApiError, Client, Json, UnreachableError
-from ollampi.launcher.repl import Repl, Screen, Settings, parse_parameter, show_answer
+from ollampi.launcher.repl import Repl, Settings, parse_parameter
 from ollampi.mpiruntime.errors import ConfigError
 
 FACTS = {
@@ -244,14 +244,31 @@ def test_a_failed_load_keeps_model_and_messages() -> None:
     assert len(client.chats()[1]["messages"]) == 3
 
 
-@pytest.mark.parametrize("line", ["/?", "/help", "/? set"])
+@pytest.mark.parametrize("line", ["/?", "/help", "/? load"])
 def test_help_names_every_command_within_80_columns(line: str) -> None:
     text = talk(FakeClient(), line)
     assert all(word in text for word in ("/set", "/show", "/load", "/clear", "/bye", "/exit", '"""'))
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("line", ["/foo", "/set", "/set foo", "/show", "/show foo", "/load", "/set parameter seed"])
+@pytest.mark.parametrize("line", ["/set", "/? set", "/help /set"])
+def test_set_alone_says_what_can_be_set(line: str) -> None:
+    text = talk(FakeClient(), line)
+    assert text.startswith("Available commands:\n  /set parameter NAME VALUE")
+    assert all(word in text for word in ("/set system", "think", "verbose", "~/.ollama/history"))
+    assert "/show" not in text
+    assert "/load" not in text
+
+
+@pytest.mark.parametrize("line", ["/show", "/? show", "/help /show"])
+def test_show_alone_says_what_can_be_shown(line: str) -> None:
+    text = talk(FakeClient(), line)
+    assert text.startswith("Available commands:\n  /show info")
+    assert all(word in text for word in ("license", "modelfile", "parameters", "system", "template"))
+    assert "/set" not in text
+
+
+@pytest.mark.parametrize("line", ["/foo", "/set foo", "/show foo", "/load", "/set parameter seed"])
 def test_an_unknown_command_points_to_help(line: str) -> None:
     client = FakeClient()
     text = talk(client, line)
@@ -308,39 +325,3 @@ def test_settings_send_only_what_is_set() -> None:
         "think": False,
         "keep_alive": 0,
     }
-
-
-@pytest.mark.parametrize(
-    ("width", "pieces", "text"),
-    [
-        (0, ["a long line ", "that stays"], "a long line that stays\n"),
-        (10, ["one two th", "ree four"], "one two \nthree four\n"),
-        (10, ["one\ntwo three"], "one\ntwo three\n"),
-        (5, ["abcdefghijkl"], "abcde\nfghij\nkl\n"),
-        (4, ["ab cd  ef"], "ab \ncd  \nef\n"),
-        (6, ["日本語日本語"], "日本語\n日本語\n"),
-        (10, ["0123456789 x"], "0123456789\nx\n"),
-    ],
-)
-def test_screen_breaks_lines_between_words(width: int, pieces: list[str], text: str) -> None:
-    written: list[str] = []
-    screen = Screen(written.append, width)
-    for piece in pieces:
-        screen.content(piece)
-    screen.end()
-    assert "".join(written) == text
-    if width:
-        assert all(len(line.rstrip()) <= width for line in text.splitlines())
-
-
-def test_show_answer_of_generate_collects_the_text() -> None:
-    def pieces() -> Generator[Json, None, None]:
-        yield {"thinking": "hm"}
-        yield {"response": "ye"}
-        yield {"response": "s", "done": True}
-
-    written: list[str] = []
-    answer = show_answer(pieces(), Screen(written.append))
-    assert (answer.thinking, answer.content, answer.interrupted) == ("hm", "yes", False)
-    assert answer.final == {"response": "s", "done": True}
-    assert "".join(written) == "Thinking...\nhm\n...done thinking.\n\nyes\n"

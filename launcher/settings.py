@@ -1,0 +1,204 @@
+"""Know every setting: what it takes, and what values a command line and the environment give.
+
+Imports nothing heavy, so that `ollampi launch` can check a command line before it starts anything.
+"""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ollampi.launcher.address import parse_address
+from ollampi.mpiruntime.errors import ConfigError
+
+Value = str | int | float | list[str] | None
+
+
+class Kind(Protocol):
+    """Tell what a setting takes."""
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+
+    def parse(self, text: str) -> Value:
+        """Return the value that a text stands for; raise ValueError where it stands for none."""
+
+    def fits(self, value: Value) -> bool:
+        """Return whether a value of the right type is in range."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from low to high, or null where that is allowed."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    or_null: bool = False
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        kind = "a whole number" if self.kind is int else "a number"
+        return f"{kind} from {self.low} to {self.high}{' or null' if self.or_null else ''}"
+
+    def parse(self, text: str) -> Value:
+        """Return the number; raise ValueError."""
+        return None if self.or_null and text == "null" else self.kind(text)
+
+    def fits(self, value: Value) -> bool:
+        """Return whether a number is in range."""
+        if value is None:
+            return self.or_null
+        return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as it stands, with whatever characters; quotes around it are taken away."""
+
+    takes: str
+
+    def parse(self, text: str) -> Value:
+        """Return the text."""
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+    def fits(self, value: Value) -> bool:
+        """Return whether the text has any characters."""
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Several texts in brackets, or one text without."""
+
+    takes: str
+
+    def parse(self, text: str) -> Value:
+        """Return the texts; raise ValueError where a quote is not closed."""
+        if not (text.startswith("[") and text.endswith("]")):
+            return [text] if text else []
+        parts = shlex.shlex(text[1:-1], posix=True)
+        parts.whitespace, parts.whitespace_split, parts.escape, parts.commenters = ",", True, "", ""
+        return [part.strip() for part in parts if part.strip()]
+
+    def fits(self, value: Value) -> bool:
+        """Return True: any list will do."""
+        return True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words; `note` helps to choose."""
+
+    words: tuple[str, ...]
+    note: str
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        return f"one of {', '.join(self.words)} ({self.note})"
+
+    def parse(self, text: str) -> Value:
+        """Return the word."""
+        return text
+
+    def fits(self, value: Value) -> bool:
+        """Return whether it is one of the words."""
+        return value in self.words
+
+
+_DTYPE = Choice(
+    ("auto", "float32", "bfloat16"),
+    "float16 weights are read as either: bfloat16 takes half the memory, float32 loses nothing; auto takes bfloat16",
+)
+SETTINGS: dict[str, Kind] = {
+    "model": Text("the name of a model or the path of its folder"),
+    "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
+    "dtype": _DTYPE,
+    "drain_timeout_s": Number(float, 0, 86400),
+    "threads": Number(int, 1, 1024, or_null=True),
+    "server.host": Text("an address of this host"),
+    "server.port": Number(int, 0, 65535),
+    "server.threads": Number(int, 1, 4096),
+    "server.origins": Texts("an origin, or several in brackets: [http://a,http://b]"),
+    "server.max_body_bytes": Number(int, 1024, 2**31),
+    "engine.dtype": _DTYPE,
+    "engine.context_length": Number(int, 4, 2**24),
+    "engine.cache_tokens": Number(int, 16, 2**28),
+    "engine.block_size": Number(int, 1, 1024),
+    "engine.max_step_tokens": Number(int, 1, 2**16),
+    "engine.max_running": Number(int, 1, 2**16),
+    "engine.max_queue": Number(int, 0, 2**20),
+    "engine.max_loaded_models": Number(int, 1, 64),
+    "engine.keep_alive_s": Number(float, -(2**31), 2**31, or_null=True),
+}
+_ENVIRONMENT = {
+    "OLLAMA_CONTEXT_LENGTH": "engine.context_length",
+    "OLLAMA_MAX_QUEUE": "engine.max_queue",
+    "OLLAMA_MAX_LOADED_MODELS": "engine.max_loaded_models",
+}
+_ZERO_IS_DEFAULT = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_MAX_LOADED_MODELS")
+
+
+def chosen(overrides: Sequence[str], environ: Mapping[str, str]) -> dict[str, Value]:
+    """Return path -> value of the settings that the environment or, before it, the command line gives.
+
+    Raise ConfigError for the first that cannot be used, with its name, its value and what it takes.
+    """
+    values = _from_environment(environ)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if override.startswith("-") or not equals or not path:
+            raise ConfigError(f"{override!r} is no setting; write key=value, for example server.port=11500")
+        values[path] = _parse(path, path, text)
+    return values
+
+
+def check_setting(path: str, value: Value, name: str, shown: str) -> None:
+    """Raise ConfigError with `name` and the value as `shown` where the value does not fit the setting."""
+    if not SETTINGS[path].fits(value):
+        raise ConfigError(f"{name} is {shown}; it must be {SETTINGS[path].takes}")
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
+    """Return the settings that Ollama's environment variables give."""
+    given = {name: environ.get(name, "").strip().strip("\"'") for name in (*_ENVIRONMENT, "OLLAMA_HOST")}
+    values: dict[str, Value] = {}
+    if given["OLLAMA_HOST"]:  # as in Ollama, scheme and path are for clients only
+        address = parse_address(given["OLLAMA_HOST"], "OLLAMA_HOST")
+        values |= {"server.host": address.host, "server.port": address.port}
+    for name, path in _ENVIRONMENT.items():
+        if given[name] and not (given[name] == "0" and name in _ZERO_IS_DEFAULT):
+            values[path] = _parse(path, name, given[name])
+    return values
+
+
+def _parse(path: str, name: str, text: str) -> Value:
+    """Return the value of a setting that was given under `name`."""
+    if path not in SETTINGS:
+        raise ConfigError(_unknown(path))
+    try:
+        value = SETTINGS[path].parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is {text!r}; it must be {SETTINGS[path].takes}") from error
+    check_setting(path, value, name, text if isinstance(value, int | float) else repr(text))
+    return value
+
+
+def _unknown(path: str) -> str:
+    """Return the message for a path that is no setting: the names on the level at which it goes astray."""
+    if group := _names(path):
+        return f"{path!r} is a group of settings; set one of them: {', '.join(f'{path}.{name}' for name in group)}"
+    where = path.rpartition(".")[0]
+    while where and not _names(where) and where not in SETTINGS:
+        where = where.rpartition(".")[0]
+    return f"unknown setting {path!r}; {where or 'the configuration'} has: {', '.join(_names(where)) or 'no parts'}"
+
+
+def _names(where: str) -> list[str]:
+    """Return the names of the settings and groups right below a group; "" is the whole configuration."""
+    start = f"{where}." if where else ""
+    return list(dict.fromkeys(path.removeprefix(start).split(".")[0] for path in SETTINGS if path.startswith(start)))

@@ -1,0 +1,29 @@
+"""Test the table that a started server prints."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ollampi.launcher.banner import banner
+from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.request import ModelRef
+
+
+def hosted(context: int, max_context: int) -> HostedModel:
+    """Return as much of a model as the banner reads."""
+    report = SimpleNamespace(weight_bytes=0, cache_bytes=0, read_bytes=0, heads=(0, 2), kv_heads=(0, 1), unread=[])
+    config = SimpleNamespace(max_context=max_context)
+    values: Any = SimpleNamespace(ref=ModelRef("m:latest", "/m"), dtype="float32", context=context, config=config)
+    values.reports = [report]
+    return cast(HostedModel, values)
+
+
+@pytest.mark.parametrize(
+    ("max_context", "text"), [(4096, "context 2048, Open MPI"), (2048, "context 2048 (the model's limit), Open MPI")]
+)
+def test_the_first_line_says_where_the_context_ends(max_context: int, text: str) -> None:
+    facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0, 1, 2, 5], threads=4)]
+    lines = banner(hosted(2048, max_context), facts, "Open MPI 5.0.11", "http://h:1").splitlines()
+    assert lines[0].startswith(f"m:latest in float32, {text}")
+    assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0-0"]

@@ -1,0 +1,74 @@
+"""Test what is said about paths that are no models."""
+
+from pathlib import Path
+
+import pytest
+
+from ollampi.launcher.model_path import folders, model_path, no_model, served_name
+from ollampi.mpiruntime.errors import ConfigError, ModelError
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """Return a folder with a model in it, a link to that, an empty folder and a file."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").touch()
+    (tmp_path / "link").symlink_to("tiny")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "tiny.gguf").touch()
+    return tmp_path
+
+
+def test_a_model_folder_is_found_and_a_link_keeps_its_name(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model_path(f"{shelf}/empty/../tiny/") == shelf / "tiny"
+    assert model_path(f"{shelf}/link") == shelf / "link"
+    monkeypatch.chdir(shelf / "tiny")
+    assert model_path(".") == shelf / "tiny"
+    monkeypatch.setenv("HOME", str(shelf))
+    assert model_path("~/tiny") == shelf / "tiny"
+
+
+@pytest.mark.parametrize("given", ["demo", "", "/nowhere", "x" * 5000, "a\nb", "~nobody-here/x", "library/demo:latest"])
+def test_what_is_no_folder_may_be_a_name(given: str) -> None:
+    assert model_path(given) is None
+    assert no_model(given, ["demo:latest"]) if given else True
+
+
+def test_a_file_is_no_model(shelf: Path) -> None:
+    text = no_model(str(shelf / "tiny.gguf"), [])
+    assert text.startswith(f"{shelf}/tiny.gguf is a file: a model is a folder with config.json, tokenizer.json and")
+    assert text.endswith("give the path of the folder")
+
+
+def test_a_folder_without_config_is_no_model(shelf: Path) -> None:
+    text = no_model(str(shelf / "empty"), [])
+    assert text.startswith(f"the folder {shelf}/empty has no config.json that can be read: a model is a folder with")
+
+
+def test_a_folder_of_models_is_told_how_to_serve_them(shelf: Path) -> None:
+    assert no_model(str(shelf), []).endswith(
+        f"; try model={shelf}/link, or model_folders={shelf} to serve all models there by name"
+    )
+
+
+def test_a_name_that_nobody_has_comes_with_those_that_are_there() -> None:
+    assert no_model("meta-llama/Llama-3.2-1B", ["a:latest", "b:latest"]) == (
+        "model 'meta-llama/Llama-3.2-1B' not found, and nothing is downloaded; "
+        "give the path of a model folder, or one of: a:latest, b:latest"
+    )
+
+
+def test_configured_folders_must_be_there(shelf: Path) -> None:
+    assert folders([str(shelf), f"{shelf}/empty"]) == [shelf, shelf / "empty"]
+    with pytest.raises(ConfigError, match=r"model_folders names /a,/b, which is no folder; write several as \[/a,/b\]"):
+        folders(["/a,/b"])
+
+
+def test_a_folder_gives_its_model_a_name() -> None:
+    assert served_name(Path("/models/My model (1)")).short == "My-model--1:latest"
+
+
+@pytest.mark.parametrize("name", ["模型", "...", ""])
+def test_a_folder_with_a_name_for_no_model_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=r"no model can be called .*: give the path of a link to it"):
+        served_name(Path("/") / name)
