@@ -15,7 +15,7 @@ from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.sampler import describe, sample
+from ollampi.mpiruntime.sampler import Pick, describe, sample
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Step, Stop
 from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
@@ -23,6 +23,7 @@ from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
+_NOT_FINITE_TEXT = "the model computed logits that are not finite; check the checkpoint or use dtype=float32"
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 _CODES: list[tuple[type[OllampiError], str]] = [
     (ShutdownError, "shutdown"),
@@ -260,21 +261,25 @@ class Engine:
         sent = time.perf_counter()
         logits = self.runner.step(step)
         computed = time.perf_counter()
-        rows = iter(logits.numpy() if logits is not None else ())
         for sequence, chunk in planned:
             model.scheduler.advance(sequence, chunk)
-            if chunk.num_logits:
-                self._advance(self._active[sequence], next(rows))
+        if logits is not None:
+            self._sample([sequence for sequence, chunk in planned if chunk.num_logits], logits.numpy())
         self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
 
-    def _advance(self, active: _Active, logits: NDArray[np.float32]) -> None:
-        """Sample a sequence's next token, tell its client, and end it where it is complete."""
+    def _sample(self, sequences: list[Sequence], logits: NDArray[np.float32]) -> None:
+        """Choose the next token of each sequence from its row of logits [B, V]."""
+        picks = [Pick(s.request.sampling, s.tokens, s.seed, s.position) for s in sequences]
+        for sequence, row, token in zip(sequences, logits, sample(logits, picks), strict=True):
+            active = self._active[sequence]
+            if token is None:
+                self._fail(active, "internal", _NOT_FINITE_TEXT)
+            else:
+                self._advance(active, row, token)
+
+    def _advance(self, active: _Active, logits: NDArray[np.float32], token: int) -> None:
+        """Append a sequence's next token, tell its client, and end it where it is complete."""
         sequence, sampling = active.sequence, active.sequence.request.sampling
-        try:
-            token = sample(logits, sampling, sequence.tokens, sequence.seed, sequence.position)
-        except RequestError as e:
-            self._fail(active, "internal", str(e))
-            return
         sequence.append(token)
         active.model.scheduler.trim(sequence)
         if sequence.finish_reason != "stop":

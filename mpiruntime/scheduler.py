@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.block_manager import BlockManager, block_digest
 from ollampi.mpiruntime.errors import BusyError, ContextError
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Chunk
@@ -77,8 +77,12 @@ class Scheduler:
         return [(s, c) for s, c in planned if s in self.running]
 
     def advance(self, sequence: Sequence, chunk: Chunk) -> None:
-        """Note that the chunk's keys and values are in the cache now."""
+        """Note that the chunk's keys and values are in the cache now, for others with the same beginning too."""
         sequence.num_cached = chunk.start + len(chunk.tokens)
+        size = self.blocks.block_size
+        first, last = chunk.start // size, sequence.num_cached // size
+        for index, digest in enumerate(self._digests(sequence, last)[first:], first):
+            self.blocks.name(sequence.blocks[index], digest)
 
     def trim(self, sequence: Sequence) -> None:
         """Free the blocks that a context shift left over."""
@@ -111,13 +115,28 @@ class Scheduler:
         return True
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence the blocks for its prompt if they are free; never takes any from others."""
+        """Give a waiting sequence the blocks for its prompt if they are free; never takes any from others.
+
+        Blocks that hold its beginning already are shared. At least one token is left to compute: its logits are wanted.
+        """
+        full = (len(sequence.tokens) - 1) // self.blocks.block_size
+        sequence.blocks = self.blocks.share(self._digests(sequence, full))
         missing = self._missing(sequence)
         spare = len(self.running)  # room for each running answer to grow by one block
         if missing + spare > self.blocks.num_free and self.running:
+            self._free(sequence)
             return False
+        sequence.num_cached = len(sequence.blocks) * self.blocks.block_size
         sequence.blocks += self.blocks.allocate(missing)
         return True
+
+    def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
+        """Return the digests of the first `count` blocks of a sequence, all of them full."""
+        size, digests = self.blocks.block_size, sequence.digests
+        while len(digests) < count:
+            start = len(digests) * size
+            digests.append(block_digest(digests[-1] if digests else b"", sequence.tokens[start : start + size]))
+        return digests[:count]
 
     def _preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; its cache is computed again later."""

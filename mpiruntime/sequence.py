@@ -12,9 +12,9 @@ from ollampi.mpiruntime.request import GenerateRequest, Usage
 class Sequence:
     """One generation: its tokens so far and the cache blocks that hold the first `num_cached` of them.
 
-    tokens: prompt and answer; num_cached: how many tokens have keys and values in the cache; position: index of the
-    next token counted from the first one of the request, which a context shift does not change; seed: the stream of
-    random numbers that the sampler draws from.
+    tokens: prompt and answer; num_cached: how many tokens have keys and values in the cache; digests: of the full
+    blocks of tokens, as far as they were needed; position: index of the next token counted from the first one of the
+    request, which a context shift does not change; seed: the stream of random numbers that the sampler draws from.
     """
 
     request: GenerateRequest
@@ -22,6 +22,7 @@ class Sequence:
     seed: int
     tokens: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
     num_cached: int = 0
     num_generated: int = 0
     arrived: float = field(default_factory=time.monotonic)
@@ -64,6 +65,7 @@ class Sequence:
             self.finish_reason = "length"
             return
         del self.tokens[keep : keep + drop]
+        self.digests = []
         self.num_cached = 0  # keys carry their position, so everything behind the cut is computed again
 
     def usage(self) -> Usage:

@@ -51,6 +51,16 @@ def test_a_cache_too_small_for_all_changes_no_text(folder: Path) -> None:
         assert recorder.tokens(i) == reference_greedy(folder, PROMPT[: 4 + i], 12)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_shared_beginning_changes_no_text(folder: Path, size: int) -> None:
+    one_by_one = EngineSettings(cache_tokens=256, block_size=4, max_step_tokens=16, max_running=1)
+    prompts = [PROMPT, PROMPT, PROMPT[:9] + PROMPT, PROMPT + PROMPT, PROMPT[:9]]
+    messages = [generate(i, folder, p, sampling=GREEDY, max_tokens=8) for i, p in enumerate(prompts)]
+    recorder = answers(size, messages, one_by_one)
+    for i, prompt in enumerate(prompts):
+        assert recorder.tokens(i) == reference_greedy(folder, prompt, 8)
+
+
 def test_seeded_sampling_repeats_in_any_company_and_on_any_world(folder: Path) -> None:
     sampling = Sampling(temperature=1.0, seed=42)
     alone = answers(1, [generate(0, folder, PROMPT, sampling=sampling, max_tokens=20)]).tokens(0)

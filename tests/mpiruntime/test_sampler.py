@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
 
-from ollampi.mpiruntime.errors import RequestError
+from ollampi.mpiruntime import sampler as sampler_module
+from ollampi.mpiruntime.philox import philox, uniforms
 from ollampi.mpiruntime.request import Sampling
-from ollampi.mpiruntime.sampler import describe, sample, uniform
+from ollampi.mpiruntime.sampler import Logits, Pick, describe, sample
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.3, 0.15, 0.1], dtype=np.float32))
 
 
+def one(logits: Logits, sampling: Sampling, tokens: list[int], seed: int = 1, position: int = 1) -> int | None:
+    return sample(logits[None], [Pick(sampling, tokens, seed, position)])[0]
+
+
 def drawn(sampling: Sampling, tokens: list[int] | None = None, count: int = 4000) -> np.ndarray:
-    picks = [sample(LOGITS, sampling, tokens or [], seed=7, position=p) for p in range(count)]
-    return np.bincount(picks, minlength=5) / count
+    picks = [Pick(sampling, tokens or [], seed=7, position=p) for p in range(count)]
+    return np.bincount(np.array(sample(np.tile(LOGITS, (count, 1)), picks)), minlength=5) / count
 
 
 def test_zero_temperature_takes_the_likeliest_and_the_first_of_equals() -> None:
-    assert sample(LOGITS, Sampling(temperature=0), [], 1, 1) == 1
-    assert sample(np.zeros(4, dtype=np.float32), Sampling(temperature=0), [], 1, 1) == 0
+    assert one(LOGITS, Sampling(temperature=0), [], 1, 1) == 1
+    assert one(np.zeros(4, dtype=np.float32), Sampling(temperature=0), [], 1, 1) == 0
 
 
 def test_plain_sampling_has_the_given_probabilities() -> None:
@@ -54,27 +60,91 @@ def test_filters_keep_exactly_the_right_tokens(options: dict[str, float], kept: 
 
 def test_penalties_act_on_the_window_only() -> None:
     greedy = Sampling(temperature=0, presence_penalty=5.0)
-    assert sample(LOGITS, greedy, [1], 0, 0) == 2
-    assert sample(LOGITS, Sampling(temperature=0, presence_penalty=5.0, repeat_last_n=1), [1, 0], 0, 0) == 1
-    assert sample(LOGITS, Sampling(temperature=0, presence_penalty=5.0, repeat_last_n=0), [1], 0, 0) == 1
-    assert sample(LOGITS, Sampling(temperature=0, frequency_penalty=0.2), [1, 1], 0, 0) == 2
-    assert sample(LOGITS, Sampling(temperature=0, repeat_penalty=2.0), [1], 0, 0) == 2
-    assert sample(LOGITS, Sampling(temperature=0, presence_penalty=5.0, repeat_last_n=-1), [1, *[0] * 99], 0, 0) == 2
+    assert one(LOGITS, greedy, [1], 0, 0) == 2
+    assert one(LOGITS, Sampling(temperature=0, presence_penalty=5.0, repeat_last_n=1), [1, 0], 0, 0) == 1
+    assert one(LOGITS, Sampling(temperature=0, presence_penalty=5.0, repeat_last_n=0), [1], 0, 0) == 1
+    assert one(LOGITS, Sampling(temperature=0, frequency_penalty=0.2), [1, 1], 0, 0) == 2
+    assert one(LOGITS, Sampling(temperature=0, repeat_penalty=2.0), [1], 0, 0) == 2
+    assert one(LOGITS, Sampling(temperature=0, presence_penalty=5.0, repeat_last_n=-1), [1, *[0] * 99], 0, 0) == 2
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [  # the known answers that come with Random123, the authors' library
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_published_numbers(
+    counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]
+) -> None:
+    arrays = [np.array([n], dtype=np.uint64) for n in (*counter, *key)]
+    found = philox((arrays[0], arrays[1], arrays[2], arrays[3]), (arrays[4], arrays[5]))
+    assert tuple(int(word[0]) for word in found) == words
 
 
 def test_chance_is_keyed_by_seed_and_position() -> None:
-    assert uniform(5, 9) == uniform(5, 9)
-    many = {uniform(seed, position) for seed in (-1, 0, 5, 2**63) for position in range(50)}
-    assert len(many) == 200
-    assert all(0 <= u < 1 for u in many)
+    seeds, positions = [s for s in (-1, 0, 5, 2**63) for _ in range(50)], list(range(50)) * 4
+    many = uniforms(seeds, positions)
+    assert uniforms(seeds[7:8], positions[7:8])[0] == many[7]
+    assert len(set(many.tolist())) == 200
+    assert ((many >= 0) & (many < 1)).all()
+    assert abs(many.mean() - 0.5) < 0.06
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_end_the_request(bad: float) -> None:
-    logits = LOGITS.copy()
-    logits[2] = bad
-    with pytest.raises(RequestError, match="not finite"):
-        sample(logits, Sampling(temperature=0), [], 0, 0)
+def test_logits_that_are_not_finite_are_told_and_harm_no_other_row(bad: float) -> None:
+    logits = np.tile(LOGITS, (3, 1))
+    logits[1, 2] = bad
+    logits[2] *= 1e38  # finite, though the sum is not
+    picks = [
+        Pick(Sampling(temperature=0), [], 0, 0),
+        Pick(Sampling(), [2], 0, 0),
+        Pick(Sampling(temperature=0), [], 0, 0),
+    ]
+    assert sample(logits, picks) == [1, None, 1]
+
+
+def random_pick(rng: random.Random, vocab_size: int) -> Pick:
+    sampling = Sampling(
+        temperature=rng.choice([0.0, 0.3, 1.0, 2.0]),
+        top_k=rng.choice([-1, 0, 1, 2, 40, 300, vocab_size, 10**6]),
+        top_p=rng.choice([0.0, 0.5, 0.9, 1.0]),
+        min_p=rng.choice([0.0, 0.1, 1.0]),
+        typical_p=rng.choice([1.0, 1.0, 0.5]),
+        repeat_penalty=rng.choice([1.0, 1.3]),
+        presence_penalty=rng.choice([0.0, 0.5]),
+        frequency_penalty=rng.choice([0.0, 0.5]),
+        repeat_last_n=rng.choice([-1, 0, 3, 64]),
+    )
+    tokens = [rng.randrange(vocab_size) for _ in range(rng.randrange(1, 80))]
+    return Pick(sampling, tokens, rng.getrandbits(64), rng.randrange(5000))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_company_changes_no_choice(seed: int) -> None:
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
+    vocab_size = rng.choice([5, 60, 1000])
+    logits = noise.normal(size=(24, vocab_size)).astype(np.float32) * 3
+    if seed % 3 == 0:
+        logits = logits.round()  # many equals
+    picks = [random_pick(rng, vocab_size) for _ in range(24)]
+    assert sample(logits, picks) == [sample(logits[i : i + 1], [pick])[0] for i, pick in enumerate(picks)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_quick_path_chooses_as_the_general_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
+    logits = noise.normal(size=(24, 400)).astype(np.float32) * 3
+    picks = [random_pick(rng, 400) for _ in range(24)]
+    quick = sample(logits, picks)
+    monkeypatch.setattr(sampler_module, "_is_narrow", lambda *_: False)
+    assert sample(logits, picks) == quick
 
 
 def test_logprobs_are_those_of_the_plain_logits() -> None:
@@ -90,4 +160,4 @@ def test_a_tiny_temperature_is_greedy_and_never_breaks(temperature: float) -> No
     logits = np.array([3.0, 3.5, -1e30, 3.4], dtype=np.float32)
     for top_k in (0, 3):
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=1.0)
-        assert sample(logits, sampling, [], seed=1, position=5) == 1
+        assert one(logits, sampling, [], seed=1, position=5) == 1

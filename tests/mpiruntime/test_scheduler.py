@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.block_manager import BlockManager, block_digest
 from ollampi.mpiruntime.errors import BusyError, ContextError, OllampiError
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef
 from ollampi.mpiruntime.scheduler import Scheduler
@@ -20,23 +20,26 @@ def sequence(length: int, context: int = 64, **fields: object) -> Sequence:
     return Sequence(request, context=context, seed=1)
 
 
-def run_step(scheduler: Scheduler, stored: dict[Sequence, list[int]]) -> list[Sequence]:
-    """Play the model: note what is stored in the cache, append a token where logits were wanted; return the ended."""
+def run_step(scheduler: Scheduler, memory: dict[int, int]) -> list[Sequence]:
+    """Play the model on a cache `memory` of slot -> token: store, check what attention would read, append a token.
+
+    Return the sequences that ended.
+    """
     planned = scheduler.plan()
     assert sum(len(c.tokens) for _, c in planned) <= scheduler.max_step_tokens
     assert len({id(s) for s, _ in planned}) == len(planned)
-    held = [b for _, c in planned for b in c.blocks]
-    assert len(held) == len(set(held))  # no block belongs to two sequences
+    size = scheduler.blocks.block_size
+    slots = {s: [c.blocks[p // size] * size + p % size for p in range(c.start + len(c.tokens))] for s, c in planned}
+    written = [slot for s, c in planned for slot in slots[s][c.start :]]
+    assert len(written) == len(set(written))  # no two sequences write the same slot
+    for s, chunk in planned:
+        memory.update(zip(slots[s][chunk.start :], chunk.tokens, strict=True))
     ended = []
     for s, chunk in planned:
-        have = stored.setdefault(s, [])
-        del have[chunk.start :]
-        have += chunk.tokens
-        assert have == s.tokens[: len(have)]
-        assert len(chunk.blocks) * scheduler.blocks.block_size >= len(have)
+        assert [memory[slot] for slot in slots[s]] == s.tokens[: len(slots[s])]
         scheduler.advance(s, chunk)
         if chunk.num_logits:
-            assert len(have) == len(s.tokens)
+            assert len(slots[s]) == len(s.tokens)
             s.append(1000 + s.num_generated)
             scheduler.trim(s)
             if s.finish_reason:
@@ -58,7 +61,7 @@ def test_random_loads_end_with_exact_accounting(seed: int) -> None:
         )
         for _ in range(30)
     ]
-    waiting, stored, ended, alive = list(todo), {}, [], []  # type: ignore[var-annotated]
+    waiting, memory, ended, alive = list(todo), {}, [], []  # type: ignore[var-annotated]
     for _ in range(20000):
         while waiting and rng.random() < 0.5:
             alive.append(waiting.pop())
@@ -70,7 +73,7 @@ def test_random_loads_end_with_exact_accounting(seed: int) -> None:
             victim = rng.choice(scheduler.running)
             scheduler.remove(victim)
             ended.append(victim)
-        ended += run_step(scheduler, stored)
+        ended += run_step(scheduler, memory)
         if not waiting and scheduler.idle:
             break
     assert len(ended) == 30
@@ -100,12 +103,12 @@ def test_first_come_first_served() -> None:
 def test_the_youngest_steps_back_when_the_cache_is_full() -> None:
     scheduler = Scheduler(BlockManager(4, 4), max_step_tokens=100, max_running=4, max_waiting=9)
     old, young = sequence(7, max_tokens=9), sequence(3, max_tokens=9)
-    stored: dict[Sequence, list[int]] = {}
+    memory: dict[int, int] = {}
     scheduler.add(old)
-    run_step(scheduler, stored)
+    run_step(scheduler, memory)
     scheduler.add(young)
     for _ in range(4):
-        run_step(scheduler, stored)
+        run_step(scheduler, memory)
     assert scheduler.running == [old]
     assert list(scheduler.waiting) == [young]
 
@@ -146,3 +149,55 @@ def test_a_full_context_shifts_or_ends() -> None:
     ending.append(50)
     ending.append(51)
     assert ending.finish_reason == "length"
+
+
+def test_a_beginning_that_is_in_the_cache_is_not_computed_again() -> None:
+    scheduler = Scheduler(BlockManager(16, 4), max_step_tokens=64, max_running=4, max_waiting=4)
+    memory: dict[int, int] = {}
+    scheduler.add(sequence(11, max_tokens=1))
+    run_step(scheduler, memory)
+    for length, shared in ((11, 8), (14, 8), (14, 12), (8, 4), (3, 0)):  # at least one token is always computed
+        again = sequence(length, max_tokens=1)
+        scheduler.add(again)
+        ((_, chunk),) = scheduler.plan()
+        assert (chunk.start, len(chunk.tokens)) == (shared, length - shared)
+        scheduler.advance(again, chunk)
+        scheduler.remove(again)
+        scheduler.check()
+
+
+def test_running_sequences_share_a_beginning_and_outlive_each_other() -> None:
+    scheduler = Scheduler(BlockManager(8, 4), max_step_tokens=64, max_running=4, max_waiting=4)
+    memory: dict[int, int] = {}
+    first, second = sequence(9, max_tokens=3), sequence(9, max_tokens=12)
+    scheduler.add(first)
+    run_step(scheduler, memory)
+    scheduler.add(second)
+    run_step(scheduler, memory)
+    assert first.blocks[:2] == second.blocks[:2]
+    assert first.blocks[2] != second.blocks[2]
+    assert scheduler.blocks.num_free == 8 - 4
+    while not scheduler.idle:
+        run_step(scheduler, memory)
+    assert scheduler.blocks.num_free == 8
+
+
+def test_the_oldest_content_goes_first_and_the_end_of_a_text_before_its_beginning() -> None:
+    blocks = BlockManager(4, 1)
+    digests = [bytes([n]) for n in range(4)]
+    taken = blocks.allocate(4)
+    for block, digest in zip(taken, digests, strict=True):
+        blocks.name(block, digest)
+    blocks.release(taken[2:])
+    blocks.release(taken[:2])
+    assert blocks.share(digests[:1]) == [0]  # used again, so it is the youngest
+    blocks.release([0])
+    assert blocks.allocate(3) == [3, 2, 1]
+    assert blocks.share(digests) == [0]
+    blocks.check([[3, 2, 1], [0]])
+
+
+def test_digests_name_the_whole_text_up_to_a_block() -> None:
+    one = block_digest(block_digest(b"", [1, 2]), [3, 4])
+    assert one == block_digest(block_digest(b"", [1, 2]), [3, 4])
+    assert len({one, block_digest(block_digest(b"", [2, 1]), [3, 4]), block_digest(b"", [3, 4])}) == 3
