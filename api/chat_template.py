@@ -37,19 +37,27 @@ class ChatTemplates:
         """Return the prompt text; raise RequestError where the template refuses, ModelError where it fails."""
         values = {"add_generation_prompt": True, **names, "messages": messages, "tools": tools or None}
         request = {"source": source, "values": json.dumps(values, ensure_ascii=False)}
-        helper = self._idle.get()
-        try:
-            if helper is None or not helper.alive:
-                helper = _Helper()
-            answer = helper.ask(request)
-        finally:
-            self._idle.put(helper)
+        answer = self._ask(request) or self._ask(request)  # nobody's template kills two helpers from outside
+        if answer is None:
+            raise ModelError(
+                "the process that renders chat templates was killed twice; see what else runs on this host"
+            )
         kind, text = answer["kind"], answer["body"].decode()
         if kind == "text":
             return str(text)
         if kind == "refused":
             raise RequestError(f"the model's chat template refuses these messages: {text}")
         raise ModelError(_FAILURES.get(kind) or f"the model's chat template failed: {text}; correct the template")
+
+    def _ask(self, request: wire.Message) -> wire.Message | None:
+        """Return a helper's answer, or None where it died for a reason of its own."""
+        helper = self._idle.get()
+        try:
+            if helper is None or not helper.alive:
+                helper = _Helper()
+            return helper.ask(request)
+        finally:
+            self._idle.put(helper)
 
 
 class _Helper:
@@ -68,16 +76,15 @@ class _Helper:
         """Return whether the process can be asked."""
         return self._process.poll() is None
 
-    def ask(self, request: wire.Message) -> wire.Message:
-        """Return the process's answer; raise ModelError where the request was its end."""
+    def ask(self, request: wire.Message) -> wire.Message | None:
+        """Return the process's answer, None where it died without one; raise ModelError where it took too long."""
         try:
             wire.send(self._connection, request)
             return wire.receive(self._connection)
         except wire.Closed as e:
-            if self._end() == -signal.SIGPROF:
-                did = f"used more than {CPU_S * 1000:.0f} ms of CPU time for these messages"
-            else:
-                did = f"ended its process with status {self._process.returncode}"
+            if self._end() != -signal.SIGPROF:
+                return None
+            did = f"used more than {CPU_S * 1000:.0f} ms of CPU time for these messages"
             raise ModelError(f"the model's chat template {did}; {_REMEDY}") from e
 
 

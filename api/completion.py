@@ -12,7 +12,7 @@ from flask import Response, request
 from ollampi.api.ask import Ask, parse_ask
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.durations import now_text
-from ollampi.api.engine_client import Engine, EngineError
+from ollampi.api.engine_client import Done, Engine, EngineError
 from ollampi.api.errors import bad_request
 from ollampi.api.fields import MAX_OBJECTS, Fields
 from ollampi.api.generation import Outcome, Piece, follow, text_path
@@ -115,9 +115,20 @@ class Completions:
         if ask.keep_alive_s == 0:
             self._engine.unload(ask.model.ref)
         else:
-            self._engine.load(ask.model.ref, ask.context, ask.keep_alive_s)
+            self._wait_for_load(ask)
         reason = "unload" if ask.keep_alive_s == 0 else "load"
         return json_answer(_head(ask) | shape.part(Piece()) | {"done": True, "done_reason": reason})
+
+    def _wait_for_load(self, ask: Ask) -> None:
+        """Return once the model is loaded; a client that leaves cancels a load that still waits for other models."""
+        stream = self._engine.load(ask.model.ref, ask.context, ask.keep_alive_s)
+        unwatch = self._watcher.watch(request.environ.get("gunicorn.socket"), stream.cancel)
+        try:
+            if any(isinstance(event, Done) and event.reason == "cancel" for event in stream):
+                raise EngineError("cancelled", "request canceled")
+        finally:
+            unwatch()
+            stream.close()
 
     def _run(self, ask: Ask, shape: Shape, prompt: Prompt, started_ns: int, with_context: bool) -> Response:
         """Generate the answer to a prompt."""

@@ -63,8 +63,8 @@ class Engine(Protocol):
         """Start a request and return its stream; raise EngineError where it cannot be sent."""
         ...
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
-        """Load a model and return what that cost; raise EngineError where it fails."""
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Stream:
+        """Start to load a model and return its stream, whose only event is Done; raise EngineError as `generate`."""
         ...
 
     def unload(self, model: ModelRef) -> None:

@@ -156,13 +156,12 @@ class SocketEngine:
 
     def generate(self, request: GenerateRequest) -> SocketStream:
         """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
-        connection, number, inbox = self._open({"op": "generate", "request": request.to_wire()})
-        return SocketStream(connection, number, inbox)
+        return SocketStream(*self._open({"op": "generate", "request": request.to_wire()}))
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
-        """Load a model, however long that takes; return what it cost. Raise EngineError."""
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> SocketStream:
+        """Start to load a model, however long that takes; raise EngineError where the coordinator cannot be reached."""
         message = {"op": "load", "model": _model(model), "context": context, "keep_alive_s": keep_alive_s}
-        return Usage(**self._ask(message, None)["usage"])
+        return SocketStream(*self._open(message))
 
     def unload(self, model: ModelRef) -> None:
         """Unload a model and wait until it is gone; raise EngineError."""

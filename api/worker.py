@@ -19,6 +19,7 @@ from ollampi.api.stream import JSON, encode
 
 HEAD_TIMEOUT_S = 10.0  # from the first byte of a request to the end of its headers
 BODY_TIMEOUT_S = 30.0  # without a byte of the body
+REQUEST_TIMEOUT_S = 300.0  # from the end of the headers to the end of the body, however steadily it drips
 SEND_TIMEOUT_S = 60.0  # in which the client takes nothing of what waits for it
 ACCEPT_PAUSE_S = 0.1  # where the system has no descriptor or memory left
 
@@ -33,7 +34,8 @@ _STATUS = {
 class ClientSocket(socket.socket):
     """A client's connection. A client that takes too long counts as one that broke it, which gunicorn does not log."""
 
-    head_ends = math.inf  # when the headers must have come, by time.monotonic()
+    ends = math.inf  # when what is being read must have come, by time.monotonic()
+    in_head = False
 
     @classmethod
     def around(cls, accepted: socket.socket) -> ClientSocket:
@@ -47,14 +49,14 @@ class ClientSocket(socket.socket):
         """Return what arrived; raise ConnectionResetError where nothing arrives in time."""
         if self.gettimeout() is not None:  # gunicorn has its own patience while it ends a request
             return super().recv(size, flags)
-        left_s = min(BODY_TIMEOUT_S, self.head_ends - time.monotonic())
+        left_s = min(BODY_TIMEOUT_S, self.ends - time.monotonic())
         try:
             if left_s <= 0:  # however fast single bytes come
                 raise TimeoutError
             self.settimeout(left_s)
             return super().recv(size, flags)
         except TimeoutError:
-            if self.head_ends != math.inf:
+            if self.in_head:
                 self.shutdown(socket.SHUT_RDWR)  # nothing was asked, so nothing is answered
             raise _too_slow() from None
         finally:
@@ -102,7 +104,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Serve one request in a thread of the pool; return what gunicorn shall do with the connection."""
         if not conn.wait_for_data(0):
             return _DEFER  # to the poller: gunicorn would wait here for five seconds
-        conn.sock.head_ends = time.monotonic() + HEAD_TIMEOUT_S
+        conn.sock.in_head, conn.sock.ends = True, time.monotonic() + HEAD_TIMEOUT_S
         keep = super().handle(conn)
         if not keep:
             conn.sock.hang_up()  # gunicorn would do it in the one thread that accepts, up to two seconds for each
@@ -110,7 +112,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, req: Any, conn: Any) -> object:
         """Serve a request whose headers are there; return whether the connection can be kept."""
-        conn.sock.head_ends = math.inf
+        conn.sock.in_head, conn.sock.ends = False, time.monotonic() + REQUEST_TIMEOUT_S
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: ClientSocket, addr: Any, exc: Exception) -> None:

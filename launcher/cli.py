@@ -24,7 +24,6 @@ from ollampi.launcher.repl import Lines, Repl, Settings
 from ollampi.launcher.screen import Screen, show_answer
 from ollampi.launcher.settings import chosen
 from ollampi.launcher.supervise import supervise
-from ollampi.launcher.terminal import PlainLines, TerminalLines
 from ollampi.launcher.words import human_size, human_time, processor, show_text, table, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
@@ -200,6 +199,8 @@ def run(
 
 
 def _typed_lines() -> Lines:
+    from ollampi.launcher.terminal import PlainLines, TerminalLines  # as long to import as all the rest
+
     if not sys.stdout.isatty():
         return PlainLines()
     folder = home(os.environ)

@@ -16,6 +16,7 @@ _SENT_ON = {
     signal.SIGUSR1: signal.SIGUSR1,
 }
 _ENDED_BY_SIGNAL = 1  # what Open MPI's mpirun reports after it, however well every rank ended
+_DRAINED_EARLY = 128 + signal.SIGUSR1  # ranks that had not begun to listen to signals
 
 
 def supervise(line: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -23,11 +24,10 @@ def supervise(line: Sequence[str], environ: Mapping[str, str]) -> int:
 
     It has a process group of its own, so that Ctrl-C reaches it once, from here.
     """
-    parent, told_to_end = os.getpid(), False
+    parent, sent = os.getpid(), set[int]()
 
     def send_on(number: int, _frame: FrameType | None) -> None:
-        nonlocal told_to_end
-        told_to_end |= _SENT_ON[signal.Signals(number)] is signal.SIGTERM
+        sent.add(_SENT_ON[signal.Signals(number)])
         child.send_signal(_SENT_ON[signal.Signals(number)])
 
     child = subprocess.Popen(
@@ -41,6 +41,7 @@ def supervise(line: Sequence[str], environ: Mapping[str, str]) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, send_on)
     status = child.wait()
-    if told_to_end and status == _ENDED_BY_SIGNAL:
+    status = status if status >= 0 else 128 - status
+    if (signal.SIGTERM in sent and status == _ENDED_BY_SIGNAL) or (signal.SIGUSR1 in sent and status == _DRAINED_EARLY):
         return 0
-    return status if status >= 0 else 128 - status
+    return status

@@ -51,7 +51,7 @@ class Attention:
         q = rotate(q, cos, sin)
         mixed = torch.empty_like(q)
         for span in batch.spans:
-            keys, values = cache.read(self.layer, span.keys)
+            keys, values = cache.read(self.layer, span.keys, span.num_sequences)
             mixed[span.queries] = attend(q[span.queries], keys, values, span.mask, self.kv_of_head)
         return self.output(mixed.view(num_tokens, -1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,17 +11,21 @@ from torch import Tensor
 from ollampi.kernels.attention import causal_mask
 from ollampi.mpiruntime.step import Chunk, Step
 
+_GROUP_BYTES = 1 << 20  # of keys that are copied together: what stays in a core's cache until it is used
+_WORST_PADDING = 2  # a group's longest sequence against its shortest
+
 
 @dataclass(frozen=True)
 class Span:
-    """One sequence in a batch.
+    """Sequences that attend together: one with all its new tokens, or several with one token each.
 
-    queries: its rows among the T tokens; keys: the cache slots of all its positions so far, as a slice where they are
-    neighbours and as indices [S] otherwise; mask [queries, S] or None, see kernels.attention.
+    queries: their rows among the T tokens; keys: the cache slots of all positions so far, of the one sequence as a
+    slice where they are neighbours, or else of N sequences as indices [N * S]; mask: as kernels.attention wants it.
     """
 
     queries: slice
     keys: slice | Tensor
+    num_sequences: int
     mask: Tensor | None
 
 
@@ -39,30 +44,77 @@ class Batch:
     logit_rows: Tensor
 
 
-def make_batch(step: Step, block_size: int, device: torch.device) -> Batch:
-    """Return the batch of a step for a cache with blocks of block_size slots."""
+def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.device) -> Batch:
+    """Return the batch of a step for a cache with blocks of block_size slots of slot_bytes of keys in a layer."""
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     rows: list[int] = []
-    spans = []
     for chunk in step.chunks:
-        begin, end = len(tokens), len(tokens) + len(chunk.tokens)
-        length = chunk.start + len(chunk.tokens)
+        length = _length(chunk)
         tokens += chunk.tokens
         positions += range(chunk.start, length)
         slots += [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, length)]
-        rows += range(end - chunk.num_logits, end)
-        mask = causal_mask(end - begin, length, device)
-        spans.append(Span(slice(begin, end), _key_slots(chunk, length, block_size, device), mask))
+        rows += range(len(tokens) - chunk.num_logits, len(tokens))
     as_tensor = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, positions, slots, rows)]
+    spans, begin = [], 0
+    for group in _groups(step.chunks, slot_bytes):
+        end = begin + sum(len(chunk.tokens) for chunk in group)
+        spans.append(_span(slice(begin, end), group, block_size, device))
+        begin = end
     return Batch(as_tensor[0], as_tensor[1], as_tensor[2], spans, as_tensor[3])
 
 
-def _key_slots(chunk: Chunk, length: int, block_size: int, device: torch.device) -> slice | Tensor:
-    """Return the slots of positions 0..length-1; a slice, which copies nothing, where the blocks are neighbours."""
-    first, count = chunk.blocks[0], len(chunk.blocks)
-    if chunk.blocks == list(range(first, first + count)):
-        return slice(first * block_size, first * block_size + length)
-    blocks = torch.tensor(chunk.blocks, dtype=torch.int64, device=device)
-    return (blocks[:, None] * block_size + torch.arange(block_size, device=device)).flatten()[:length]
+def _length(chunk: Chunk) -> int:
+    """Return how many positions of a sequence are known after the step."""
+    return chunk.start + len(chunk.tokens)
+
+
+def _groups(chunks: list[Chunk], slot_bytes: int) -> Iterator[list[Chunk]]:
+    """Yield the chunks, in order, in groups that attend together."""
+    group: list[Chunk] = []
+    shortest = longest = 0
+    for chunk in chunks:
+        length = _length(chunk)
+        low, high = min(shortest, length), max(longest, length)
+        if (
+            not group
+            or len(chunk.tokens) > 1
+            or len(group[0].tokens) > 1
+            or high > _WORST_PADDING * low
+            or (len(group) + 1) * high * slot_bytes > _GROUP_BYTES
+        ):
+            if group:
+                yield group
+            group, low, high = [], length, length
+        group.append(chunk)
+        shortest, longest = low, high
+    if group:
+        yield group
+
+
+def _span(queries: slice, group: list[Chunk], block_size: int, device: torch.device) -> Span:
+    """Return the span of a group of chunks."""
+    lengths = [_length(chunk) for chunk in group]
+    mask = None
+    if len(group) > 1 and min(lengths) < max(lengths):
+        reach = torch.tensor(lengths, device=device)
+        mask = (torch.arange(max(lengths), device=device) < reach[:, None])[:, None, None]
+    elif len(group[0].tokens) > 1:
+        mask = causal_mask(len(group[0].tokens), lengths[0], device)
+    first, count = group[0].blocks[0], len(group[0].blocks)
+    if len(group) == 1 and group[0].blocks == list(range(first, first + count)):
+        return Span(queries, slice(first * block_size, first * block_size + lengths[0]), 1, mask)
+    return Span(queries, _key_slots(group, lengths, block_size, device), len(group), mask)
+
+
+def _key_slots(group: list[Chunk], lengths: list[int], block_size: int, device: torch.device) -> Tensor:
+    """Return the slots [N * S] of positions 0..S-1 of N sequences.
+
+    A shorter one repeats its last position, which is sound memory: weights of 0 do not hide values that are not finite.
+    """
+    most = max(len(chunk.blocks) for chunk in group)
+    blocks = torch.tensor([chunk.blocks + [0] * (most - len(chunk.blocks)) for chunk in group], device=device)
+    last = torch.tensor(lengths, device=device)[:, None] - 1
+    positions = torch.minimum(torch.arange(max(lengths), device=device)[None], last)
+    return (blocks.gather(1, positions // block_size) * block_size + positions % block_size).flatten()

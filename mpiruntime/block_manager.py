@@ -73,6 +73,13 @@ class BlockManager:
             self._digests[block] = digest
             self._with[digest] = block
 
+    def forget(self, blocks: list[int]) -> None:
+        """Share the content of these blocks with nobody any more; they stay with those who hold them."""
+        for block in blocks:
+            digest, self._digests[block] = self._digests[block], None
+            if digest is not None:
+                del self._with[digest]
+
     def release(self, blocks: list[int]) -> None:
         """Take a sequence's blocks back; raise OllampiError for one that nobody holds."""
         for block in reversed(blocks):  # the end of a text is of use to fewer than its beginning
@@ -101,7 +108,5 @@ class BlockManager:
     def _forget_oldest(self) -> int:
         """Return the least recently used block that nobody holds; its content is lost."""
         block, _ = self._kept.popitem(last=False)
-        digest, self._digests[block] = self._digests[block], None
-        assert digest is not None
-        del self._with[digest]
+        self.forget([block])
         return block

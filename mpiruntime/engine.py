@@ -226,14 +226,14 @@ class Engine:
         for active in [a for a in self._active.values() if a.client is client]:
             self._end(active)
 
-    def _fail(self, active: _Active, code: str, message: str) -> None:
-        """End a request with an error."""
-        self._end(active)
+    def _fail(self, active: _Active, code: str, message: str, spoilt: bool = False) -> None:
+        """End a request with an error; spoilt as in Scheduler.remove."""
+        self._end(active, spoilt)
         active.post("error", code=code, message=message)
 
-    def _end(self, active: _Active) -> None:
-        """Take a request out of everything that knows it."""
-        active.model.scheduler.remove(active.sequence)
+    def _end(self, active: _Active, spoilt: bool = False) -> None:
+        """Take a request out of everything that knows it; spoilt as in Scheduler.remove."""
+        active.model.scheduler.remove(active.sequence, spoilt)
         del self._active[active.sequence]
         del self._by_id[active.client, active.id]
         active.model.touch()
@@ -273,7 +273,7 @@ class Engine:
         for sequence, row, token in zip(sequences, logits, sample(logits, picks), strict=True):
             active = self._active[sequence]
             if token is None:
-                self._fail(active, "internal", _NOT_FINITE_TEXT)
+                self._fail(active, "internal", _NOT_FINITE_TEXT, spoilt=True)
             else:
                 self._advance(active, row, token)
 

@@ -31,6 +31,16 @@ class KVCache:
         self.keys[layer].index_copy_(0, slots, k.to(self.keys.dtype))
         self.values[layer].index_copy_(0, slots, v.to(self.values.dtype))
 
-    def read(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values [S, K, d] of the slots; views where slots is a slice."""
-        return self.keys[layer][slots], self.values[layer][slots]
+    @property
+    def slot_bytes(self) -> int:
+        """Return the bytes of the keys of one position in one layer."""
+        return self.keys[0, 0].numel() * self.keys.element_size()
+
+    def read(self, layer: int, slots: slice | Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values [N, S, K, d] of the slots of N sequences; views where slots is a slice."""
+        found = [
+            x[layer][slots] if isinstance(slots, slice) else x[layer].index_select(0, slots)
+            for x in (self.keys, self.values)
+        ]
+        shape = (num_sequences, -1, *self.keys.shape[2:])
+        return found[0].view(shape), found[1].view(shape)

@@ -99,7 +99,8 @@ class Runner:
     def step(self, step: Step) -> Tensor | None:
         """Return the logits [B', V] on rank 0, None elsewhere or where none are wanted; collective."""
         model = self._models[step.model]
-        return model.decoder(make_batch(step, model.cache.block_size, self.device), model.cache)
+        batch = make_batch(step, model.cache.block_size, model.cache.slot_bytes, self.device)
+        return model.decoder(batch, model.cache)
 
     def unload(self, unload: Unload) -> None:
         """Free the memory of a model; one that is not loaded is ignored."""

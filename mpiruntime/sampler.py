@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MAX_NARROW = 256  # candidates up to which sequences are sampled together
+_PIECE = 32
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,21 @@ class Pick:
 
 
 def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
-    """Return the next token for each row of logits [B, V], None for a row with values that are not finite."""
+    """Return the next token for each row of logits [B, V]; None for one with values, or penalties, beyond fp32."""
     scores = _penalised(logits, picks)
-    finite = _finite(logits)
+    finite = _finite(scores)
     tokens = scores.argmax(axis=1)
     drawn = [i for i, pick in enumerate(picks) if pick.sampling.temperature > 0 and finite[i]]
     if drawn:
         chances = uniforms([picks[i].seed for i in drawn], [picks[i].position for i in drawn])
-        narrow = [n for n, i in enumerate(drawn) if _is_narrow(picks[i].sampling, scores.shape[1])]
-        rows = [drawn[n] for n in narrow]
-        found, sure = _draw_narrow(scores[rows], [picks[i].sampling for i in rows], chances[narrow])
-        tokens[rows] = found
-        for n in sorted(set(range(len(drawn))) - {n for n, is_sure in zip(narrow, sure, strict=True) if is_sure}):
-            i = drawn[n]
-            tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i].sampling, chances[n])
+        is_narrow = [_is_narrow(picks[i].sampling) for i in drawn]
+        rows = [i for i, narrow in zip(drawn, is_narrow, strict=True) if narrow]
+        if rows:
+            several = scores if len(rows) == len(scores) else scores[rows]
+            tokens[rows] = _draw_narrow(several, [picks[i].sampling for i in rows], chances[is_narrow])
+        for i, narrow, chance in zip(drawn, is_narrow, chances, strict=True):
+            if not narrow:
+                tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i].sampling, chance)
     return [int(token) if ok else None for token, ok in zip(tokens, finite, strict=True)]
 
 
@@ -95,26 +97,17 @@ def _window(pick: Pick) -> list[int]:
     return tokens if s.repeat_last_n < 0 else tokens[len(tokens) - min(s.repeat_last_n, len(tokens)) :]
 
 
-def _is_narrow(sampling: Sampling, vocab_size: int) -> bool:
+def _is_narrow(sampling: Sampling) -> bool:
     """Return whether few candidates are left after top_k, which comes first."""
-    return 0 < sampling.top_k <= min(_MAX_NARROW, vocab_size - 2) and sampling.typical_p >= 1
+    return 0 < sampling.top_k <= _MAX_NARROW and sampling.typical_p >= 1
 
 
-def _draw_narrow(scores: Logits, samplings: list[Sampling], chances: Floats) -> tuple[Ints, list[bool]]:
-    """Return a token for each row of scores [B, V], and whether it is sure: equals at the border of top_k are not."""
-    if not samplings:
-        return np.empty(0, dtype=np.int64), []
-    top_k = np.array([s.top_k for s in samplings])
-    wanted = int(top_k.max()) + 1  # one more than needed, to see whether it equals the last one needed
-    order = np.argpartition(scores, scores.shape[1] - wanted, axis=1)[:, -wanted:]
-    order.sort(axis=1)  # so that the stable sort below leaves equals in order of their numbers
-    values = np.take_along_axis(scores, order, axis=1).astype(np.float64)
-    by_score = np.argsort(-values, axis=1, kind="stable")
-    order, values = np.take_along_axis(order, by_score, axis=1), np.take_along_axis(values, by_score, axis=1)
-    rows = np.arange(len(samplings))
-    sure = values[rows, top_k - 1] > values[rows, top_k]
+def _draw_narrow(scores: Logits, samplings: list[Sampling], chances: Floats) -> Ints:
+    """Return a token for each row of scores [B, V], whose top_k is small and typical_p off."""
+    top_k = np.array([[s.top_k] for s in samplings])
+    order, values = _likeliest(scores, int(top_k.max()))
     below = values - values[:, :1]
-    kept = np.arange(wanted) < top_k[:, None]
+    kept = np.arange(values.shape[1]) < top_k
     weights = np.where(kept, np.exp(below), 0.0)
     reached = np.cumsum(weights, axis=1)
     total = reached[:, -1:]
@@ -124,7 +117,29 @@ def _draw_narrow(scores: Logits, samplings: list[Sampling], chances: Floats) -> 
     kept &= weights >= min_p * weights[:, :1]
     temperature = np.array([[s.temperature] for s in samplings])
     picked = _drawn(np.where(kept, _heated(below, temperature), 0.0), chances)
-    return order[rows, picked], sure.tolist()
+    return np.take_along_axis(order, picked[:, None], axis=1)[:, 0]
+
+
+def _likeliest(scores: Logits, count: int) -> tuple[Ints, Floats]:
+    """Return the `count` likeliest tokens of each row of scores [B, V] with their scores, equal ones by number.
+
+    Each row has at least `count` of them; there may be more columns, less likely tokens and at last scores of -inf. Few
+    scores reach the bound that they are chosen by: the count-th largest of the maxima of V / 32 parts of the row.
+    """
+    num_rows, size = scores.shape
+    pieces = scores[:, : size - size % _PIECE].reshape(num_rows, _PIECE, -1).max(axis=1)
+    if pieces.shape[1] >= count:
+        bound = np.partition(pieces, pieces.shape[1] - count, axis=1)[:, [pieces.shape[1] - count]]
+    else:
+        bound = np.full((num_rows, 1), -np.inf, dtype=np.float32)
+    rows, tokens = np.divmod(np.flatnonzero(scores >= bound), size)
+    first = np.searchsorted(rows, np.arange(num_rows))
+    column = np.arange(len(rows)) - first[rows]
+    shape = (num_rows, int(column.max()) + 1)
+    order, values = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf)
+    order[rows, column], values[rows, column] = tokens, scores[rows, tokens]
+    by_score = np.argsort(-values, axis=1, kind="stable")  # equal ones stay in order of their numbers
+    return np.take_along_axis(order, by_score, axis=1), np.take_along_axis(values, by_score, axis=1)
 
 
 def _draw_wide(scores: Floats, sampling: Sampling, chance: float) -> int:

@@ -42,8 +42,10 @@ class Scheduler:
             raise BusyError("server busy, please try again.  maximum pending requests exceeded")
         self.waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, running or waiting, and free its blocks."""
+    def remove(self, sequence: Sequence, spoilt: bool = False) -> None:
+        """Forget a sequence, running or waiting, and free its blocks; a spoilt one's content is of no use to others."""
+        if spoilt:
+            self.blocks.forget(sequence.blocks)
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
@@ -57,12 +59,11 @@ class Scheduler:
         """
         planned: list[tuple[Sequence, Chunk]] = []
         budget = self.max_step_tokens
-        num_waiting = len(self.waiting)
+        stepped_back: set[Sequence] = set()
         for sequence in sorted(self.running, key=lambda s: s.pending > 1):  # stable: arrival order within each kind
-            if budget and sequence in self.running and self._reserve(sequence):
+            if budget and sequence not in stepped_back and self._reserve(sequence, stepped_back):
                 planned.append((sequence, self._chunk(sequence, budget)))
                 budget -= len(planned[-1][1].tokens)
-        stepped_back = len(self.waiting) > num_waiting
         while (
             budget
             and self.waiting
@@ -74,15 +75,14 @@ class Scheduler:
             self.running.append(sequence)
             planned.append((sequence, self._chunk(sequence, budget)))
             budget -= len(planned[-1][1].tokens)
-        return [(s, c) for s, c in planned if s in self.running]
+        return [(s, c) for s, c in planned if s not in stepped_back]
 
     def advance(self, sequence: Sequence, chunk: Chunk) -> None:
         """Note that the chunk's keys and values are in the cache now, for others with the same beginning too."""
         sequence.num_cached = chunk.start + len(chunk.tokens)
         size = self.blocks.block_size
-        first, last = chunk.start // size, sequence.num_cached // size
-        for index, digest in enumerate(self._digests(sequence, last)[first:], first):
-            self.blocks.name(sequence.blocks[index], digest)
+        for index in range(chunk.start // size, sequence.num_cached // size):
+            self.blocks.name(sequence.blocks[index], self._digests(sequence, index + 1)[index])
 
     def trim(self, sequence: Sequence) -> None:
         """Free the blocks that a context shift left over."""
@@ -104,11 +104,15 @@ class Scheduler:
         """Return how many blocks the sequence lacks for all its tokens."""
         return self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
 
-    def _reserve(self, sequence: Sequence) -> bool:
-        """Give a running sequence the blocks for its tokens; others that came later step back where needed."""
+    def _reserve(self, sequence: Sequence, stepped_back: set[Sequence]) -> bool:
+        """Give a running sequence the blocks for its tokens; others that came later step back where needed.
+
+        Return whether it has them; it may have had to step back itself.
+        """
         while self._missing(sequence) > self.blocks.num_free:
             youngest = self.running[-1]
             self._preempt(youngest)
+            stepped_back.add(youngest)
             if youngest is sequence:
                 return False
         sequence.blocks += self.blocks.allocate(self._missing(sequence))
@@ -120,7 +124,7 @@ class Scheduler:
         Blocks that hold its beginning already are shared. At least one token is left to compute: its logits are wanted.
         """
         full = (len(sequence.tokens) - 1) // self.blocks.block_size
-        sequence.blocks = self.blocks.share(self._digests(sequence, full))
+        sequence.blocks = self.blocks.share(self._digests(sequence, full)[:full])
         missing = self._missing(sequence)
         spare = len(self.running)  # room for each running answer to grow by one block
         if missing + spare > self.blocks.num_free and self.running:
@@ -131,12 +135,12 @@ class Scheduler:
         return True
 
     def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
-        """Return the digests of the first `count` blocks of a sequence, all of them full."""
+        """Return the digests of at least the first `count` blocks of a sequence, all of them full."""
         size, digests = self.blocks.block_size, sequence.digests
         while len(digests) < count:
             start = len(digests) * size
             digests.append(block_digest(digests[-1] if digests else b"", sequence.tokens[start : start + size]))
-        return digests[:count]
+        return digests
 
     def _preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; its cache is computed again later."""

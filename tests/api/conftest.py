@@ -143,9 +143,10 @@ class FakeEngine:
         self.streams.append(FakeStream(self.events))
         return self.streams[-1]
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> FakeStream:
         self.calls.append(("load", model.name, context, keep_alive_s))
-        return USAGE
+        self.streams.append(FakeStream([Done("load", USAGE)]))
+        return self.streams[-1]
 
     def unload(self, model: ModelRef) -> None:
         self.calls.append(("unload", model.name))
@@ -206,7 +207,7 @@ def make_client(engine: FakeEngine) -> Callable[..., FlaskClient]:
 class FakeCoordinator:
     """The engine's end of the socket: a thread that records messages and answers by script.
 
-    generate yields `tokens` one by one and is done, unless `silent`; then it waits for a cancel.
+    generate yields `tokens` one by one and is done, unless `silent`; then it waits for a cancel, as load does.
     """
 
     def __init__(self) -> None:
@@ -272,7 +273,7 @@ class FakeCoordinator:
             yield {"kind": "error", "code": self.error[0], "message": self.error[1]}
         elif op == "loaded":
             yield {"kind": "loaded", "models": self.models}
-        elif op == "cancel" and self.deaf:
+        elif (op == "cancel" and self.deaf) or (op == "load" and self.silent):
             return
         elif op in ("load", "unload", "cancel"):
             yield {"kind": "done", "reason": op, "usage": vars(USAGE)}

@@ -136,6 +136,17 @@ def test_a_helper_that_was_killed_is_replaced():
     assert helper_pids(templates) != [first]
 
 
+def test_a_helper_that_dies_while_it_is_asked_fails_no_chat():
+    templates = ChatTemplates()
+    assert templates.render("a", [], []) == "a"
+    [pid] = helper_pids(templates)
+    os.kill(pid, signal.SIGSTOP)
+    killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    assert templates.render("b", [], []) == "b"
+    killer.join()
+
+
 def test_helpers_end_with_their_owner():
     templates = ChatTemplates()
     templates.render("a", [], [])

@@ -81,6 +81,15 @@ def test_disconnect_cancels(front, coordinator, listener, tokenizer, first, stre
     assert coordinator.expect("cancel", timeout_s=1.0)["id"] == number
 
 
+def test_a_client_that_leaves_cancels_a_load_that_waits(front, coordinator, listener):
+    coordinator.silent = True
+    connection = ask(listener, prompt="")
+    number = coordinator.expect("load")["id"]
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    assert coordinator.expect("cancel", timeout_s=1.0)["id"] == number
+
+
 def test_http_errors_over_the_wire(front, coordinator, listener):
     coordinator.error = ("busy", "")
     connection = ask(listener)

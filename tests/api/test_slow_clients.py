@@ -22,6 +22,7 @@ IMPATIENT = """
 import sys
 from ollampi.api import front, worker
 worker.HEAD_TIMEOUT_S = worker.BODY_TIMEOUT_S = worker.SEND_TIMEOUT_S = 0.5
+worker.REQUEST_TIMEOUT_S = 1.5
 front.main(sys.argv[1:])
 """
 BODY = b'{"model":"demo"}'
@@ -210,3 +211,15 @@ def test_descriptor_limit(monkeypatch, soft, hard, most):
     assert changes == ([(most, hard)] if 0 < soft < most else [])
     config = FrontConfig(listen_fd=3, engine="", parent=1, threads=8)
     assert 0 < gunicorn_options(config, most)["worker_connections"] < most
+
+
+def test_a_body_that_drips_ends_all_the_same(front, listener):
+    with clients(listener, 1, POST % 1000 + b"{") as (client,):
+        client.settimeout(0.1)
+        began, received = time.monotonic(), b""
+        while not received and time.monotonic() - began < 10:
+            with contextlib.suppress(TimeoutError):
+                client.sendall(b" ")
+                received = client.recv(65536)
+        assert received.startswith(b"HTTP/1.1 400 ")
+    answer_within(listener, 3)

@@ -9,7 +9,7 @@ import pytest
 
 from ollampi.api.engine_client import Done, EngineError, Tokens
 from ollampi.api.socket_engine import SocketEngine
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob, Usage
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob
 
 MODEL = ModelRef("demo:latest", "/models/demo")
 REQUEST = GenerateRequest(MODEL, [1, 2], Sampling(seed=5), [7], max_tokens=3, keep_alive_s=-1.0)
@@ -34,9 +34,9 @@ def test_generate(coordinator, socket_engine):
 
 
 def test_load_unload_loaded(coordinator, socket_engine):
-    usage = socket_engine.load(MODEL, 128, None)
+    (loaded,) = socket_engine.load(MODEL, 128, None)
     message = coordinator.expect("load")
-    assert isinstance(usage, Usage)
+    assert isinstance(loaded, Done)
     assert (message["model"], message["context"], message["keep_alive_s"]) == (vars(MODEL), 128, None)
     socket_engine.unload(MODEL)
     assert coordinator.expect("unload")["model"] == vars(MODEL)
@@ -47,7 +47,7 @@ def test_load_unload_loaded(coordinator, socket_engine):
 
 def test_errors_keep_their_code(coordinator, socket_engine):
     coordinator.error = ("busy", "full")
-    for call in (lambda: list(socket_engine.generate(REQUEST)), lambda: socket_engine.load(MODEL, None, 1.0)):
+    for call in (lambda: list(socket_engine.generate(REQUEST)), lambda: list(socket_engine.load(MODEL, None, 1.0))):
         with pytest.raises(EngineError, match="full") as caught:
             call()
         assert caught.value.code == "busy"

@@ -66,6 +66,14 @@ def test_any_other_end_has_its_status(ending: str) -> None:
         assert p.wait(10) == {"sys.exit(1)": 1, "sys.exit(5)": 5}.get(ending, 137)
 
 
+def test_a_drain_before_the_program_listens_is_no_failure() -> None:
+    program = "import os, time; print(os.getpid(), os.getpgrp() == os.getpid(), flush=True); time.sleep(60)"
+    with supervised(f"import sys; {program}") as (process, pid):
+        os.kill(process.pid, signal.SIGUSR1)
+        assert process.wait(10) == 0
+        assert not alive(pid)
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     with supervised(_MPIRUN.format(status=1), "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)") as (p, _):
         assert p.stdout is not None

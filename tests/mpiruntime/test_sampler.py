@@ -110,6 +110,13 @@ def test_logits_that_are_not_finite_are_told_and_harm_no_other_row(bad: float) -
     assert sample(logits, picks) == [1, None, 1]
 
 
+def test_penalties_that_leave_fp32_end_the_request_only() -> None:
+    logits = np.tile(np.array([3e38, 0, 1, 2], dtype=np.float32), (2, 1))
+    for top_k in (0, 2):
+        wild = Sampling(temperature=0.8, top_k=top_k, repeat_penalty=1e-6)
+        assert sample(logits, [Pick(wild, [0], 0, 0), Pick(Sampling(top_k=top_k), [0], 0, 0)]) == [None, 0]
+
+
 def random_pick(rng: random.Random, vocab_size: int) -> Pick:
     sampling = Sampling(
         temperature=rng.choice([0.0, 0.3, 1.0, 2.0]),

@@ -197,6 +197,19 @@ def test_the_oldest_content_goes_first_and_the_end_of_a_text_before_its_beginnin
     blocks.check([[3, 2, 1], [0]])
 
 
+def test_what_a_spoilt_sequence_left_is_not_shared() -> None:
+    scheduler = Scheduler(BlockManager(16, 4), max_step_tokens=64, max_running=4, max_waiting=4)
+    spoilt, again = sequence(11), sequence(11)
+    scheduler.add(spoilt)
+    ((_, chunk),) = scheduler.plan()
+    scheduler.advance(spoilt, chunk)
+    scheduler.remove(spoilt, spoilt=True)
+    scheduler.add(again)
+    ((_, chunk),) = scheduler.plan()
+    assert chunk.start == 0
+    scheduler.check()
+
+
 def test_digests_name_the_whole_text_up_to_a_block() -> None:
     one = block_digest(block_digest(b"", [1, 2]), [3, 4])
     assert one == block_digest(block_digest(b"", [1, 2]), [3, 4])
