@@ -42,8 +42,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _span(bounds: tuple[int, int]) -> str:
-    """Return first and last of [first, last)."""
-    return f"{bounds[0]}-{bounds[1] - 1}"
+    """Return [first, last) as people count it, such as "0-3" or "0"."""
+    return _ranges(list(range(*bounds)))
 
 
 def _ranges(numbers: list[int]) -> str:

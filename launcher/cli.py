@@ -24,6 +24,7 @@ from ollampi.launcher.repl import Lines, Repl, Settings
 from ollampi.launcher.screen import Screen, show_answer
 from ollampi.launcher.settings import chosen
 from ollampi.launcher.supervise import supervise
+from ollampi.launcher.terminal import PlainLines, TerminalLines
 from ollampi.launcher.words import human_size, human_time, processor, show_text, table, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
@@ -162,8 +163,10 @@ def stop(client: Client, model: str) -> None:
 @click.argument("prompt", nargs=-1)
 @click.option("--keepalive", metavar="DUR", help="Keep the model this long afterwards: 5m, 1h30m, 0, -1 (for ever).")
 @click.option("--verbose", is_flag=True, help="Print timings after the answer.")
-@click.option("--format", "form", metavar="FMT", help="Form of the answer: json, or a JSON schema.")
-@click.option("--think", type=click.Choice(list(_THINK)), is_flag=False, flag_value="true", help="Reason first?")
+@click.option("--format", "form", metavar="FMT", help="Form of the answer: json, or a JSON schema (not yet).")
+@click.option(
+    "--think", type=click.Choice(list(_THINK)), is_flag=False, flag_value="true", help="Let the model reason first."
+)
 @click.option("--hidethinking", is_flag=True, help="Do not print the reasoning.")
 @click.option("--nowordwrap", is_flag=True, help="Do not break lines between words.")
 @_host_option
@@ -199,8 +202,6 @@ def run(
 
 
 def _typed_lines() -> Lines:
-    from ollampi.launcher.terminal import PlainLines, TerminalLines  # as long to import as all the rest
-
     if not sys.stdout.isatty():
         return PlainLines()
     folder = home(os.environ)

@@ -1,6 +1,7 @@
 """Look at the paths that a user gives for models, and say what is wrong with one."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def no_model(given: str, names: Sequence[str]) -> str:
         return f"{path} is a file: {_A_MODEL}; give the path of the folder"
     if os.path.isdir(path):
         return f"the folder {path} has no config.json that can be read: {_A_MODEL}{_models_below(path)}"
+    looked_at = f" (there is no folder {path})" if "/" in given else ""
     return (
-        f"model {given!r} not found, and nothing is downloaded; "
+        f"model {given!r} not found{looked_at}, and nothing is downloaded; "
         f"give the path of a model folder, or one of: {', '.join(names) or 'none'}"
     )
 
@@ -55,7 +57,10 @@ def _models_below(folder: Path) -> str:
         below = sorted(str(path.parent) for path in folder.glob("*/config.json"))
     except OSError:
         below = []
-    return f"; try model={below[0]}, or model_folders={folder} to serve all models there by name" if below else ""
+    if not below:
+        return ""
+    one, all_of_them = shlex.quote(f"model={below[0]}"), shlex.quote(f"model_folders={folder}")
+    return f"; try {one}, or {all_of_them} to serve all models there by name"
 
 
 def _absolute(given: str) -> Path:

@@ -114,10 +114,10 @@ class Engine:
         now = time.monotonic()
         if note == END:
             if self._stop_at is None or self._stop_at > now:
-                self.announce(f"stopping; {len(self._active)} requests end unfinished")
+                self.announce(f"stopping; requests that end unfinished: {len(self._active)}")
             self._stop_at = now
         elif self._stop_at is None:
-            self.announce(f"draining; {len(self._active)} requests go on for at most {self.drain_timeout_s:g} s")
+            self.announce(f"draining for at most {self.drain_timeout_s:g} s; running requests: {len(self._active)}")
             self._stop_at = now + self.drain_timeout_s
         self._refuse_waiting()
 

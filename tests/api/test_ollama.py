@@ -108,6 +108,7 @@ def test_show_verbose(client):
     assert body["model_info"]["tokenizer.ggml.merges"]
     assert body["system"] == "Be brief."
     assert 'SYSTEM """Be brief."""' in body["modelfile"]
+    assert 'PARAMETER stop "<|end|>"' in body["modelfile"]
 
 
 def test_show_errors_and_no_paths(client, models_folder):

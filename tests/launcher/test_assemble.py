@@ -35,7 +35,7 @@ def test_a_path_that_is_no_model_says_why(tmp_path: Path) -> None:
         find(f"model={tmp_path}/weights.gguf")
     with pytest.raises(ModelError, match=r"has no config\.json"):
         find(f"model={tmp_path}")
-    with pytest.raises(ModelError, match=r"not found, and nothing is downloaded; .* demo:latest"):
+    with pytest.raises(ModelError, match=r"nothing is downloaded; .* demo:latest"):
         find("model=no/such")
 
 

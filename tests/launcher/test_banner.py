@@ -26,4 +26,4 @@ def test_the_first_line_says_where_the_context_ends(max_context: int, text: str)
     facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0, 1, 2, 5], threads=4)]
     lines = banner(hosted(2048, max_context), facts, "Open MPI 5.0.11", "http://h:1").splitlines()
     assert lines[0].startswith(f"m:latest in float32, {text}")
-    assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0-0"]
+    assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0"]

@@ -1,5 +1,6 @@
 """Test what is said about paths that are no models."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,19 @@ def test_a_folder_of_models_is_told_how_to_serve_them(shelf: Path) -> None:
 
 
 def test_a_name_that_nobody_has_comes_with_those_that_are_there() -> None:
-    assert no_model("meta-llama/Llama-3.2-1B", ["a:latest", "b:latest"]) == (
-        "model 'meta-llama/Llama-3.2-1B' not found, and nothing is downloaded; "
-        "give the path of a model folder, or one of: a:latest, b:latest"
+    rest = ", and nothing is downloaded; give the path of a model folder, or one of: a:latest, b:latest"
+    assert no_model("llama", ["a:latest", "b:latest"]) == f"model 'llama' not found{rest}"
+    assert no_model("/no/llama", ["a:latest", "b:latest"]) == (
+        f"model '/no/llama' not found (there is no folder /no/llama){rest}"
     )
+
+
+def test_the_hint_for_a_folder_of_models_can_be_pasted(tmp_path: Path) -> None:
+    model = tmp_path / "my models" / "one"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    text = no_model(str(tmp_path / "my models"), [])
+    assert shlex.split(text.partition("; try ")[2].partition(", or ")[0]) == [f"model={model}"]
 
 
 def test_configured_folders_must_be_there(shelf: Path) -> None:
