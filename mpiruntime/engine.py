@@ -7,23 +7,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError, ShutdownError
 from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.sampler import Pick, describe, sample
 from ollampi.mpiruntime.sequence import Sequence
-from ollampi.mpiruntime.step import Step, Stop
+from ollampi.mpiruntime.step import Stop
+from ollampi.mpiruntime.stepper import Progress, Stepper, StepTimes
 from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
 from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
-_NOT_FINITE_TEXT = "the model computed logits that are not finite; check the checkpoint or use dtype=float32"
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 _CODES: list[tuple[type[OllampiError], str]] = [
     (ShutdownError, "shutdown"),
@@ -32,15 +28,6 @@ _CODES: list[tuple[type[OllampiError], str]] = [
     (ModelError, "model"),
     (RequestError, "request"),
 ]
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Where the time of one step went, in seconds: planning and sending, the forward pass, sampling and answering."""
-
-    plan_s: float
-    forward_s: float
-    sample_s: float
 
 
 @dataclass(eq=False)
@@ -78,7 +65,7 @@ class Engine:
         self.models = models
         self.inbox = inbox
         self.drain_timeout_s = drain_timeout_s
-        self.observe = observe
+        self._stepper = Stepper(runner, observe)
         self.supervise = supervise
         self.announce = announce
         self._active: dict[Sequence, _Active] = {}
@@ -244,47 +231,21 @@ class Engine:
     def _step_all(self) -> None:
         """Make one step of every model that has work; check the block accounting when all have become idle."""
         for model in self.models.busy():
-            self._step(model)
+            self._stepper.step(model, self._deliver)
             self._checked = False
         if not self._active and not self._checked:
             self.models.check()
             self._checked = True
 
-    def _step(self, model: HostedModel) -> None:
-        """Plan, send and compute one step; sample and answer."""
-        began = time.perf_counter()
-        planned = model.scheduler.plan()
-        if not planned:
+    def _deliver(self, progress: Progress) -> None:
+        """Tell a sequence's client what a step brought, and end it where it is complete or cannot go on."""
+        sequence = progress.sequence
+        active = self._active[sequence]
+        if progress.error is not None:
+            self._fail(active, "internal", progress.error, spoilt=True)
             return
-        step = Step(model.number, [chunk for _, chunk in planned])
-        self.runner.send(step)
-        sent = time.perf_counter()
-        logits = self.runner.step(step)
-        computed = time.perf_counter()
-        for sequence, chunk in planned:
-            model.scheduler.advance(sequence, chunk)
-        if logits is not None:
-            self._sample([sequence for sequence, chunk in planned if chunk.num_logits], logits.numpy())
-        self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
-
-    def _sample(self, sequences: list[Sequence], logits: NDArray[np.float32]) -> None:
-        """Choose the next token of each sequence from its row of logits [B, V]."""
-        picks = [Pick(s.request.sampling, s.tokens, s.seed, s.position) for s in sequences]
-        for sequence, row, token in zip(sequences, logits, sample(logits, picks), strict=True):
-            active = self._active[sequence]
-            if token is None:
-                self._fail(active, "internal", _NOT_FINITE_TEXT, spoilt=True)
-            else:
-                self._advance(active, row, token)
-
-    def _advance(self, active: _Active, logits: NDArray[np.float32], token: int) -> None:
-        """Append a sequence's next token, tell its client, and end it where it is complete."""
-        sequence, sampling = active.sequence, active.sequence.request.sampling
-        sequence.append(token)
-        active.model.scheduler.trim(sequence)
-        if sequence.finish_reason != "stop":
-            logprobs = [asdict(describe(logits, token, sampling.top_logprobs))] if sampling.logprobs else []
-            active.post("tokens", tokens=[token], logprobs=logprobs)
+        if progress.tokens:
+            active.post("tokens", tokens=progress.tokens, logprobs=[asdict(entry) for entry in progress.logprobs])
         if sequence.finish_reason is not None:
             self._end(active)
             active.post("done", reason=sequence.finish_reason, usage=asdict(sequence.usage()))
