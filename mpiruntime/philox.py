@@ -12,25 +12,28 @@ Words = NDArray[np.uint64]  # 32-bit words, with room for their products
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
 _ROUNDS = 10
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
-    """Return the four 32-bit words [B] that belong to each counter and key."""
-    (a, b, c, d), (k0, k1) = counter, key
+def philox(counter: Words, key: Words) -> Words:
+    """Return the four 32-bit words [4, B] that belong to each counter [4, B] and key [2, B]."""
+    factors, others, key = counter[[0, 2]], counter[[1, 3]], key.copy()
     for _ in range(_ROUNDS):
-        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b, c, d = (second >> _SHIFT) ^ b ^ k0, second & _LOW, (first >> _SHIFT) ^ d ^ k1, first & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
-    return a, b, c, d
+        products = factors * _MULTIPLIERS
+        factors, others = ((products >> _SHIFT)[::-1] ^ others ^ key), (products & _LOW)[::-1]
+        key = (key + _WEYL) & _LOW
+    return np.stack([factors[0], others[0], factors[1], others[1]])
 
 
 def uniforms(seeds: list[int], positions: list[int]) -> NDArray[np.float64]:
     """Return for each seed and position (64 bits each) the number in [0, 1) that belongs to it, with 53 random bits."""
     seed = np.array([s & (2**64 - 1) for s in seeds], dtype=np.uint64)
     position = np.array(positions, dtype=np.uint64)
-    zero = np.zeros_like(seed)
-    a, b, _, _ = philox((position & _LOW, position >> _SHIFT, zero, zero), (seed & _LOW, seed >> _SHIFT))
-    return ((a >> np.uint64(5)).astype(np.float64) * 2.0**26 + (b >> np.uint64(6)).astype(np.float64)) / 2.0**53
+    counter = np.zeros((4, len(seed)), dtype=np.uint64)
+    counter[0], counter[1] = position & _LOW, position >> _SHIFT
+    a, b, _, _ = philox(counter, np.stack([seed & _LOW, seed >> _SHIFT]))
+    bits = (a >> np.uint64(5)) << np.uint64(26) | b >> np.uint64(6)
+    chances: NDArray[np.float64] = bits * 2.0**-53
+    return chances

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; names and defaults are those of Ollama's options."""
+    """How the next token is chosen; names and defaults are those of Ollama's options.
+
+    logit_bias: tokens with what is added to their logits.
+    """
 
     temperature: float = 0.8
     top_k: int = 40  # 0 or less: off
@@ -22,6 +26,12 @@ class Sampling:
     seed: int | None = None  # None: the engine draws one
     logprobs: bool = False
     top_logprobs: int = 0
+    logit_bias: list[tuple[int, float]] = field(default_factory=list)
+
+    @cached_property
+    def penalises(self) -> bool:
+        """Return whether tokens that were there before become less likely, or more."""
+        return self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True)

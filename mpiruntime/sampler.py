@@ -1,12 +1,13 @@
 """Choose the next token of every sequence of a step from its logits; rank 0 only.
 
-The order is llama.cpp's: penalties, top_k, typical_p, top_p, min_p, temperature. Randomness is keyed by the seed and
-the position, and no sum runs over more than a sequence's own candidates, in order: the choice depends on nothing else.
+The order is llama.cpp's: bias, penalties, top_k, typical_p, top_p, min_p, temperature. Randomness is keyed by the seed
+and the position, and no sum runs over more than a sequence's own candidates, in order: the choice depends on nothing
+else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ Ints = NDArray[np.int64]
 
 _MAX_NARROW = 256  # candidates up to which sequences are sampled together
 _PIECE = 32
+_LOWEST = np.finfo(np.float32).min
+_TOKEN = np.int64(0xFFFFFFFF)
+_LAST_KEY = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True)
-class Pick:
+class Pick(NamedTuple):
     """One choice: how, after which tokens, and which random number decides."""
 
     sampling: Sampling
@@ -34,9 +37,9 @@ class Pick:
 
 def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
     """Return the next token for each row of logits [B, V]; None for one with values, or penalties, beyond fp32."""
-    scores = _penalised(logits, picks)
-    finite = _finite(scores)
-    tokens = scores.argmax(axis=1)
+    scores = _adjusted(logits, picks)
+    tokens = scores.argmax(axis=1)  # of a NaN where there is one
+    finite = np.isfinite(scores[np.arange(len(scores)), tokens]) & (scores.min(axis=1) > -np.inf)
     drawn = [i for i, pick in enumerate(picks) if pick.sampling.temperature > 0 and finite[i]]
     if drawn:
         chances = uniforms([picks[i].seed for i in drawn], [picks[i].position for i in drawn])
@@ -48,7 +51,7 @@ def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
         for i, narrow, chance in zip(drawn, is_narrow, chances, strict=True):
             if not narrow:
                 tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i].sampling, chance)
-    return [int(token) if ok else None for token, ok in zip(tokens, finite, strict=True)]
+    return [token if ok else None for token, ok in zip(tokens.tolist(), finite.tolist(), strict=True)]
 
 
 def describe(logits: Logits, token: int, count: int) -> TokenLogprob:
@@ -60,39 +63,40 @@ def describe(logits: Logits, token: int, count: int) -> TokenLogprob:
     return TokenLogprob(token, float(logprobs[token]), [(int(t), float(logprobs[t])) for t in best])
 
 
-def _finite(logits: Logits) -> NDArray[np.bool_]:
-    """Return for each row whether all its values are finite; a sum tells it quickly, but large ones can overflow."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite: NDArray[np.bool_] = np.isfinite(logits.sum(axis=1))
-    for i in np.flatnonzero(~finite):
-        finite[i] = np.isfinite(logits[i]).all()
-    return finite
+def _adjusted(logits: Logits, picks: list[Pick]) -> Logits:
+    """Return logits [B, V] with biases, then the penalties on the tokens in each row's window; rows may overflow."""
+    if not any(pick.sampling.penalises or pick.sampling.logit_bias for pick in picks):
+        return logits
+    scores = logits.copy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        for row, pick in zip(scores, picks, strict=True):
+            for token, bias in pick.sampling.logit_bias:
+                row[token] += np.float32(bias)
+        _penalise(scores, picks)
+    return scores
 
 
-def _penalised(logits: Logits, picks: list[Pick]) -> Logits:
-    """Return logits [B, V] with the repeat, presence and frequency penalties on the tokens in each row's window."""
+def _penalise(scores: Logits, picks: list[Pick]) -> None:
+    """Take the repeat, presence and frequency penalties off scores [B, V] in place."""
     places: list[int] = []
     for i, pick in enumerate(picks):
-        places += [i * logits.shape[1] + token for token in _window(pick)]
+        places += [i * scores.shape[1] + token for token in _window(pick)]
     if not places:
-        return logits
+        return
     seen, times = np.unique(np.array(places, dtype=np.int64), return_counts=True)
-    row = seen // logits.shape[1]
+    row = seen // scores.shape[1]
     repeat, presence, frequency = np.array(
         [(p.sampling.repeat_penalty, p.sampling.presence_penalty, p.sampling.frequency_penalty) for p in picks]
     )[row].T
-    scores = logits.copy()
     flat = scores.reshape(-1)
     found = flat[seen].astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are dropped later
-        flat[seen] = np.where(found > 0, found / repeat, found * repeat) - times * frequency - presence
-    return scores
+    flat[seen] = np.where(found > 0, found / repeat, found * repeat) - times * frequency - presence
 
 
 def _window(pick: Pick) -> list[int]:
     """Return the tokens that the penalties act on."""
     s, tokens = pick.sampling, pick.tokens
-    if s.repeat_penalty == 1 and s.presence_penalty == 0 and s.frequency_penalty == 0:
+    if not s.penalises:
         return []
     return tokens if s.repeat_last_n < 0 else tokens[len(tokens) - min(s.repeat_last_n, len(tokens)) :]
 
@@ -104,18 +108,15 @@ def _is_narrow(sampling: Sampling) -> bool:
 
 def _draw_narrow(scores: Logits, samplings: list[Sampling], chances: Floats) -> Ints:
     """Return a token for each row of scores [B, V], whose top_k is small and typical_p off."""
-    top_k = np.array([[s.top_k] for s in samplings])
+    options = np.array([(s.top_k, s.top_p if s.top_p < 1 else np.inf, s.min_p, s.temperature) for s in samplings])
+    top_k, top_p, min_p, temperature = options.T[:, :, None]
     order, values = _likeliest(scores, int(top_k.max()))
     below = values - values[:, :1]
     kept = np.arange(values.shape[1]) < top_k
     weights = np.where(kept, np.exp(below), 0.0)
     reached = np.cumsum(weights, axis=1)
-    total = reached[:, -1:]
-    top_p = np.array([[s.top_p] if s.top_p < 1 else [np.inf] for s in samplings])
-    kept[:, 1:] &= reached[:, :-1] / total < top_p  # the token that reaches top_p stays in
-    min_p = np.array([[s.min_p] for s in samplings])
+    kept[:, 1:] &= reached[:, :-1] < top_p * reached[:, -1:]  # the token that reaches top_p stays in
     kept &= weights >= min_p * weights[:, :1]
-    temperature = np.array([[s.temperature] for s in samplings])
     picked = _drawn(np.where(kept, _heated(below, temperature), 0.0), chances)
     return np.take_along_axis(order, picked[:, None], axis=1)[:, 0]
 
@@ -123,23 +124,42 @@ def _draw_narrow(scores: Logits, samplings: list[Sampling], chances: Floats) -> 
 def _likeliest(scores: Logits, count: int) -> tuple[Ints, Floats]:
     """Return the `count` likeliest tokens of each row of scores [B, V] with their scores, equal ones by number.
 
-    Each row has at least `count` of them; there may be more columns, less likely tokens and at last scores of -inf. Few
-    scores reach the bound that they are chosen by: the count-th largest of the maxima of V / 32 parts of the row.
+    A row without so many finite scores ends with scores of -inf. Few scores reach the bound that they are chosen by:
+    the count-th largest of the maxima of V / 32 parts of the row.
     """
     num_rows, size = scores.shape
-    pieces = scores[:, : size - size % _PIECE].reshape(num_rows, _PIECE, -1).max(axis=1)
+    pieces = scores[:, : size - size % _PIECE]
+    while pieces.shape[1] > size // _PIECE:
+        pieces = np.maximum(pieces[:, : pieces.shape[1] // 2], pieces[:, pieces.shape[1] // 2 :])
+    bound = np.full((num_rows, 1), _LOWEST)
     if pieces.shape[1] >= count:
-        bound = np.partition(pieces, pieces.shape[1] - count, axis=1)[:, [pieces.shape[1] - count]]
-    else:
-        bound = np.full((num_rows, 1), -np.inf, dtype=np.float32)
-    rows, tokens = np.divmod(np.flatnonzero(scores >= bound), size)
-    first = np.searchsorted(rows, np.arange(num_rows))
-    column = np.arange(len(rows)) - first[rows]
-    shape = (num_rows, int(column.max()) + 1)
-    order, values = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf)
-    order[rows, column], values[rows, column] = tokens, scores[rows, tokens]
-    by_score = np.argsort(-values, axis=1, kind="stable")  # equal ones stay in order of their numbers
-    return np.take_along_axis(order, by_score, axis=1), np.take_along_axis(values, by_score, axis=1)
+        np.maximum(bound, np.partition(pieces, -count, axis=1)[:, [-count]], out=bound)
+    found = np.flatnonzero(scores >= bound)
+    ends = np.searchsorted(found, np.arange(1, num_rows + 1) * size)
+    counts = np.diff(ends, prepend=0)
+    rows = np.repeat(np.arange(num_rows), counts)
+    keys = np.full((num_rows, int(counts.max())), _LAST_KEY)
+    keys[rows, np.arange(len(found)) - (ends - counts)[rows]] = _keys(scores.reshape(-1)[found], found - rows * size)
+    keys.sort(axis=1)
+    keys = keys[:, :count]
+    return keys & _TOKEN, np.where(keys == _LAST_KEY, -np.inf, _scores(keys))
+
+
+def _keys(scores: Logits, tokens: Ints) -> Ints:
+    """Return integers that sort as the scores [K], highest first, and then as the tokens [K]; all below _LAST_KEY."""
+    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)  # -0.0 becomes 0.0, its equal
+    return ~_ordered(bits) << 32 | tokens
+
+
+def _scores(keys: Ints) -> Floats:
+    """Return the scores that `_keys` was given."""
+    return _ordered(~(keys >> 32)).astype(np.int32).view(np.float32).astype(np.float64)
+
+
+def _ordered(bits: Ints) -> Ints:
+    """Return the bits of fp32 numbers as integers in the same order, and such integers as bits again."""
+    ordered: Ints = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return ordered
 
 
 def _draw_wide(scores: Floats, sampling: Sampling, chance: float) -> int:

@@ -83,9 +83,8 @@ def test_penalties_act_on_the_window_only() -> None:
 def test_philox_gives_the_published_numbers(
     counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]
 ) -> None:
-    arrays = [np.array([n], dtype=np.uint64) for n in (*counter, *key)]
-    found = philox((arrays[0], arrays[1], arrays[2], arrays[3]), (arrays[4], arrays[5]))
-    assert tuple(int(word[0]) for word in found) == words
+    found = philox(np.array([counter], dtype=np.uint64).T, np.array([key], dtype=np.uint64).T)
+    assert tuple(found[:, 0].tolist()) == words
 
 
 def test_chance_is_keyed_by_seed_and_position() -> None:
@@ -108,6 +107,16 @@ def test_logits_that_are_not_finite_are_told_and_harm_no_other_row(bad: float) -
         Pick(Sampling(temperature=0), [], 0, 0),
     ]
     assert sample(logits, picks) == [1, None, 1]
+
+
+def test_a_bias_is_added_before_the_penalties() -> None:
+    assert one(LOGITS, Sampling(temperature=0, logit_bias=[(3, 100.0)]), [], 0, 0) == 3
+    assert one(LOGITS, Sampling(temperature=0, logit_bias=[(1, -100.0), (2, -100.0)]), [], 0, 0) == 3
+    halved = Sampling(temperature=0, logit_bias=[(3, 100.0), (1, 51.0)], repeat_penalty=2.0)
+    assert one(LOGITS, halved, [3], 0, 0) == 1
+    for top_k in (0, 2):
+        banned = Sampling(top_k=top_k, top_p=1.0, logit_bias=[(1, -1e30)])
+        assert all(one(LOGITS, banned, [], seed, 0) != 1 for seed in range(50))
 
 
 def test_penalties_that_leave_fp32_end_the_request_only() -> None:
