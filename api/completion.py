@@ -203,6 +203,8 @@ def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
         keep_tokens=min(keep, ask.window.context - 2),  # a shift must free something
         shift=ask.window.shift,
         keep_alive_s=ask.keep_alive_s,
+        max_drafts=ask.options.max_drafts,
+        timeout_s=ask.options.timeout_s,
     )
 
 

@@ -18,6 +18,7 @@ _ENGINE_STATUS = {
     "context": 400,
     "request": 400,
     "cancelled": 499,
+    "timeout": 504,
     "model": 500,
     "internal": 500,
 }

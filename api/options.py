@@ -15,6 +15,8 @@ MIN_CONTEXT = 4
 MAX_OPTIONS = 1000
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
+MAX_BIASES = 1024
+MAX_BIAS = 1000.0
 
 # name: (lowest, highest); what Ollama documents below zero keeps its meaning
 _INTEGERS = {
@@ -38,9 +40,10 @@ _FLOATS = {
     "repeat_penalty": (1e-6, 1000.0),
     "presence_penalty": (-1000.0, 1000.0),
     "frequency_penalty": (-1000.0, 1000.0),
+    "timeout": (0.001, 1e9),  # ours: seconds
 }
 _BOOLEANS = {"use_mmap"}
-_SAMPLING = {f.name for f in fields(Sampling)} - {"seed", "logprobs", "top_logprobs"}
+_SAMPLING = {f.name for f in fields(Sampling)} - {"seed", "logprobs", "top_logprobs"}  # with logit_bias, which is ours
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,16 @@ class Options:
     """What the options of a request ask for.
 
     max_tokens None: no limit was asked for. context None: the default. keep_tokens negative: the whole prompt.
-    ignored: the names that we do not know.
+    max_drafts None: the server's. timeout_s: after which the request ends unanswered, None for the server's. ignored:
+    the names that we do not know.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     context: int | None = None
     keep_tokens: int = 4
+    max_drafts: int | None = None
+    timeout_s: float | None = None
     stop: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -74,6 +80,8 @@ def parse_options(given: dict[str, Any], logprobs: bool = False, top_logprobs: i
             values[name] = _float(name, value)
         elif name in _BOOLEANS:
             _require(isinstance(value, bool), name, "type boolean")
+        elif name == "logit_bias":
+            values[name] = _biases(name, value)
         elif name == "stop":
             values[name] = _strings(name, value)
         else:
@@ -92,11 +100,14 @@ def _assemble(values: dict[str, Any], ignored: list[str], logprobs: bool, top_lo
     )
     context = values.get("num_ctx")
     limit = values.get("num_predict", -1)
+    drafts = values.get("draft_num_predict", -1)
     return Options(
         sampling=sampling,
         max_tokens=limit if limit > 0 else None,
         context=None if context is None else max(context, MIN_CONTEXT),
         keep_tokens=values.get("num_keep", Options.keep_tokens),
+        max_drafts=drafts if drafts >= 0 else None,
+        timeout_s=values.get("timeout"),
         stop=values.get("stop", []),
         ignored=ignored,
     )
@@ -152,3 +163,18 @@ def _strings(name: str, value: Any) -> list[str]:
     if len(few) > MAX_STOPS or any(len(item) > MAX_STOP_CHARS for item in few):
         raise bad_request(f'option "{name}" takes at most {MAX_STOPS} strings of {MAX_STOP_CHARS} characters')
     return [item for item in value if item]
+
+
+def _biases(name: str, value: Any) -> list[tuple[int, float]]:
+    """Return the tokens of an object {token id: bias} with their biases."""
+    _require(isinstance(value, dict), name, "type object")
+    if len(value) > MAX_BIASES:
+        raise bad_request(f'option "{name}" names {len(value)} tokens; leave out all but {MAX_BIASES}')
+    biases = []
+    for token, bias in value.items():
+        _require(token.isascii() and token.isdecimal() and len(token) < 10, name, "an object of token ids")
+        _require(_is_number(bias), name, "an object of numbers")
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise bad_request(f'option "{name}" must hold numbers between {-MAX_BIAS} and {MAX_BIAS}')
+        biases.append((int(token), float(bias)))
+    return biases

@@ -54,6 +54,10 @@ class BlockManager:
             self._holders[block] = 1
         return taken
 
+    def has(self, digest: bytes) -> bool:
+        """Return whether a block holds this content."""
+        return digest in self._with
+
     def share(self, digests: Iterable[bytes]) -> list[int]:
         """Return the blocks with these contents up to the first that is not there; the caller holds them too now."""
         shared = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
+_LATE_TEXT = "the request was not complete in its time; ask for less, or raise its timeout or the server's timeout_s"
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 _CODES: list[tuple[type[OllampiError], str]] = [
     (ShutdownError, "shutdown"),
@@ -86,6 +88,7 @@ class Engine:
                 next_look = now + 0.1
                 self.supervise()
                 self.models.expire(now)
+                self._end_late(now)
             self._step_all()
             self._retry()
         self._refuse_waiting()
@@ -123,11 +126,12 @@ class Engine:
 
     def _handle(self, client: Client, message: Message) -> None:
         """Act on one message; an error goes back to its sender and harms nobody else."""
+        message.setdefault("arrived", time.monotonic())
         try:
             try:
                 self._act(client, message)
             except NotYet as e:
-                self._waiting.add(Waiting(client, message, e.names))
+                self._waiting.add(Waiting(client, message, e.names, self._deadline(message)))
         except OllampiError as e:
             code = next((code for kind, code in _CODES if isinstance(e, kind)), "internal")
             client.post({"id": message.get("id", 0), "kind": "error", "code": code, "message": str(e)})
@@ -136,7 +140,7 @@ class Engine:
         """Act on one message; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
         if op == "generate":
-            self._generate(client, number, GenerateRequest.from_wire(message["request"]))
+            self._generate(client, number, GenerateRequest.from_wire(message["request"]), self._deadline(message))
         elif op == "load":
             usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
             client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
@@ -157,14 +161,21 @@ class Engine:
         self._model(ref, context).keep(keep_alive_s)
         return Usage(load_ns=int((time.monotonic() - began) * 1e9))
 
-    def _generate(self, client: Client, number: int, request: GenerateRequest) -> None:
+    def _deadline(self, message: Message) -> float:
+        """Return when, on the clock of time.monotonic, a message must have been answered."""
+        asked = message.get("request", {}).get("timeout_s")
+        timeouts = [t for t in (asked, self.models.settings.timeout_s) if t is not None]
+        return float(message["arrived"] + min(timeouts, default=math.inf))
+
+    def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
         """Queue a request, loading its model first where needed."""
         self._refuse_while_draining()
         began = time.monotonic()
         model = self._model(request.model, request.context)
-        model.check_tokens(request.prompt)
+        model.check_tokens(request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
+        sequence.deadline = deadline
         sequence.load_ns = int((time.monotonic() - began) * 1e9)
         model.scheduler.add(sequence)
         model.keep(request.keep_alive_s)
@@ -184,6 +195,14 @@ class Engine:
             for waiting in self._waiting.empty():
                 self._handle(waiting.client, waiting.message)
         self._retry_due = False
+
+    def _end_late(self, now: float) -> None:
+        """End the requests whose deadline has passed."""
+        for waiting in self._waiting.late(now):
+            waiting.client.post({"id": waiting.id, "kind": "error", "code": "timeout", "message": _LATE_TEXT})
+            self._retry_due = True
+        for active in [a for a in self._active.values() if a.sequence.deadline <= now]:
+            self._fail(active, "timeout", _LATE_TEXT)
 
     def _refuse_waiting(self) -> None:
         """Answer the messages that wait: the server is about to end."""

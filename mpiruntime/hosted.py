@@ -9,7 +9,8 @@ from pathlib import Path
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.errors import RequestError
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
-from ollampi.mpiruntime.request import LoadedModel, ModelRef
+from ollampi.mpiruntime.pace import Pace
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.scheduler import Scheduler
 from ollampi.mpiruntime.step import Check, Load, Unload
@@ -24,7 +25,9 @@ class EngineSettings:
 
     dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; cache_tokens:
     positions of the KV cache, shared by all requests; max_step_tokens: tokens in one forward pass; max_running,
-    max_queue: requests; keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S.
+    max_queue: requests; max_stretch: how many times as long a step may take where prompts join running answers;
+    max_drafts: tokens that are proposed for one answer in a step; timeout_s: after which a request ends with an error,
+    None for never; keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S.
     """
 
     dtype: str = "auto"
@@ -33,8 +36,11 @@ class EngineSettings:
     block_size: int = 16
     max_step_tokens: int = 512
     max_running: int = 256
+    max_stretch: float = 1.8
+    max_drafts: int = 16
     max_queue: int = 512
     max_loaded_models: int = 3
+    timeout_s: float | None = None
     keep_alive_s: float | None = None
 
 
@@ -65,11 +71,14 @@ class HostedModel:
         self.context = load.context
         self.dtype = load.dtype
         self.reports = reports
+        self.settings = settings
+        self.pace = Pace()
         self.scheduler = Scheduler(
             BlockManager(load.num_blocks, load.block_size),
             settings.max_step_tokens,
             settings.max_running,
             settings.max_queue,
+            lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
         )
         self.default_keep_s = default_keep_s
         self.keep_s = default_keep_s
@@ -88,10 +97,14 @@ class HostedModel:
         """Return whether the model is idle and its time is over."""
         return self.scheduler.idle and 0 <= self.keep_s <= now - self.last_used
 
-    def check_tokens(self, tokens: list[int]) -> None:
+    def check_tokens(self, request: GenerateRequest) -> None:
         """Raise RequestError for an empty prompt or a token that the model does not have."""
+        tokens = request.prompt
         if not tokens:
             raise RequestError("the prompt has no tokens; send at least one character")
+        strange = [t for t, _ in request.sampling.logit_bias if not 0 <= t < self.config.vocab_size]
+        if strange:
+            raise RequestError(f"logit_bias names token {strange[0]}, the model's vocabulary {self.config.vocab_size}")
         if not 0 <= min(tokens) <= max(tokens) < self.config.vocab_size:
             raise RequestError(f"the prompt has token {max(tokens)}, the model's vocabulary {self.config.vocab_size}")
 

@@ -48,7 +48,9 @@ class GenerateRequest:
 
     context: token limit of prompt and answer together; None takes the model's. When it is full, `shift` keeps the
     first `keep_tokens` and drops the older half of the rest; without shift the answer ends with reason "length".
-    keep_alive_s: how long the model stays loaded afterwards; negative for ever, None the server's default.
+    keep_alive_s: how long the model stays loaded afterwards; negative for ever, None the server's default. max_drafts:
+    tokens that may be proposed for one step, 0 for plain decoding; timeout_s: after which the request ends with an
+    error. None is the server's setting for both.
     """
 
     model: ModelRef
@@ -60,6 +62,8 @@ class GenerateRequest:
     keep_tokens: int = 4
     shift: bool = True
     keep_alive_s: float | None = None
+    max_drafts: int | None = None
+    timeout_s: float | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the request as a map of plain values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from ollampi.mpiruntime.block_manager import BlockManager, block_digest
 from ollampi.mpiruntime.errors import BusyError, ContextError
@@ -14,14 +15,22 @@ class Scheduler:
     """First come, first served; prompts are cut into pieces and share steps with running answers. Rank 0 only.
 
     max_step_tokens: tokens in one step; max_running: sequences that hold cache at one time; max_waiting: sequences
-    that wait for that.
+    that wait for that; prompt_room: for the tokens of running answers in a step, how many prompt tokens may join them.
     """
 
-    def __init__(self, blocks: BlockManager, max_step_tokens: int, max_running: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager,
+        max_step_tokens: int,
+        max_running: int,
+        max_waiting: int,
+        prompt_room: Callable[[int], int] = lambda num_decoding: 1 << 30,
+    ) -> None:
         self.blocks = blocks
         self.max_step_tokens = max_step_tokens
-        self.max_running = max_running
+        self.max_running = min(max_running, max_step_tokens)  # each wants a token in every step
         self.max_waiting = max_waiting
+        self.prompt_room = prompt_room
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
 
@@ -55,33 +64,61 @@ class Scheduler:
     def plan(self) -> list[tuple[Sequence, Chunk]]:
         """Return the sequences of the next step with their chunks; empty only where there is nothing to do.
 
-        Running answers come first with one token each, then prompts in order of arrival, within max_step_tokens.
+        Running answers come first with one token each and their drafts, then prompts in order of arrival, within
+        max_step_tokens and prompt_room.
         """
         planned: list[tuple[Sequence, Chunk]] = []
-        budget = self.max_step_tokens
         stepped_back: set[Sequence] = set()
-        for sequence in sorted(self.running, key=lambda s: s.pending > 1):  # stable: arrival order within each kind
+        decoding = [s for s in self.running if s.pending == 1]
+        budget = self.max_step_tokens - len(decoding)
+        for sequence in decoding:
+            if sequence not in stepped_back and self._reserve(sequence, stepped_back):
+                planned.append((sequence, self._chunk(sequence, 1 + budget)))
+                budget -= len(planned[-1][1].tokens) - 1
+        if planned:
+            budget = min(budget, self.prompt_room(self.max_step_tokens - budget))
+        for sequence in [s for s in self.running if s.pending > 1]:
             if budget and sequence not in stepped_back and self._reserve(sequence, stepped_back):
                 planned.append((sequence, self._chunk(sequence, budget)))
                 budget -= len(planned[-1][1].tokens)
-        while (
-            budget
-            and self.waiting
-            and not stepped_back
-            and len(self.running) < self.max_running
-            and self._admit(self.waiting[0])
-        ):
-            sequence = self.waiting.popleft()
-            self.running.append(sequence)
+        if budget and self.waiting and not stepped_back:
+            planned += self._admit_waiting(budget)
+        return [(s, c) for s, c in planned if s not in stepped_back] if stepped_back else planned
+
+    def _admit_waiting(self, budget: int) -> list[tuple[Sequence, Chunk]]:
+        """Return chunks of sequences that begin now, at most `budget` tokens.
+
+        In order of arrival, but one whose beginning is just being computed for another waits for that.
+        """
+        planned: list[tuple[Sequence, Chunk]] = []
+        promised = {digest for s in self.running if s.pending > 1 for digest in s.digests}
+        later: list[Sequence] = []
+        while budget and self.waiting and len(self.running) < self.max_running:
+            sequence = self.waiting[0]
+            if self._is_promised(sequence, promised):
+                later.append(self.waiting.popleft())
+                continue
+            if not self._admit(sequence):
+                break
+            self.running.append(self.waiting.popleft())
             planned.append((sequence, self._chunk(sequence, budget)))
             budget -= len(planned[-1][1].tokens)
-        return [(s, c) for s, c in planned if s not in stepped_back]
+            promised.update(sequence.digests)
+        self.waiting.extendleft(reversed(later))
+        return planned
 
-    def advance(self, sequence: Sequence, chunk: Chunk) -> None:
-        """Note that the chunk's keys and values are in the cache now, for others with the same beginning too."""
-        sequence.num_cached = chunk.start + len(chunk.tokens)
-        size = self.blocks.block_size
-        for index in range(chunk.start // size, sequence.num_cached // size):
+    def _is_promised(self, sequence: Sequence, promised: set[bytes]) -> bool:
+        """Return whether the first block that the sequence could share, and cannot yet, is on its way."""
+        full = self._num_sharable(sequence)
+        digests = self._digests(sequence, full)[:full]
+        missing = next((digest for digest in digests if not self.blocks.has(digest)), None)
+        return missing is not None and missing in promised
+
+    def advance(self, sequence: Sequence, count: int) -> None:
+        """Note that the next `count` tokens are in the cache now, for others with the same beginning too."""
+        size, before = self.blocks.block_size, sequence.num_cached
+        sequence.num_cached += count
+        for index in range(before // size, sequence.num_cached // size):
             self.blocks.name(sequence.blocks[index], self._digests(sequence, index + 1)[index])
 
     def trim(self, sequence: Sequence) -> None:
@@ -94,21 +131,37 @@ class Scheduler:
         self.blocks.check([s.blocks for s in self.running])
 
     def _chunk(self, sequence: Sequence, budget: int) -> Chunk:
-        """Return the next tokens of a sequence that has its blocks; the last token of all asks for logits."""
+        """Return the next tokens of a sequence that has its blocks; the last token of all and drafts ask for logits."""
         count = min(sequence.pending, budget)
         start = sequence.num_cached
         tokens = sequence.tokens[start : start + count]
-        return Chunk(tokens, start, list(sequence.blocks), int(count == sequence.pending))
+        if count < sequence.pending:
+            return Chunk(tokens, start, list(sequence.blocks), 0)
+        if sequence.drafts:
+            self._reserve_drafts(sequence, budget - count)
+        return Chunk(tokens + sequence.drafts, start, list(sequence.blocks), 1 + len(sequence.drafts))
+
+    def _reserve_drafts(self, sequence: Sequence, most: int) -> None:
+        """Keep at most `most` drafts, as far as there are blocks for them that no running answer may need."""
+        del sequence.drafts[most:]
+        end = len(sequence.tokens) + len(sequence.drafts)
+        missing = self.blocks.blocks_for(end) - len(sequence.blocks)
+        if missing > 0 and missing + len(self.running) <= self.blocks.num_free:
+            sequence.blocks += self.blocks.allocate(missing)
+        room = len(sequence.blocks) * self.blocks.block_size - len(sequence.tokens)
+        del sequence.drafts[room:]
 
     def _missing(self, sequence: Sequence) -> int:
         """Return how many blocks the sequence lacks for all its tokens."""
-        return self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+        return max(0, self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks))
 
     def _reserve(self, sequence: Sequence, stepped_back: set[Sequence]) -> bool:
         """Give a running sequence the blocks for its tokens; others that came later step back where needed.
 
         Return whether it has them; it may have had to step back itself.
         """
+        if not self._missing(sequence):
+            return True
         while self._missing(sequence) > self.blocks.num_free:
             youngest = self.running[-1]
             self._preempt(youngest)
@@ -123,7 +176,7 @@ class Scheduler:
 
         Blocks that hold its beginning already are shared. At least one token is left to compute: its logits are wanted.
         """
-        full = (len(sequence.tokens) - 1) // self.blocks.block_size
+        full = self._num_sharable(sequence)
         sequence.blocks = self.blocks.share(self._digests(sequence, full)[:full])
         missing = self._missing(sequence)
         spare = len(self.running)  # room for each running answer to grow by one block
@@ -133,6 +186,10 @@ class Scheduler:
         sequence.num_cached = len(sequence.blocks) * self.blocks.block_size
         sequence.blocks += self.blocks.allocate(missing)
         return True
+
+    def _num_sharable(self, sequence: Sequence) -> int:
+        """Return how many blocks of a sequence others may have computed; its last token is always its own."""
+        return (len(sequence.tokens) - 1) // self.blocks.block_size
 
     def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
         """Return the digests of at least the first `count` blocks of a sequence, all of them full."""
@@ -146,6 +203,7 @@ class Scheduler:
         """Send a running sequence back to the head of the queue; its cache is computed again later."""
         self.running.remove(sequence)
         self._free(sequence)
+        sequence.drafts = []
         self.waiting.appendleft(sequence)
 
     def _free(self, sequence: Sequence) -> None:

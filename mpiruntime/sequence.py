@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
+from ollampi.mpiruntime.drafts import Lookup, Trust
 from ollampi.mpiruntime.request import GenerateRequest, Usage
 
 
@@ -13,8 +15,9 @@ class Sequence:
     """One generation: its tokens so far and the cache blocks that hold the first `num_cached` of them.
 
     tokens: prompt and answer; num_cached: how many tokens have keys and values in the cache; digests: of the full
-    blocks of tokens, as far as they were needed; position: index of the next token counted from the first one of the
-    request, which a context shift does not change; seed: the stream of random numbers that the sampler draws from.
+    blocks of tokens, as far as they were needed; drafts: how the text may go on, to be checked by the next step;
+    position: index of the next token counted from the first one of the request, which a context shift does not change;
+    seed: the stream of random numbers that the sampler draws from; deadline: on the clock of time.monotonic.
     """
 
     request: GenerateRequest
@@ -23,9 +26,13 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
+    lookup: Lookup = field(default_factory=Lookup)
+    trust: Trust = field(default_factory=Trust)
     num_cached: int = 0
     num_generated: int = 0
     arrived: float = field(default_factory=time.monotonic)
+    deadline: float = math.inf
     load_ns: int = 0
     prefilled: float | None = None
     finish_reason: str | None = None
@@ -42,6 +49,13 @@ class Sequence:
     def position(self) -> int:
         """Return the index in the request of the token to be sampled next."""
         return len(self.request.prompt) + self.num_generated
+
+    @property
+    def draft_room(self) -> int:
+        """Return how many drafts can be of use: the context and the answer's length bound them."""
+        room = self.context - len(self.tokens)
+        limit = self.request.max_tokens
+        return max(0, room if limit is None else min(room, limit - self.num_generated - 1))
 
     def append(self, token: int) -> None:
         """Add a sampled token and set `finish_reason` where the answer ends with it."""
@@ -66,6 +80,7 @@ class Sequence:
             return
         del self.tokens[keep : keep + drop]
         self.digests = []
+        self.lookup = Lookup()
         self.num_cached = 0  # keys carry their position, so everything behind the cut is computed again
 
     def usage(self) -> Usage:

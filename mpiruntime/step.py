@@ -6,10 +6,10 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The tokens of one sequence in a step.
 
     start: position of tokens[0]; blocks: the sequence's block table, long enough for all its tokens so far;

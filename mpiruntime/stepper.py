@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from ollampi.mpiruntime.request import TokenLogprob
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sampler import Pick, describe, sample
 from ollampi.mpiruntime.sequence import Sequence
-from ollampi.mpiruntime.step import Step
+from ollampi.mpiruntime.step import Chunk, Step
 
 _NOT_FINITE_TEXT = "the model computed logits that are not finite; check the checkpoint or use dtype=float32"
 
@@ -28,13 +29,12 @@ class StepTimes:
     sample_s: float
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """What a step brought one sequence: tokens that its client may see, or why it cannot go on."""
 
     sequence: Sequence
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: list[int]
+    logprobs: list[TokenLogprob]
     error: str | None = None
 
 
@@ -48,6 +48,7 @@ class Stepper:
     def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> None:
         """Make one step of a model and deliver what it brought; nothing happens where it has no work."""
         began = time.perf_counter()
+        _propose(model)
         planned = model.scheduler.plan()
         if not planned:
             return
@@ -56,28 +57,90 @@ class Stepper:
         sent = time.perf_counter()
         logits = self.runner.step(step)
         computed = time.perf_counter()
+        model.pace.observe(sum(len(chunk.tokens) for chunk in step.chunks), computed - sent)
         for sequence, chunk in planned:
-            model.scheduler.advance(sequence, chunk)
+            model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
         if logits is not None:
-            for progress in _sample(model, [s for s, chunk in planned if chunk.num_logits], logits.numpy()):
+            for progress in _sample(model, [(s, chunk) for s, chunk in planned if chunk.num_logits], logits.numpy()):
                 deliver(progress)
         self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
 
 
-def _sample(model: HostedModel, sequences: list[Sequence], logits: NDArray[np.float32]) -> list[Progress]:
-    """Append the next token to each sequence, chosen from its row of logits [B, V]."""
-    picks = [Pick(s.request.sampling, s.tokens, s.seed, s.position) for s in sequences]
-    return [
-        Progress(sequence, error=_NOT_FINITE_TEXT) if token is None else _append(model, sequence, row, token)
-        for sequence, row, token in zip(sequences, logits, sample(logits, picks), strict=True)
-    ]
+def _propose(model: HostedModel) -> None:
+    """Give the running answers drafts where those are likely to save time."""
+    decoding = [s for s in model.scheduler.running if s.pending == 1]
+    for sequence in decoding:
+        sequence.drafts = []
+    most = [min(_max_drafts(model, s), s.draft_room) for s in decoding]
+    threshold = model.pace.price(len(decoding), sum(most)) if any(most) else None
+    if threshold is None:
+        return
+    for sequence, limit in zip(decoding, most, strict=True):
+        length = min(limit, sequence.trust.length(threshold))
+        if length:
+            sequence.drafts = sequence.lookup.propose(sequence.tokens, length)
 
 
-def _append(model: HostedModel, sequence: Sequence, logits: NDArray[np.float32], token: int) -> Progress:
-    """Append a token to a sequence; the one that stops it is not shown."""
-    sampling = sequence.request.sampling
-    sequence.append(token)
+def _max_drafts(model: HostedModel, sequence: Sequence) -> int:
+    """Return how many drafts the server and the request allow."""
+    asked = sequence.request.max_drafts
+    return model.settings.max_drafts if asked is None else min(asked, model.settings.max_drafts)
+
+
+def _sample(
+    model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
+) -> Iterator[Progress]:
+    """Yield what the rows of logits [B', V] bring their sequences: one row for each, and one more for each draft."""
+    tokens = sample(logits, [pick for sequence, chunk in planned for pick in _picks(sequence, chunk)])
+    row = 0
+    for sequence, chunk in planned:
+        rows = slice(row, row + chunk.num_logits)
+        yield _accept(model, sequence, logits[rows], tokens[rows])
+        row = rows.stop
+
+
+def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:
+    """Yield how the token after each of the chunk's last tokens is chosen."""
+    sampling, tokens = sequence.request.sampling, sequence.tokens
+    for index in range(chunk.num_logits):
+        before = tokens + sequence.drafts[:index] if index and sampling.penalises else tokens
+        yield Pick(sampling, before, sequence.seed, sequence.position + index)
+
+
+def _accept(model: HostedModel, sequence: Sequence, logits: NDArray[np.float32], tokens: list[int | None]) -> Progress:
+    """Append a sequence's next token, and those behind it as long as its drafts are what was chosen.
+
+    The token that stops an answer is not shown.
+    """
+    if tokens[0] is None:
+        return Progress(sequence, [], [], _NOT_FINITE_TEXT)
+    sampling, drafts = sequence.request.sampling, sequence.drafts
+    progress = Progress(sequence, [], [])
+    accepted = 0
+    for row, token in zip(logits, tokens, strict=True):
+        assert token is not None
+        sequence.append(token)
+        if sequence.finish_reason != "stop":
+            progress.tokens.append(token)
+            if sampling.logprobs:
+                progress.logprobs.append(describe(row, token, sampling.top_logprobs))
+        if not _goes_on(sequence, drafts, tokens, accepted):
+            break
+        accepted += 1
+    if drafts:
+        sequence.trust.learn(len(drafts), accepted)
+        if sequence.num_cached:
+            model.scheduler.advance(sequence, accepted)
     model.scheduler.trim(sequence)
-    if sequence.finish_reason == "stop":
-        return Progress(sequence)
-    return Progress(sequence, [token], [describe(logits, token, sampling.top_logprobs)] if sampling.logprobs else [])
+    return progress
+
+
+def _goes_on(sequence: Sequence, drafts: list[int], tokens: list[int | None], index: int) -> bool:
+    """Return whether the token at `index` was drafted, so that the one behind it stands too."""
+    return (
+        index < len(drafts)
+        and tokens[index] == drafts[index]
+        and tokens[index + 1] is not None
+        and sequence.finish_reason is None
+        and sequence.num_cached > 0  # a shift of the context makes what comes behind it void
+    )

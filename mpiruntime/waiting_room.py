@@ -11,11 +11,12 @@ from ollampi.mpiruntime.wire import Message
 
 @dataclass(frozen=True)
 class Waiting:
-    """A message with its sender, and the models that must become idle first."""
+    """A message with its sender, the models that must become idle first, and its deadline on time.monotonic's clock."""
 
     client: Client
     message: Message
     names: set[str]
+    deadline: float
 
     @property
     def id(self) -> int:
@@ -49,6 +50,12 @@ class WaitingRoom:
         dropped = len(kept) < len(self._waiting)
         self._waiting = kept
         return dropped
+
+    def late(self, now: float) -> list[Waiting]:
+        """Return the messages whose deadline has passed and forget them."""
+        late = [w for w in self._waiting if w.deadline <= now]
+        self._waiting = [w for w in self._waiting if w.deadline > now]
+        return late
 
     def empty(self) -> list[Waiting]:
         """Return all messages and forget them."""

@@ -86,7 +86,7 @@ def test_hostile_templates_only_fail(templates, source, reason):
     started = time.perf_counter()
     with pytest.raises(ModelError, match=reason):
         templates.render(source, [user("x")], [])
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 10
     assert templates.render("{{ messages[0].content }}", [user("y")], []) == "y"
 
 

@@ -101,6 +101,46 @@ def test_a_context_that_is_full_shifts_or_ends(folder: Path) -> None:
     assert recorder.last(2)["code"] == "context"
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_request_that_is_late_ends_where_it_is_and_others_go_on(folder: Path, size: int) -> None:
+    one_by_one = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=16, max_running=1)
+    messages = [
+        generate(0, folder, PROMPT, sampling=GREEDY, max_tokens=100_000, context=64, timeout_s=0.3),  # it runs
+        generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=5, timeout_s=0.01),  # it waits in the queue
+        generate(2, folder, PROMPT, sampling=GREEDY, max_tokens=5),
+    ]
+    recorder = answers(size, messages, one_by_one)
+    assert [recorder.last(i).get("code") for i in range(3)] == ["timeout", "timeout", None]
+    assert recorder.tokens(1) == []
+    assert recorder.tokens(2) == reference_greedy(folder, PROMPT, 5)
+
+
+def test_the_server_has_a_deadline_too_which_a_request_cannot_extend(folder: Path) -> None:
+    settings = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=16, timeout_s=0.2)
+    endless = generate(0, folder, PROMPT, sampling=GREEDY, max_tokens=100_000, context=64, timeout_s=1e6)
+    assert answers(1, [endless], settings).last(0)["code"] == "timeout"
+
+
+def test_a_bias_on_a_token_that_is_not_there_is_refused(folder: Path) -> None:
+    recorder = answers(
+        1,
+        [
+            generate(0, folder, PROMPT, sampling=Sampling(temperature=0, logit_bias=[(9999, 1.0)]), max_tokens=4),
+            generate(1, folder, PROMPT, sampling=Sampling(temperature=0, logit_bias=[(7, 1000.0)]), max_tokens=4),
+        ],
+    )
+    assert recorder.last(0)["code"] == "request"
+    assert recorder.tokens(1) == [7] * 4
+
+
+def test_answers_to_one_prompt_share_its_computation(folder: Path) -> None:
+    messages = [generate(i, folder, PROMPT, sampling=Sampling(temperature=1.0, seed=i), max_tokens=9) for i in range(4)]
+    together = answers(1, messages)
+    alone = [answers(1, [message]).tokens(i) for i, message in enumerate(messages)]
+    assert [together.tokens(i) for i in range(4)] == alone
+    assert len({tuple(tokens) for tokens in alone}) == 4
+
+
 def test_bad_requests_harm_nobody(folder: Path) -> None:
     messages = [
         generate(0, folder, [], max_tokens=4),

@@ -15,16 +15,30 @@ from ollampi.mpiruntime.sequence import Sequence
 MODEL = ModelRef("m:latest", "/m")
 
 
-def sequence(length: int, context: int = 64, **fields: object) -> Sequence:
-    request = GenerateRequest(MODEL, list(range(length)), **fields)  # type: ignore[arg-type]
+def sequence(length: int, context: int = 64, first: int = 0, **fields: object) -> Sequence:
+    request = GenerateRequest(MODEL, list(range(first, first + length)), **fields)  # type: ignore[arg-type]
     return Sequence(request, context=context, seed=1)
 
 
-def run_step(scheduler: Scheduler, memory: dict[int, int]) -> list[Sequence]:
-    """Play the model on a cache `memory` of slot -> token: store, check what attention would read, append a token.
+def next_token(s: Sequence) -> int:
+    return 1000 + s.num_generated
+
+
+def draft(scheduler: Scheduler, rng: random.Random) -> None:
+    """Give running answers drafts of which some first ones are right."""
+    for s in scheduler.running:
+        if s.pending == 1:
+            right, wrong = rng.randint(0, 4), rng.randint(0, 3)
+            s.drafts = [*range(next_token(s), next_token(s) + right), *[7] * wrong][: s.draft_room]
+
+
+def run_step(scheduler: Scheduler, memory: dict[int, int], rng: random.Random | None = None) -> list[Sequence]:
+    """Play the model on a cache `memory` of slot -> token: store, check what attention would read, append tokens.
 
     Return the sequences that ended.
     """
+    if rng is not None:
+        draft(scheduler, rng)
     planned = scheduler.plan()
     assert sum(len(c.tokens) for _, c in planned) <= scheduler.max_step_tokens
     assert len({id(s) for s, _ in planned}) == len(planned)
@@ -36,18 +50,34 @@ def run_step(scheduler: Scheduler, memory: dict[int, int]) -> list[Sequence]:
         memory.update(zip(slots[s][chunk.start :], chunk.tokens, strict=True))
     ended = []
     for s, chunk in planned:
-        assert [memory[slot] for slot in slots[s]] == s.tokens[: len(slots[s])]
-        scheduler.advance(s, chunk)
+        drafts = s.drafts if chunk.num_logits > 1 else []
+        assert len(drafts) == max(0, chunk.num_logits - 1)
+        assert [memory[slot] for slot in slots[s]] == (s.tokens + drafts)[: len(slots[s])]
+        scheduler.advance(s, len(chunk.tokens) - len(drafts))
         if chunk.num_logits:
-            assert len(slots[s]) == len(s.tokens)
-            s.append(1000 + s.num_generated)
-            scheduler.trim(s)
+            assert len(slots[s]) == len(s.tokens) + len(drafts)
+            accept(scheduler, s, drafts)
             if s.finish_reason:
                 ended.append(s)
+        s.drafts = []
     for s in ended:
         scheduler.remove(s)
     scheduler.check()
     return ended
+
+
+def accept(scheduler: Scheduler, s: Sequence, drafts: list[int]) -> None:
+    """Append the next token, and more as long as they were drafted."""
+    accepted = 0
+    for drafted in [*drafts, None]:
+        token = next_token(s)
+        s.append(token)
+        if token != drafted or s.finish_reason or not s.num_cached:
+            break
+        accepted += 1
+    if s.num_cached:
+        scheduler.advance(s, accepted)
+    scheduler.trim(s)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -73,7 +103,7 @@ def test_random_loads_end_with_exact_accounting(seed: int) -> None:
             victim = rng.choice(scheduler.running)
             scheduler.remove(victim)
             ended.append(victim)
-        ended += run_step(scheduler, memory)
+        ended += run_step(scheduler, memory, rng)
         if not waiting and scheduler.idle:
             break
     assert len(ended) == 30
@@ -92,12 +122,60 @@ def test_running_answers_go_on_while_a_long_prompt_comes_in_pieces() -> None:
 
 def test_first_come_first_served() -> None:
     scheduler = Scheduler(BlockManager(64, 4), max_step_tokens=100, max_running=2, max_waiting=9)
-    several = [sequence(5) for _ in range(4)]
+    several = [sequence(5, first=100 * n) for n in range(4)]
     for s in several:
         scheduler.add(s)
     assert [s for s, _ in scheduler.plan()] == several[:2]
     scheduler.remove(several[0])
     assert several[2] in [s for s, _ in scheduler.plan()]
+
+
+def test_a_beginning_that_is_being_computed_is_waited_for_and_others_pass() -> None:
+    scheduler = Scheduler(BlockManager(64, 4), max_step_tokens=8, max_running=9, max_waiting=9)
+    first, same, other = sequence(14), sequence(14), sequence(2, first=50)
+    for s in (first, same, other):
+        scheduler.add(s)
+    memory: dict[int, int] = {}
+    run_step(scheduler, memory)
+    assert list(scheduler.waiting) == [same, other]
+    run_step(scheduler, memory)
+    assert list(scheduler.waiting) == [same]
+    ((_, _), (_, _), (s, chunk)) = scheduler.plan()
+    assert (s, chunk.start, len(chunk.tokens)) == (same, 12, 2)
+
+
+def test_who_waits_for_a_beginning_goes_on_when_its_maker_is_gone() -> None:
+    scheduler = Scheduler(BlockManager(64, 4), max_step_tokens=8, max_running=9, max_waiting=9)
+    first, same = sequence(14), sequence(14)
+    scheduler.add(first)
+    scheduler.add(same)
+    run_step(scheduler, {})
+    scheduler.remove(first)
+    ((s, chunk),) = scheduler.plan()
+    assert (s, chunk.start) == (same, 8)
+
+
+def test_prompts_leave_running_answers_the_time_that_they_are_promised() -> None:
+    scheduler = Scheduler(
+        BlockManager(64, 4), max_step_tokens=50, max_running=4, max_waiting=4, prompt_room=lambda decoding: 5 * decoding
+    )
+    scheduler.add(sequence(40))
+    assert [len(c.tokens) for _, c in scheduler.plan()] == [40]  # nobody is held up
+    run_step(scheduler, {})
+    scheduler.add(sequence(30, first=100))
+    assert [len(c.tokens) for _, c in scheduler.plan()] == [1, 5]
+
+
+def test_drafts_take_no_block_that_an_answer_needs() -> None:
+    scheduler = Scheduler(BlockManager(4, 4), max_step_tokens=50, max_running=4, max_waiting=4)
+    one, two = sequence(4, max_tokens=50), sequence(4, first=9, max_tokens=50)
+    memory: dict[int, int] = {}
+    scheduler.add(one)
+    scheduler.add(two)
+    run_step(scheduler, memory)
+    one.drafts, two.drafts = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]
+    assert [c.num_logits for _, c in scheduler.plan()] == [4, 4]  # what fits into the block of their next token
+    scheduler.check()
 
 
 def test_the_youngest_steps_back_when_the_cache_is_full() -> None:
@@ -161,7 +239,7 @@ def test_a_beginning_that_is_in_the_cache_is_not_computed_again() -> None:
         scheduler.add(again)
         ((_, chunk),) = scheduler.plan()
         assert (chunk.start, len(chunk.tokens)) == (shared, length - shared)
-        scheduler.advance(again, chunk)
+        scheduler.advance(again, len(chunk.tokens))
         scheduler.remove(again)
         scheduler.check()
 
@@ -202,7 +280,7 @@ def test_what_a_spoilt_sequence_left_is_not_shared() -> None:
     spoilt, again = sequence(11), sequence(11)
     scheduler.add(spoilt)
     ((_, chunk),) = scheduler.plan()
-    scheduler.advance(spoilt, chunk)
+    scheduler.advance(spoilt, len(chunk.tokens))
     scheduler.remove(spoilt, spoilt=True)
     scheduler.add(again)
     ((_, chunk),) = scheduler.plan()

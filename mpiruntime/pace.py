@@ -1,0 +1,63 @@
+"""Know from the steps that were made how long the next one takes, by the number of its tokens."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+_WEIGHT = 0.2  # of the newest step in a mean
+_MIN_PIECE = 16  # prompt tokens that always fit beside running answers, so that every prompt goes on
+
+
+class Pace:
+    """Mean seconds of a model's steps in classes of tokens 1, 2, 3-4, 5-8, ...; straight lines in between."""
+
+    def __init__(self) -> None:
+        self._means: dict[int, tuple[float, float]] = {}  # class -> mean tokens, mean seconds
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        """Take in a step; one that took far longer than others of its kind counts as twice their mean at most."""
+        kind = (num_tokens - 1).bit_length()
+        known = self._means.get(kind)
+        if known is None:
+            self._means[kind] = (num_tokens, seconds)
+            return
+        tokens, mean = known
+        seconds = min(seconds, 2 * mean)
+        self._means[kind] = (tokens + _WEIGHT * (num_tokens - tokens), mean + _WEIGHT * (seconds - mean))
+
+    def seconds(self, num_tokens: int) -> float | None:
+        """Return how long a step of so many tokens takes, None where nothing is known.
+
+        Beyond the largest step known it is taken to grow in proportion, below the smallest not to shrink.
+        """
+        points = [self._means[kind] for kind in sorted(self._means)]
+        if not points:
+            return None
+        at = bisect_left([tokens for tokens, _ in points], num_tokens)
+        if at == 0:
+            return points[0][1]
+        (low, fast), (high, slow) = points[at - 1], points[min(at, len(points) - 1)]
+        if at == len(points):
+            return slow * num_tokens / high
+        return fast + (slow - fast) * (num_tokens - low) / (high - low)
+
+    def prompt_room(self, num_decoding: int, max_stretch: float) -> int:
+        """Return how many prompt tokens fit beside `num_decoding` tokens so that the step takes max_stretch as long."""
+        alone = self.seconds(num_decoding)
+        room = _MIN_PIECE
+        while alone is not None and room < 1 << 20:
+            longer = self.seconds(num_decoding + 2 * room)
+            if longer is None or longer > max_stretch * alone:
+                break
+            room *= 2
+        return room
+
+    def price(self, num_decoding: int, num_drafts: int) -> float | None:
+        """Return how likely a draft token must be accepted to pay for its time; None where that is not known.
+
+        Tokens per second do not fall as long as a draft brings as many per second as the step does without it.
+        """
+        alone, together = self.seconds(num_decoding), self.seconds(num_decoding + num_drafts)
+        if alone is None or together is None:
+            return None
+        return max(0.0, together - alone) / num_drafts * num_decoding / alone

@@ -1,0 +1,144 @@
+"""Drafts change how many steps a text takes, never the text."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
+from support.worlds import Recorder, generate, run_engine
+
+from ollampi.mpiruntime.drafts import Lookup, Trust
+from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.pace import Pace
+from ollampi.mpiruntime.request import Sampling
+from ollampi.mpiruntime.thread_world import run_threads
+
+SETTINGS = EngineSettings(cache_tokens=256, block_size=4, max_step_tokens=64)
+PLAIN = EngineSettings(cache_tokens=256, block_size=4, max_step_tokens=64, max_drafts=0)
+COPY = PROMPT[:7] * 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts are made whether they pay or not."""
+    monkeypatch.setattr(Pace, "price", lambda *_: 0.0)
+
+
+def answers(size: int, messages: list[dict[str, Any]], settings: EngineSettings = SETTINGS) -> Recorder:
+    recorder = run_threads(size, lambda c: run_engine(c, messages, settings))[0]
+    assert recorder is not None
+    return recorder
+
+
+def steps(recorder: Recorder, number: int) -> int:
+    """Return how many steps brought tokens."""
+    return sum(e["id"] == number and e["kind"] == "tokens" for e in recorder.log)
+
+
+def oracle(truth: dict[int, list[int]], seed: int) -> Any:
+    """Return a `propose` that is often right: it knows the answers by their length of prompt."""
+    rng = random.Random(seed)
+
+    def propose(self: Lookup, tokens: list[int], most: int) -> list[int]:
+        for length, answer in truth.items():
+            known = len(tokens) - length
+            if 0 <= known < len(answer) and tokens[length:] == answer[:known]:
+                right = answer[known : known + rng.randint(0, 6)]
+                return (right + [rng.randrange(50) for _ in range(rng.randint(0, 4))])[:most]
+        return [1, 2, 3][:most]
+
+    return propose
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_text_is_that_of_plain_decoding(folder: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [PROMPT[:n] for n in (3, 9, 17)]
+    truth = {len(p): reference_greedy(folder, p, 30) for p in prompts}
+    monkeypatch.setattr(Lookup, "propose", oracle(truth, size))
+    greedy = Sampling(temperature=0)
+    recorder = answers(
+        size, [generate(i, folder, p, sampling=greedy, max_tokens=30 - i) for i, p in enumerate(prompts)]
+    )
+    for i, prompt in enumerate(prompts):
+        assert recorder.tokens(i) == truth[len(prompt)][: 30 - i]
+        assert recorder.last(i)["usage"]["generated_tokens"] == 30 - i
+    assert min(steps(recorder, i) for i in range(3)) < 25
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("size", [1, 3])
+def test_seeded_text_is_that_of_plain_decoding(folder: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    samplings = [
+        Sampling(temperature=1.0, seed=5),
+        Sampling(temperature=0.7, seed=9, repeat_penalty=1.3, presence_penalty=0.4, repeat_last_n=4),
+        Sampling(temperature=1.5, seed=11, top_k=0, typical_p=0.9, logprobs=True),
+    ]
+    prompts = [PROMPT[:5], PROMPT[:11], PROMPT[:16]]
+    messages = [
+        generate(i, folder, p, sampling=s, max_tokens=40)
+        for i, (p, s) in enumerate(zip(prompts, samplings, strict=True))
+    ]
+    plain = answers(1, messages, PLAIN)
+    monkeypatch.setattr(Lookup, "propose", oracle({len(p): plain.tokens(i) for i, p in enumerate(prompts)}, size))
+    drafted = answers(size, messages)
+    for i in range(3):
+        assert drafted.tokens(i) == plain.tokens(i)
+        assert steps(plain, i) == 40 > steps(drafted, i)
+    probabilities = [
+        [entry["logprob"] for e in r.log if e["id"] == 2 for entry in e.get("logprobs", [])] for r in (plain, drafted)
+    ]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-4)
+
+
+@pytest.mark.usefixtures("always")
+def test_drafts_keep_to_the_context_its_shifts_and_the_stop_token(folder: Path) -> None:
+    plain = reference_greedy(folder, COPY, 12)
+    messages = [
+        generate(0, folder, COPY, sampling=Sampling(temperature=0), max_tokens=90, context=40),
+        generate(1, folder, COPY, sampling=Sampling(temperature=0), context=37, shift=False),
+        generate(2, folder, COPY, sampling=Sampling(temperature=0), max_tokens=12, stop_tokens=[plain[7]]),
+    ]
+    drafted, decoded = answers(2, messages), answers(2, messages, PLAIN)
+    for i in range(3):
+        assert drafted.tokens(i) == decoded.tokens(i)
+        assert drafted.last(i)["reason"] == decoded.last(i)["reason"]
+    assert len(drafted.tokens(0)) == 90
+
+
+def test_a_request_may_want_none(folder: Path, always: None) -> None:
+    repeated = generate(0, folder, COPY, sampling=Sampling(temperature=0), max_tokens=20, max_drafts=0)
+    assert steps(answers(1, [repeated]), 0) == 20
+
+
+def test_lookup_proposes_what_followed_last() -> None:
+    lookup = Lookup()
+    text = [1, 2, 3, 4, 1, 2, 3, 5, 9]
+    assert lookup.propose(text, 4) == []
+    text += [1, 2, 3]
+    assert lookup.propose(text, 2) == [5, 9]
+    assert lookup.propose(text, 9) == [5, 9, 1, 2, 3]
+    text += [7, 1, 2, 3]
+    assert lookup.propose(text, 1) == [7]
+    assert Lookup().propose([1, 2], 4) == []
+
+
+def test_trust_follows_what_happens_and_gives_another_chance() -> None:
+    trust = Trust()
+    for _ in range(20):
+        trust.learn(8, 8)
+    assert trust.length(0.5) > 8
+    for _ in range(40):
+        trust.learn(4, 0)
+    assert trust.length(0.3) == 0
+    lengths = [trust.length(0.3) for _ in range(200)]
+    assert max(lengths) >= 1
+    assert Trust().length(1.0) == 0
