@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ollampi.mpiruntime.attention import Attention
@@ -14,20 +16,30 @@ from ollampi.mpiruntime.mlp import MLP
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
 
+Watch = Callable[[str, Tensor], None]
+
+
+def look_away(part: str, x: Tensor) -> None:
+    """Do nothing."""
+
 
 class DecoderLayer:
     """x + attention(norm(x)), then x + mlp(norm(x)); two all-reduces."""
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, layer: int) -> None:
+        self.number = layer
         self.attention_norm = Norm(weights / "input_layernorm", config.width, config.norm_eps)
         self.attention = Attention(weights / "self_attn", config, shard, comm, layer)
         self.mlp_norm = Norm(weights / "post_attention_layernorm", config.width, config.norm_eps)
         self.mlp = MLP(weights / "mlp", config, shard, comm)
 
-    def __call__(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor, cache: KVCache) -> Tensor:
+    def __call__(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor, cache: KVCache, watch: Watch) -> Tensor:
         """Return the layer's output [T, D] in fp32 for x [T, D]; collective."""
         x = x + self.attention(self.attention_norm(x), batch, cos, sin, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        watch(f"the attention of layer {self.number}", x)
+        x = x + self.mlp(self.mlp_norm(x))
+        watch(f"the MLP of layer {self.number}", x)
+        return x
 
     def parts(self) -> list[Norm | Attention | MLP]:
         """Return the parts that hold weights."""
@@ -49,12 +61,16 @@ class Decoder:
         self.norm = Norm(body / "norm", config.width, config.norm_eps)
         self.head = self.embedding if config.tied_embeddings else Embedding(weights / "lm_head", config, shard, comm)
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor | None:
-        """Return the logits [B', V] of the batch's logit rows in fp32 on rank 0 and None elsewhere; collective."""
+    def __call__(self, batch: Batch, cache: KVCache, watch: Watch = look_away) -> Tensor | None:
+        """Return the logits [B', V] of the batch's logit rows in fp32 on rank 0 and None elsewhere; collective.
+
+        watch sees the residual stream [T, D] behind each part, named for people; only one rank need to look.
+        """
         x = self.embedding(batch.tokens)
+        watch("the embedding", x)
         cos, sin = self.rotary.at(batch.positions)
         for layer in self.layers:
-            x = layer(x, batch, cos, sin, cache)
+            x = layer(x, batch, cos, sin, cache, watch)
         if not len(batch.logit_rows):
             return None
         return self.comm.gather(self.head.logits(self.norm(x[batch.logit_rows])))

@@ -15,7 +15,7 @@ from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.decoder import Decoder
+from ollampi.mpiruntime.decoder import Decoder, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, human, shard_parameters
@@ -98,9 +98,31 @@ class Runner:
     @torch.inference_mode()
     def step(self, step: Step) -> Tensor | None:
         """Return the logits [B', V] on rank 0, None elsewhere or where none are wanted; collective."""
+        return self._compute(step)
+
+    def _compute(self, step: Step, watch: Watch = look_away) -> Tensor | None:
+        """Return what `step` returns."""
         model = self._models[step.model]
         batch = make_batch(step, model.cache.block_size, model.cache.slot_bytes, self.device)
-        return model.decoder(batch, model.cache)
+        return model.decoder(batch, model.cache, watch)
+
+    @torch.inference_mode()
+    def lead_probe(self, step: Step) -> str | None:
+        """Return the first part of the model whose values are not finite in a step, or None. Rank 0 only, collective.
+
+        To the other ranks it is a step like any other.
+        """
+        broken: list[str] = []
+
+        def watch(part: str, x: Tensor) -> None:
+            if not torch.isfinite(x).all():
+                broken.append(part)
+
+        self.send(step)
+        logits = self._compute(step, watch)
+        if logits is not None:
+            watch("the output head", logits)
+        return broken[0] if broken else None
 
     def unload(self, unload: Unload) -> None:
         """Free the memory of a model; one that is not loaded is ignored."""

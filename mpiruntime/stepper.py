@@ -17,7 +17,8 @@ from ollampi.mpiruntime.sampler import Pick, describe, sample
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Chunk, Step
 
-_NOT_FINITE_TEXT = "the model computed logits that are not finite; check the checkpoint or use dtype=float32"
+_BROKEN_TEXT = "{} computed values that are not finite; check the checkpoint or use dtype=float32"
+_TOO_FAR_TEXT = "the penalties and biases lead beyond the range of fp32; use smaller ones"
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,57 @@ class Stepper:
         for sequence, chunk in planned:
             model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
         if logits is not None:
-            for progress in _sample(model, [(s, chunk) for s, chunk in planned if chunk.num_logits], logits.numpy()):
+            asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
+            for progress in self._sample(model, asked, logits.numpy()):
                 deliver(progress)
         self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
+
+    def _sample(
+        self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
+    ) -> Iterator[Progress]:
+        """Yield what the rows of logits [B', V] bring their sequences: one row for each, and one more for each draft."""
+        tokens = sample(logits, [pick for sequence, chunk in planned for pick in _picks(sequence, chunk)])
+        row = 0
+        for sequence, chunk in planned:
+            rows = slice(row, row + chunk.num_logits)
+            yield self._accept(model, sequence, logits[rows], tokens[rows])
+            row = rows.stop
+
+    def _accept(
+        self, model: HostedModel, sequence: Sequence, logits: NDArray[np.float32], tokens: list[int | None]
+    ) -> Progress:
+        """Append a sequence's next token, and those behind it as long as its drafts are what was chosen.
+
+        The token that stops an answer is not shown.
+        """
+        if tokens[0] is None:
+            return Progress(sequence, [], [], self._explain(model, sequence))
+        sampling, drafts = sequence.request.sampling, sequence.drafts
+        progress = Progress(sequence, [], [])
+        accepted = 0
+        for row, token in zip(logits, tokens, strict=True):
+            assert token is not None
+            sequence.append(token)
+            if sequence.finish_reason != "stop":
+                progress.tokens.append(token)
+                if sampling.logprobs:
+                    progress.logprobs.append(describe(row, token, sampling.top_logprobs))
+            if not _goes_on(sequence, drafts, tokens, accepted):
+                break
+            accepted += 1
+        if drafts:
+            sequence.trust.learn(len(drafts), accepted)
+            if sequence.num_cached:
+                model.scheduler.advance(sequence, accepted)
+        model.scheduler.trim(sequence)
+        return progress
+
+    def _explain(self, model: HostedModel, sequence: Sequence) -> str:
+        """Return why a sequence has no next token: its last one goes through the model again, part by part."""
+        last = len(sequence.tokens) - 1
+        chunk = Chunk([sequence.tokens[last]], last, list(sequence.blocks), 1)
+        part = self.runner.lead_probe(Step(model.number, [chunk]))
+        return _TOO_FAR_TEXT if part is None else _BROKEN_TEXT.format(part)
 
 
 def _propose(model: HostedModel) -> None:
@@ -87,52 +136,12 @@ def _max_drafts(model: HostedModel, sequence: Sequence) -> int:
     return model.settings.max_drafts if asked is None else min(asked, model.settings.max_drafts)
 
 
-def _sample(
-    model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
-) -> Iterator[Progress]:
-    """Yield what the rows of logits [B', V] bring their sequences: one row for each, and one more for each draft."""
-    tokens = sample(logits, [pick for sequence, chunk in planned for pick in _picks(sequence, chunk)])
-    row = 0
-    for sequence, chunk in planned:
-        rows = slice(row, row + chunk.num_logits)
-        yield _accept(model, sequence, logits[rows], tokens[rows])
-        row = rows.stop
-
-
 def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:
     """Yield how the token after each of the chunk's last tokens is chosen."""
     sampling, tokens = sequence.request.sampling, sequence.tokens
     for index in range(chunk.num_logits):
         before = tokens + sequence.drafts[:index] if index and sampling.penalises else tokens
         yield Pick(sampling, before, sequence.seed, sequence.position + index)
-
-
-def _accept(model: HostedModel, sequence: Sequence, logits: NDArray[np.float32], tokens: list[int | None]) -> Progress:
-    """Append a sequence's next token, and those behind it as long as its drafts are what was chosen.
-
-    The token that stops an answer is not shown.
-    """
-    if tokens[0] is None:
-        return Progress(sequence, [], [], _NOT_FINITE_TEXT)
-    sampling, drafts = sequence.request.sampling, sequence.drafts
-    progress = Progress(sequence, [], [])
-    accepted = 0
-    for row, token in zip(logits, tokens, strict=True):
-        assert token is not None
-        sequence.append(token)
-        if sequence.finish_reason != "stop":
-            progress.tokens.append(token)
-            if sampling.logprobs:
-                progress.logprobs.append(describe(row, token, sampling.top_logprobs))
-        if not _goes_on(sequence, drafts, tokens, accepted):
-            break
-        accepted += 1
-    if drafts:
-        sequence.trust.learn(len(drafts), accepted)
-        if sequence.num_cached:
-            model.scheduler.advance(sequence, accepted)
-    model.scheduler.trim(sequence)
-    return progress
 
 
 def _goes_on(sequence: Sequence, drafts: list[int], tokens: list[int | None], index: int) -> bool:

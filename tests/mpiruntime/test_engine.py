@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, run_engine
 
@@ -139,6 +141,36 @@ def test_answers_to_one_prompt_share_its_computation(folder: Path) -> None:
     alone = [answers(1, [message]).tokens(i) for i, message in enumerate(messages)]
     assert [together.tokens(i) for i in range(4)] == alone
     assert len({tuple(tokens) for tokens in alone}) == 4
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("tensor", "part"),
+    [
+        ("model.layers.1.self_attn.v_proj.weight", "the attention of layer 1"),
+        ("model.layers.1.mlp.down_proj.weight", "the MLP of layer 1"),
+        ("model.layers.0.input_layernorm.weight", "the attention of layer 0"),
+        ("model.embed_tokens.weight", "the embedding"),
+        ("lm_head.weight", "the output head"),
+    ],
+)
+def test_an_error_names_the_part_whose_values_are_not_finite(
+    folder: Path, tmp_path: Path, size: int, tensor: str, part: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors[tensor].view(-1)[0 if "embed" not in tensor else PROMPT[-1] * tensors[tensor].shape[1]] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    recorder = answers(size, [generate(0, broken, PROMPT, sampling=GREEDY, max_tokens=4)])
+    assert recorder.last(0)["code"] == "internal"
+    assert recorder.last(0)["message"].startswith(f"{part} computed values that are not finite")
+
+
+def test_penalties_beyond_fp32_are_not_blamed_on_the_model(folder: Path) -> None:
+    wild = Sampling(temperature=0, repeat_penalty=1e-6, frequency_penalty=1000.0, logit_bias=[(7, 3.4e38)])
+    recorder = answers(1, [generate(0, folder, [7, 7], sampling=wild, max_tokens=4)])
+    assert recorder.last(0)["message"].startswith("the penalties and biases lead beyond the range of fp32")
 
 
 def test_bad_requests_harm_nobody(folder: Path) -> None:
