@@ -50,16 +50,16 @@ def model_folders(config: Config) -> list[Path]:
     return [*([own] if own else []), *folders(config.model_folders), CONF / "models"]
 
 
-def find_model(config: Config) -> ModelRef:
-    """Return the model to load at the start; raise ModelError or ConfigError where there is none of that name."""
+def find_model(config: Config, given: str) -> ModelRef:
+    """Return a model by name or path; raise ModelError or ConfigError where there is none."""
     store = Store(model_folders(config))
-    own = model_path(config.model)
+    own = model_path(given)
     if own is not None:
         return read_model(served_name(own), own).ref
     try:
-        return store.find(config.model).ref
+        return store.find(given).ref
     except ApiError as e:
-        raise ModelError(no_model(config.model, [model.full_name for model in store.models()])) from e
+        raise ModelError(no_model(given, [model.full_name for model in store.models()])) from e
 
 
 def listen(config: Config) -> socket.socket:

@@ -22,11 +22,13 @@ class ServerConfig:
 class Config:
     """`ollampi serve`.
 
-    model: a name in model_folders or the path of a Hugging Face folder; dtype: auto, float32 or bfloat16; threads: per
+    model: a name in model_folders or the path of a Hugging Face folder; draft: a smaller model with the same tokenizer
+    that proposes tokens for it; dtype: auto, float32 or bfloat16; threads: per
     rank, null for an equal share of the cores; drain_timeout_s: how long SIGUSR1 lets running requests go on.
     """
 
     model: str = "demo"
+    draft: str | None = None
     model_folders: list[str] = field(default_factory=list)
     dtype: str = "auto"
     drain_timeout_s: float = 60.0

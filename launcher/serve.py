@@ -105,7 +105,8 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine)
     try:
-        hosted = models.pin(assemble.find_model(config))
+        draft = assemble.find_model(config, config.draft) if config.draft else None
+        hosted = models.pin(assemble.find_model(config, config.model), draft)
         hosted.keep(None)
         library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
         print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)

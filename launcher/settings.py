@@ -57,17 +57,20 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A text as it stands, with whatever characters; quotes around it are taken away."""
+    """A text as it stands, with whatever characters, or null where that is allowed; quotes are taken away."""
 
     takes: str
+    or_null: bool = False
 
     def parse(self, text: str) -> Value:
         """Return the text."""
+        if self.or_null and text == "null":
+            return None
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
     def fits(self, value: Value) -> bool:
         """Return whether the text has any characters."""
-        return bool(value)
+        return bool(value) or (self.or_null and value is None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ _DTYPE = Choice(
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
+    "draft": Text("the name of a model or the path of its folder, or null", or_null=True),
     "dtype": _DTYPE,
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),

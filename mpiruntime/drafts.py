@@ -47,10 +47,14 @@ class Trust:
     def length(self, threshold: float) -> int:
         """Return how many tokens of a draft are each reached and accepted with at least this chance."""
         if threshold >= self.chance:
-            self._accepted *= _FADE_UNUSED
-            self._rejected *= _FADE_UNUSED
+            self.fade()
             return 0
         return int(math.log(max(threshold, 1e-9)) / math.log(self.chance))
+
+    def fade(self) -> None:
+        """Forget a little, so that drafts that did not pay are tried again."""
+        self._accepted *= _FADE_UNUSED
+        self._rejected *= _FADE_UNUSED
 
     def learn(self, proposed: int, accepted: int) -> None:
         """Take in what became of a draft."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ollampi.mpiruntime.block_manager import BlockManager
-from ollampi.mpiruntime.errors import RequestError
+from ollampi.mpiruntime.errors import ModelError, RequestError
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef
@@ -52,6 +52,16 @@ class NotYet(Exception):
         self.names = names
 
 
+@dataclass(frozen=True)
+class DraftModel:
+    """A smaller model on all ranks that drafts for another one; context bounds its positions."""
+
+    number: int
+    context: int
+    max_step_tokens: int
+    pace: Pace = field(default_factory=Pace)
+
+
 class HostedModel:
     """A model in memory on all ranks."""
 
@@ -71,6 +81,7 @@ class HostedModel:
         self.context = load.context
         self.dtype = load.dtype
         self.reports = reports
+        self.draft: DraftModel | None = None
         self.settings = settings
         self.pace = Pace()
         self.scheduler = Scheduler(
@@ -129,11 +140,15 @@ class Models:
         self.settings = settings
         self._hosted: dict[str, HostedModel] = {}
         self._pinned: ModelRef | None = None
+        self._draft: ModelRef | None = None
         self._next_number = 0
 
-    def pin(self, ref: ModelRef) -> HostedModel:
-        """Load the model that the server was started for; it stays unless the settings or a request say otherwise."""
-        self._pinned = ref
+    def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
+        """Load the model that the server was started for; it stays unless the settings or a request say otherwise.
+
+        draft is a smaller model with the same tokens that drafts for it. Raise ModelError.
+        """
+        self._pinned, self._draft = ref, draft
         return self.get(ref)
 
     def get(self, ref: ModelRef, context: int | None = None) -> HostedModel:
@@ -197,7 +212,28 @@ class Models:
         )
         self._next_number += 1
         self._hosted[ref.name] = hosted
+        if ref == self._pinned and self._draft is not None:
+            hosted.draft = self._load_draft(self._draft, hosted, load)
         return hosted
+
+    def _load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
+        """Load the model that drafts for another one, which goes too where this one cannot be had."""
+        try:
+            config = read_config(Path(ref.path))
+            if config.vocab_size != hosted.config.vocab_size:
+                raise ModelError(
+                    f"the draft model {ref.name} has {config.vocab_size} tokens and {hosted.ref.name}"
+                    f" {hosted.config.vocab_size}; choose one with the same tokenizer"
+                )
+            length = min(load.context, config.max_context)
+            draft = replace(load, model=self._next_number, path=ref.path, context=length)
+            self.runner.lead_check(Check(**asdict(draft)))
+            self.runner.lead_load(draft)
+        except ModelError:
+            self._unload(hosted)
+            raise
+        self._next_number += 1
+        return DraftModel(draft.model, length, self.settings.max_step_tokens)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""
@@ -209,3 +245,5 @@ class Models:
         """Free a model on all ranks."""
         del self._hosted[hosted.ref.name]
         self.runner.lead(Unload(hosted.number))
+        if hosted.draft is not None:
+            self.runner.lead(Unload(hosted.draft.number))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _WEIGHT = 0.2  # of the newest step in a mean
 _MIN_PIECE = 16  # prompt tokens that always fit beside running answers, so that every prompt goes on
@@ -13,6 +16,13 @@ class Pace:
 
     def __init__(self) -> None:
         self._means: dict[int, tuple[float, float]] = {}  # class -> mean tokens, mean seconds
+
+    @contextmanager
+    def timed(self, num_tokens: int) -> Iterator[None]:
+        """Take in a step that runs inside."""
+        began = time.perf_counter()
+        yield
+        self.observe(num_tokens, time.perf_counter() - began)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """Take in a step; one that took far longer than others of its kind counts as twice their mean at most."""

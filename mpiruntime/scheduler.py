@@ -183,7 +183,7 @@ class Scheduler:
         if missing + spare > self.blocks.num_free and self.running:
             self._free(sequence)
             return False
-        sequence.num_cached = len(sequence.blocks) * self.blocks.block_size
+        sequence.num_cached = sequence.num_drafted = len(sequence.blocks) * self.blocks.block_size
         sequence.blocks += self.blocks.allocate(missing)
         return True
 

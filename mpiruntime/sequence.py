@@ -15,7 +15,8 @@ class Sequence:
     """One generation: its tokens so far and the cache blocks that hold the first `num_cached` of them.
 
     tokens: prompt and answer; num_cached: how many tokens have keys and values in the cache; digests: of the full
-    blocks of tokens, as far as they were needed; drafts: how the text may go on, to be checked by the next step;
+    blocks of tokens, as far as they were needed; drafts: how the text may go on, to be checked by the next step; trust:
+    in where they come from; num_drafted: how many tokens have keys and values in the draft model's cache;
     position: index of the next token counted from the first one of the request, which a context shift does not change;
     seed: the stream of random numbers that the sampler draws from; deadline: on the clock of time.monotonic.
     """
@@ -28,7 +29,9 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
-    trust: Trust = field(default_factory=Trust)
+    lookup_trust: Trust = field(default_factory=Trust)
+    draft_trust: Trust = field(default_factory=Trust)
+    num_drafted: int = 0
     num_cached: int = 0
     num_generated: int = 0
     arrived: float = field(default_factory=time.monotonic)
@@ -39,6 +42,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        self.trust = self.lookup_trust
 
     @property
     def pending(self) -> int:

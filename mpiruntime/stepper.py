@@ -15,6 +15,7 @@ from ollampi.mpiruntime.request import TokenLogprob
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sampler import Pick, describe, sample
 from ollampi.mpiruntime.sequence import Sequence
+from ollampi.mpiruntime.speculation import Speculation
 from ollampi.mpiruntime.step import Chunk, Step
 
 _BROKEN_TEXT = "{} computed values that are not finite; check the checkpoint or use dtype=float32"
@@ -44,21 +45,22 @@ class Stepper:
 
     def __init__(self, runner: Runner, observe: Callable[[StepTimes], None]) -> None:
         self.runner = runner
+        self.speculation = Speculation(runner)
         self.observe = observe
 
     def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> None:
         """Make one step of a model and deliver what it brought; nothing happens where it has no work."""
         began = time.perf_counter()
-        _propose(model)
-        planned = model.scheduler.plan()
+        self.speculation.propose(model)
+        planned = self.speculation.fill(model, model.scheduler.plan())
         if not planned:
             return
         step = Step(model.number, [chunk for _, chunk in planned])
         self.runner.send(step)
         sent = time.perf_counter()
-        logits = self.runner.step(step)
+        with model.pace.timed(sum(len(chunk.tokens) for chunk in step.chunks)):
+            logits = self.runner.step(step)
         computed = time.perf_counter()
-        model.pace.observe(sum(len(chunk.tokens) for chunk in step.chunks), computed - sent)
         for sequence, chunk in planned:
             model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
         if logits is not None:
@@ -70,7 +72,7 @@ class Stepper:
     def _sample(
         self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
     ) -> Iterator[Progress]:
-        """Yield what the rows of logits [B', V] bring their sequences: one row for each, and one more for each draft."""
+        """Yield what the rows of logits [B', V] bring their sequences: one for each, and one for each draft."""
         tokens = sample(logits, [pick for sequence, chunk in planned for pick in _picks(sequence, chunk)])
         row = 0
         for sequence, chunk in planned:
@@ -113,27 +115,6 @@ class Stepper:
         chunk = Chunk([sequence.tokens[last]], last, list(sequence.blocks), 1)
         part = self.runner.lead_probe(Step(model.number, [chunk]))
         return _TOO_FAR_TEXT if part is None else _BROKEN_TEXT.format(part)
-
-
-def _propose(model: HostedModel) -> None:
-    """Give the running answers drafts where those are likely to save time."""
-    decoding = [s for s in model.scheduler.running if s.pending == 1]
-    for sequence in decoding:
-        sequence.drafts = []
-    most = [min(_max_drafts(model, s), s.draft_room) for s in decoding]
-    threshold = model.pace.price(len(decoding), sum(most)) if any(most) else None
-    if threshold is None:
-        return
-    for sequence, limit in zip(decoding, most, strict=True):
-        length = min(limit, sequence.trust.length(threshold))
-        if length:
-            sequence.drafts = sequence.lookup.propose(sequence.tokens, length)
-
-
-def _max_drafts(model: HostedModel, sequence: Sequence) -> int:
-    """Return how many drafts the server and the request allow."""
-    asked = sequence.request.max_drafts
-    return model.settings.max_drafts if asked is None else min(asked, model.settings.max_drafts)
 
 
 def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:

@@ -17,7 +17,8 @@ from ollampi.mpiruntime.request import ModelRef
 
 def find(*overrides: str) -> ModelRef:
     """Return the model that these settings name."""
-    return assemble.find_model(compose_config(list(overrides), {}))
+    config = compose_config(list(overrides), {})
+    return assemble.find_model(config, config.model)
 
 
 def test_a_model_is_found_by_name_by_path_and_in_folders(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 from ollampi.launcher import config
 from ollampi.launcher.config import CONF, compose_config
 from ollampi.launcher.schema import Config
-from ollampi.launcher.settings import SETTINGS, Choice, Number, Texts
+from ollampi.launcher.settings import SETTINGS, Choice, Number, Text, Texts
 from ollampi.mpiruntime.errors import ConfigError
 
 
@@ -28,6 +28,8 @@ def wanted_type(path: str) -> Any:
     kind = SETTINGS[path]
     if isinstance(kind, Number):
         return kind.kind | None if kind.or_null else kind.kind
+    if isinstance(kind, Text):
+        return str | None if kind.or_null else str
     return list[str] if isinstance(kind, Texts) else str
 
 

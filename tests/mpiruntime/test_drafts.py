@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, run_engine
 
+from ollampi.mpiruntime import speculation
 from ollampi.mpiruntime.drafts import Lookup, Trust
+from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import Sampling
@@ -24,6 +27,11 @@ COPY = PROMPT[:7] * 4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "other", seed=9)
 
 
 @pytest.fixture
@@ -117,6 +125,61 @@ def test_drafts_keep_to_the_context_its_shifts_and_the_stop_token(folder: Path) 
 def test_a_request_may_want_none(folder: Path, always: None) -> None:
     repeated = generate(0, folder, COPY, sampling=Sampling(temperature=0), max_tokens=20, max_drafts=0)
     assert steps(answers(1, [repeated]), 0) == 20
+
+
+def with_draft(
+    size: int, folder: Path, draft: Path, messages: list[dict[str, Any]], settings: EngineSettings
+) -> Recorder:
+    """Return what a server with a draft model answers."""
+    recorder = run_threads(size, lambda c: run_engine(c, messages, settings, draft=(folder, draft)))[0]
+    assert recorder is not None
+    return recorder
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("draft", ["itself", "another"])
+def test_a_draft_model_changes_no_text(
+    folder: Path, other: Path, size: int, draft: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lookup, "propose", lambda *_: [])
+    monkeypatch.setattr(speculation, "_best_length", lambda *_: 5)
+    samplings = [Sampling(temperature=0), Sampling(temperature=1.0, seed=4), Sampling(temperature=0.8, seed=5, top_k=0)]
+    messages = [
+        generate(i, folder, PROMPT[: 5 + 6 * i] * (1 + i), sampling=s, max_tokens=30) for i, s in enumerate(samplings)
+    ]
+    messages.append(generate(3, folder, PROMPT, sampling=samplings[0], max_tokens=50, context=32))
+    plain = answers(1, messages, PLAIN)
+    drafted = with_draft(size, folder, folder if draft == "itself" else other, messages, SETTINGS)
+    for i in range(4):
+        assert drafted.tokens(i) == plain.tokens(i)
+        assert drafted.last(i)["reason"] == plain.last(i)["reason"]
+    if draft == "itself":
+        assert [steps(drafted, i) for i in range(3)] == [1 + 5] * 3  # one token from the prompt, then six at a time
+
+
+def test_a_draft_model_with_a_cache_too_small_for_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speculation, "_best_length", lambda *_: 5)
+    small = EngineSettings(cache_tokens=48, context_length=48, block_size=4, max_step_tokens=16)
+    messages = [generate(i, folder, PROMPT[: 4 + i], sampling=Sampling(temperature=0), max_tokens=20) for i in range(5)]
+    recorder = with_draft(2, folder, folder, messages, small)
+    for i in range(5):
+        assert recorder.tokens(i) == reference_greedy(folder, PROMPT[: 4 + i], 20)
+
+
+def test_a_draft_model_with_other_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+    strange = write_checkpoint(tmp_path / "strange", vocab_size=131)
+    with pytest.raises(ModelError, match="has 131 tokens and"):
+        with_draft(1, folder, strange, [generate(0, folder, PROMPT, max_tokens=3)], SETTINGS)
+
+
+@pytest.mark.parametrize(("chance", "seconds", "length"), [(0.99, 0.001, 16), (0.01, 0.5, 0), (0.5, 1.0, 0)])
+def test_as_much_is_drafted_as_pays(chance: float, seconds: float, length: int) -> None:
+    model, draft = SimpleNamespace(pace=Pace()), SimpleNamespace(pace=Pace())
+    for _ in range(20):
+        for tokens in (1, 4, 16, 17):
+            model.pace.observe(tokens, 1.0 + 0.001 * tokens)
+        draft.pace.observe(1, seconds)
+    assert speculation._best_length(model, draft, [chance], 16) == length  # type: ignore[arg-type]
 
 
 def test_lookup_proposes_what_followed_last() -> None:

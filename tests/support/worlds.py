@@ -10,6 +10,7 @@ import torch
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import EngineSettings, Models
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef
@@ -94,9 +95,16 @@ class Recorder(Local):
 
 
 def run_engine(
-    comm: Communicator, messages: list[dict[str, Any]], settings: EngineSettings, recorder: Recorder | None = None
+    comm: Communicator,
+    messages: list[dict[str, Any]],
+    settings: EngineSettings,
+    recorder: Recorder | None = None,
+    draft: tuple[Path, Path] | None = None,
 ) -> Recorder | None:
-    """Return on rank 0 what an engine answered to the messages; collective."""
+    """Return on rank 0 what an engine answered to the messages; collective.
+
+    draft: the folders of a model and of the one that drafts for it.
+    """
     runner = Runner(comm, survey(comm))
     if comm.rank:
         runner.follow()
@@ -107,7 +115,14 @@ def run_engine(
         if not client.open:
             comm.notify(END)
 
-    Engine(runner, Models(runner, settings), client, drain_timeout_s=5, supervise=end_when_done).run()
+    models = Models(runner, settings)
+    if draft is not None:
+        try:
+            models.pin(ModelRef("test:latest", str(draft[0])), ModelRef("draft:latest", str(draft[1])))
+        except ModelError:
+            runner.lead(Stop())
+            raise
+    Engine(runner, models, client, drain_timeout_s=5, supervise=end_when_done).run()
     return client
 
 
