@@ -68,6 +68,6 @@ class Pace:
         Tokens per second do not fall as long as a draft brings as many per second as the step does without it.
         """
         alone, together = self.seconds(num_decoding), self.seconds(num_decoding + num_drafts)
-        if alone is None or together is None:
+        if not num_drafts or alone is None or together is None:
             return None
         return max(0.0, together - alone) / num_drafts * num_decoding / alone

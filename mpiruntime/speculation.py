@@ -14,6 +14,7 @@ from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Chunk, Step
 
 Planned = list[tuple[Sequence, Chunk]]
+_TOO_DEAR = 0.97  # a price that hardly any draft can pay
 _UNKNOWN = -1  # a draft token that is to be computed
 
 
@@ -26,15 +27,13 @@ class Speculation:
     def propose(self, model: HostedModel) -> None:
         """Give running answers drafts from their own text, or else room for those of the draft model."""
         decoding = [s for s in model.scheduler.running if s.pending == 1]
-        for sequence in decoding:
-            sequence.drafts = []
-        most = [min(_max_drafts(model, s), s.draft_room) for s in decoding]
-        threshold = model.pace.price(len(decoding), sum(most)) if any(most) else None
-        if threshold is None:
+        price = model.pace.price(len(decoding), len(decoding) * model.settings.max_drafts)
+        if price is None or price > _TOO_DEAR:
             return
         without = []
-        for sequence, limit in zip(decoding, most, strict=True):
-            length = min(limit, sequence.lookup_trust.length(threshold))
+        for sequence in decoding:
+            limit = min(_max_drafts(model, sequence), sequence.draft_room)
+            length = min(limit, sequence.lookup_trust.length(price))
             sequence.drafts = sequence.lookup.propose(sequence.tokens, length) if length else []
             sequence.trust = sequence.lookup_trust
             if not sequence.drafts and limit:

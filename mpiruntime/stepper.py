@@ -104,6 +104,7 @@ class Stepper:
             accepted += 1
         if drafts:
             sequence.trust.learn(len(drafts), accepted)
+            sequence.drafts = []
             if sequence.num_cached:
                 model.scheduler.advance(sequence, accepted)
         model.scheduler.trim(sequence)
