@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollampi.api.durations import parse_keep_alive
-from ollampi.api.errors import ApiError, bad_request, shown
+from ollampi.api.errors import bad_request, shown
 from ollampi.api.fields import Fields
+from ollampi.api.formats import parse_format
 from ollampi.api.model import Model
 from ollampi.api.options import Options, parse_options
 from ollampi.api.prompt import Window
 from ollampi.api.settings import Settings
 from ollampi.api.store import Store
+from ollampi.mpiruntime.request import Grammar
 
 MAX_TOP_LOGPROBS = 20
 _LEVELS = ("low", "medium", "high", "max")
-_FORMAT_TEXT = "structured output (format) is not supported yet; leave format out"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Ask:
     think: bool | str
     stream: bool
     debug_render_only: bool
+    grammar: Grammar | None
 
     @property
     def template_names(self) -> dict[str, object]:
@@ -59,7 +61,7 @@ def parse_ask(body: Fields, store: Store, settings: Settings, name: str, verb: s
     if think and "thinking" not in model.capabilities:
         raise bad_request(f'"{shown(name)}" does not support thinking')
     options = parse_options(given, body.flag("logprobs", False), top_logprobs)
-    _check_format(body.values.get("format"))
+    grammar = parse_format(body.values.get("format"), given.get("grammar"))
     wanted = options.context or settings.context_length
     context = min(wanted, model.context_length) if wanted else None
     return Ask(
@@ -72,6 +74,7 @@ def parse_ask(body: Fields, store: Store, settings: Settings, name: str, verb: s
         think=think if think is not None else "thinking" in model.capabilities,
         stream=body.flag("stream", True),
         debug_render_only=body.flag("_debug_render_only", False),
+        grammar=grammar,
     )
 
 
@@ -83,13 +86,3 @@ def _parse_think(value: object) -> bool | str | None:
         return value
     got = f'"{shown(value, 40)}"' if isinstance(value, str) else "this type"
     raise bad_request(f'invalid think value: {got} (must be "high", "medium", "low", "max", true, or false)')
-
-
-def _check_format(value: object) -> None:
-    """Raise ApiError unless free text is asked for: 500 for what Ollama refuses too, 501 for what we cannot do yet."""
-    if value is None or value == "":
-        return
-    if value == "json" or isinstance(value, dict):
-        raise ApiError(501, _FORMAT_TEXT)
-    kind = f'"{shown(value, 40)}"' if isinstance(value, str) else type(value).__name__
-    raise ApiError(500, f'invalid format: {kind}; expected "json" or a valid JSON Schema object')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Response, request
@@ -22,8 +22,8 @@ from ollampi.api.prompt import Message, Prompt, Prompts, fit
 from ollampi.api.settings import Settings
 from ollampi.api.store import Store
 from ollampi.api.stream import json_answer, ndjson_answer
-from ollampi.api.thinking import OPEN, ThinkSplitter
-from ollampi.mpiruntime.request import GenerateRequest
+from ollampi.api.thinking import CLOSE, OPEN, ThinkSplitter
+from ollampi.mpiruntime.request import GenerateRequest, Grammar
 
 _LONGEST_ANSWER = 10  # contexts
 _RAW_TEXT = "raw mode does not support template, system, or context"
@@ -205,11 +205,23 @@ def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
         keep_alive_s=ask.keep_alive_s,
         max_drafts=ask.options.max_drafts,
         timeout_s=ask.options.timeout_s,
+        grammar=_grammar(ask, prompt),
     )
 
 
+def _grammar(ask: Ask, prompt: Prompt) -> Grammar | None:
+    """Return what the answer must be; a model that thinks reasons freely before it."""
+    if ask.grammar is None or not ask.think:
+        return ask.grammar
+    return replace(ask.grammar, reasoning=(OPEN, CLOSE, _reasons_already(prompt)))
+
+
+def _reasons_already(prompt: Prompt) -> bool:
+    return prompt.text.rstrip().endswith(OPEN)
+
+
 def _splitter(ask: Ask, prompt: Prompt) -> ThinkSplitter | None:
-    return ThinkSplitter(prompt.text.rstrip().endswith(OPEN)) if ask.think else None
+    return ThinkSplitter(_reasons_already(prompt)) if ask.think else None
 
 
 def _joined(pieces: Iterator[Piece | Outcome]) -> Outcome:

@@ -43,6 +43,7 @@ _FLOATS = {
     "timeout": (0.001, 1e9),  # ours: seconds
 }
 _BOOLEANS = {"use_mmap"}
+_ELSEWHERE = {"grammar"}  # read by formats
 _SAMPLING = {f.name for f in fields(Sampling)} - {"seed", "logprobs", "top_logprobs"}  # with logit_bias, which is ours
 
 
@@ -84,7 +85,7 @@ def parse_options(given: dict[str, Any], logprobs: bool = False, top_logprobs: i
             values[name] = _biases(name, value)
         elif name == "stop":
             values[name] = _strings(name, value)
-        else:
+        elif name not in _ELSEWHERE:
             ignored.append(name)
     return _assemble(values, ignored, logprobs, top_logprobs)
 

@@ -163,7 +163,7 @@ def stop(client: Client, model: str) -> None:
 @click.argument("prompt", nargs=-1)
 @click.option("--keepalive", metavar="DUR", help="Keep the model this long afterwards: 5m, 1h30m, 0, -1 (for ever).")
 @click.option("--verbose", is_flag=True, help="Print timings after the answer.")
-@click.option("--format", "form", metavar="FMT", help="Form of the answer: json, or a JSON schema (not yet).")
+@click.option("--format", "form", metavar="FMT", help="Form of the answer: json, or a JSON schema.")
 @click.option(
     "--think", type=click.Choice(list(_THINK)), is_flag=False, flag_value="true", help="Let the model reason first."
 )

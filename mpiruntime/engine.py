@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError, ShutdownError
+from ollampi.mpiruntime.guides import Guides
 from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
@@ -22,6 +23,7 @@ from ollampi.mpiruntime.wire import Message
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _LATE_TEXT = "the request was not complete in its time; ask for less, or raise its timeout or the server's timeout_s"
+_GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 _CODES: list[tuple[type[OllampiError], str]] = [
     (ShutdownError, "shutdown"),
@@ -67,7 +69,8 @@ class Engine:
         self.models = models
         self.inbox = inbox
         self.drain_timeout_s = drain_timeout_s
-        self._stepper = Stepper(runner, observe)
+        self._guides = Guides()
+        self._stepper = Stepper(runner, self._guides, observe)
         self.supervise = supervise
         self.announce = announce
         self._active: dict[Sequence, _Active] = {}
@@ -94,6 +97,7 @@ class Engine:
         self._refuse_waiting()
         for active in list(self._active.values()):
             self._fail(active, "shutdown", _SHUTDOWN_TEXT)
+        self._guides.close()
         self.runner.lead(Stop())
 
     def stop(self, note: int) -> None:
@@ -178,6 +182,7 @@ class Engine:
         sequence.deadline = deadline
         sequence.load_ns = int((time.monotonic() - began) * 1e9)
         model.scheduler.add(sequence)
+        sequence.guide = self._guides.open(request, model.config.vocab_size)
         model.keep(request.keep_alive_s)
         active = _Active(sequence, client, number, model)
         self._active[sequence] = active
@@ -240,6 +245,7 @@ class Engine:
     def _end(self, active: _Active, spoilt: bool = False) -> None:
         """Take a request out of everything that knows it; spoilt as in Scheduler.remove."""
         active.model.scheduler.remove(active.sequence, spoilt)
+        self._stepper.forget(active.model, active.sequence)
         del self._active[active.sequence]
         del self._by_id[active.client, active.id]
         active.model.touch()
@@ -249,12 +255,28 @@ class Engine:
 
     def _step_all(self) -> None:
         """Make one step of every model that has work; check the block accounting when all have become idle."""
+        self._settle()
+        moved = False
         for model in self.models.busy():
-            self._stepper.step(model, self._deliver)
+            moved |= self._stepper.step(model, self._deliver)
             self._checked = False
+        if self._guides and not moved:
+            self._guides.wait(_GUIDE_POLL_S)
         if not self._active and not self._checked:
             self.models.check()
             self._checked = True
+
+    def _settle(self) -> None:
+        """End the requests whose grammars are complete, refused or failed."""
+        if not self._guides:
+            return
+        self._guides.collect()
+        for active in [a for a in self._active.values() if a.sequence.guide is not None and a.sequence.guide.over]:
+            if active.sequence.guide is not None and active.sequence.guide.error is not None:
+                self._fail(active, *active.sequence.guide.error)
+            else:
+                self._end(active)
+                active.post("done", reason="stop", usage=asdict(active.sequence.usage()))
 
     def _deliver(self, progress: Progress) -> None:
         """Tell a sequence's client what a step brought, and end it where it is complete or cannot go on."""

@@ -43,6 +43,18 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer must be: text of a kind, schema (JSON schema), regex or lark (llguidance's dialect).
+
+    reasoning: what may come before it, as the tags that open and close it, and whether the prompt has opened it.
+    """
+
+    kind: str
+    text: str
+    reasoning: tuple[str, str, bool] | None = None
+
+
+@dataclass(frozen=True)
 class GenerateRequest:
     """Continue `prompt` until a stop token, max_tokens, or the context is full.
 
@@ -64,6 +76,7 @@ class GenerateRequest:
     keep_alive_s: float | None = None
     max_drafts: int | None = None
     timeout_s: float | None = None
+    grammar: Grammar | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the request as a map of plain values."""
@@ -72,8 +85,9 @@ class GenerateRequest:
     @classmethod
     def from_wire(cls, values: dict[str, Any]) -> GenerateRequest:
         """Return the request that `to_wire` wrote."""
-        rest = {k: v for k, v in values.items() if k not in ("model", "sampling")}
-        return cls(model=ModelRef(**values["model"]), sampling=Sampling(**values["sampling"]), **rest)
+        rest = {k: v for k, v in values.items() if k not in ("model", "sampling", "grammar")}
+        grammar = Grammar(**values["grammar"]) if values.get("grammar") else None
+        return cls(model=ModelRef(**values["model"]), sampling=Sampling(**values["sampling"]), grammar=grammar, **rest)
 
 
 @dataclass(frozen=True)

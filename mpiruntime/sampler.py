@@ -27,12 +27,16 @@ _LAST_KEY = np.iinfo(np.int64).max
 
 
 class Pick(NamedTuple):
-    """One choice: how, after which tokens, and which random number decides."""
+    """One choice: how, after which tokens, which random number decides, and among which tokens.
+
+    allowed: a bit for each token, the lowest first; None allows all.
+    """
 
     sampling: Sampling
     tokens: list[int]
     seed: int
     position: int
+    allowed: bytes | None = None
 
 
 def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
@@ -40,6 +44,9 @@ def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
     scores = _adjusted(logits, picks)
     tokens = scores.argmax(axis=1)  # of a NaN where there is one
     finite = np.isfinite(scores[np.arange(len(scores)), tokens]) & (scores.min(axis=1) > -np.inf)
+    if any(pick.allowed is not None for pick in picks):
+        scores = _masked(scores, picks)
+        tokens = scores.argmax(axis=1)
     drawn = [i for i, pick in enumerate(picks) if pick.sampling.temperature > 0 and finite[i]]
     if drawn:
         chances = uniforms([picks[i].seed for i in drawn], [picks[i].position for i in drawn])
@@ -74,6 +81,16 @@ def _adjusted(logits: Logits, picks: list[Pick]) -> Logits:
                 row[token] += np.float32(bias)
         _penalise(scores, picks)
     return scores
+
+
+def _masked(scores: Logits, picks: list[Pick]) -> Logits:
+    """Return scores [B, V] that are -inf where a row's token is not allowed; each row has one that is."""
+    masked = scores.copy()
+    for row, pick in zip(masked, picks, strict=True):
+        if pick.allowed is not None:
+            bits = np.unpackbits(np.frombuffer(pick.allowed, np.uint8), count=len(row), bitorder="little")
+            row[bits == 0] = -np.inf
+    return masked
 
 
 def _penalise(scores: Logits, picks: list[Pick]) -> None:

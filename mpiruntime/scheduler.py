@@ -62,7 +62,7 @@ class Scheduler:
         self._free(sequence)
 
     def plan(self) -> list[tuple[Sequence, Chunk]]:
-        """Return the sequences of the next step with their chunks; empty only where there is nothing to do.
+        """Return the sequences of the next step with their chunks; empty only where there is nothing to do yet.
 
         Running answers come first with one token each and their drafts, then prompts in order of arrival, within
         max_step_tokens and prompt_room.
@@ -88,14 +88,15 @@ class Scheduler:
     def _admit_waiting(self, budget: int) -> list[tuple[Sequence, Chunk]]:
         """Return chunks of sequences that begin now, at most `budget` tokens.
 
-        In order of arrival, but one whose beginning is just being computed for another waits for that.
+        In order of arrival, but one whose beginning is just being computed for another waits for that, and one with a
+        grammar until that is accepted.
         """
         planned: list[tuple[Sequence, Chunk]] = []
         promised = {digest for s in self.running if s.pending > 1 for digest in s.digests}
         later: list[Sequence] = []
         while budget and self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            if self._is_promised(sequence, promised):
+            if not sequence.admissible or self._is_promised(sequence, promised):
                 later.append(self.waiting.popleft())
                 continue
             if not self._admit(sequence):

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from ollampi.mpiruntime.drafts import Lookup, Trust
+from ollampi.mpiruntime.guides import Guide
 from ollampi.mpiruntime.request import GenerateRequest, Usage
 
 
@@ -18,7 +19,8 @@ class Sequence:
     blocks of tokens, as far as they were needed; drafts: how the text may go on, to be checked by the next step; trust:
     in where they come from; num_drafted: how many tokens have keys and values in the draft model's cache;
     position: index of the next token counted from the first one of the request, which a context shift does not change;
-    seed: the stream of random numbers that the sampler draws from; deadline: on the clock of time.monotonic.
+    seed: the stream of random numbers that the sampler draws from; deadline: on the clock of time.monotonic; guide:
+    what the request's grammar allows, where it has one.
     """
 
     request: GenerateRequest
@@ -39,10 +41,16 @@ class Sequence:
     load_ns: int = 0
     prefilled: float | None = None
     finish_reason: str | None = None
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
         self.trust = self.lookup_trust
+
+    @property
+    def admissible(self) -> bool:
+        """Return whether the request may begin: its grammar, if any, is accepted."""
+        return self.guide is None or self.guide.opened
 
     @property
     def pending(self) -> int:

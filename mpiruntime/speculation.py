@@ -98,7 +98,9 @@ class Speculation:
 
 
 def _max_drafts(model: HostedModel, sequence: Sequence) -> int:
-    """Return how many drafts the server and the request allow."""
+    """Return how many drafts the server and the request allow; none under a grammar, which judges token by token."""
+    if sequence.guide is not None:
+        return 0
     asked = sequence.request.max_drafts
     return model.settings.max_drafts if asked is None else min(asked, model.settings.max_drafts)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ollampi.mpiruntime.guides import Guides
+from ollampi.mpiruntime.held import HeldRows
 from ollampi.mpiruntime.hosted import HostedModel
 from ollampi.mpiruntime.request import TokenLogprob
 from ollampi.mpiruntime.runner import Runner
@@ -43,18 +45,21 @@ class Progress(NamedTuple):
 class Stepper:
     """Turns the plan of a model's scheduler into tokens; observe gets the times of every step."""
 
-    def __init__(self, runner: Runner, observe: Callable[[StepTimes], None]) -> None:
+    def __init__(self, runner: Runner, guides: Guides, observe: Callable[[StepTimes], None]) -> None:
         self.runner = runner
+        self.guides = guides
         self.speculation = Speculation(runner)
         self.observe = observe
+        self._held = HeldRows(guides)
 
-    def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> None:
-        """Make one step of a model and deliver what it brought; nothing happens where it has no work."""
+    def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> bool:
+        """Make one step of a model and deliver what it brought; return whether there was anything to compute."""
         began = time.perf_counter()
+        self._deliver(model, *self._held.release(model.number), deliver)
         self.speculation.propose(model)
         planned = self.speculation.fill(model, model.scheduler.plan())
         if not planned:
-            return
+            return False
         step = Step(model.number, [chunk for _, chunk in planned])
         self.runner.send(step)
         sent = time.perf_counter()
@@ -65,9 +70,28 @@ class Stepper:
             model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
         if logits is not None:
             asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
-            for progress in self._sample(model, asked, logits.numpy()):
-                deliver(progress)
+            self._deliver(model, *self._held.sift(model.number, asked, logits.numpy()), deliver)
         self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
+        return True
+
+    def forget(self, model: HostedModel, sequence: Sequence) -> None:
+        """Drop what is kept for a sequence that has ended."""
+        if sequence.guide is not None:
+            sequence.guide.close()
+            self._held.drop(model.number, sequence)
+
+    def _deliver(
+        self,
+        model: HostedModel,
+        planned: list[tuple[Sequence, Chunk]],
+        logits: NDArray[np.float32],
+        deliver: Callable[[Progress], None],
+    ) -> None:
+        """Deliver what the rows of logits [B', V] bring their sequences; their next masks are made meanwhile."""
+        if planned:
+            for progress in self._sample(model, planned, logits):
+                deliver(progress)
+            self.guides.flush()
 
     def _sample(
         self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
@@ -108,6 +132,8 @@ class Stepper:
             if sequence.num_cached:
                 model.scheduler.advance(sequence, accepted)
         model.scheduler.trim(sequence)
+        if sequence.guide is not None and sequence.finish_reason is None:
+            sequence.guide.advance(progress.tokens)
         return progress
 
     def _explain(self, model: HostedModel, sequence: Sequence) -> str:
@@ -123,7 +149,8 @@ def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:
     sampling, tokens = sequence.request.sampling, sequence.tokens
     for index in range(chunk.num_logits):
         before = tokens + sequence.drafts[:index] if index and sampling.penalises else tokens
-        yield Pick(sampling, before, sequence.seed, sequence.position + index)
+        allowed = sequence.guide.masks[index] if sequence.guide is not None else None
+        yield Pick(sampling, before, sequence.seed, sequence.position + index, allowed)
 
 
 def _goes_on(sequence: Sequence, drafts: list[int], tokens: list[int | None], index: int) -> bool:

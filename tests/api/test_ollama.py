@@ -124,9 +124,6 @@ FULL = "registry.ollama.ai/library/demo:latest"
 RAW = "raw mode does not support template, system, or context"
 
 
-FORMAT = "structured output (format) is not supported yet; leave format out"
-
-
 GENERATE_ERRORS = [
     ({"model": "nope"}, 404, "model 'nope' not found"),
     ({"model": ""}, 404, "model '' not found"),
@@ -145,8 +142,6 @@ GENERATE_ERRORS = [
     ({"options": {"stop": [1]}}, 500, 'option "stop" must be of an array of strings'),
     ({"options": {"temperature": "a"}}, 500, 'option "temperature" must be of type float32'),
     ({"options": {"use_mmap": 1}}, 500, 'option "use_mmap" must be of type boolean'),
-    ({"format": "json"}, 501, FORMAT),
-    ({"format": {"type": "object"}}, 501, FORMAT),
     ({"format": "xml"}, 500, 'invalid format: "xml"; expected "json" or a valid JSON Schema object'),
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +178,37 @@ def test_a_tiny_temperature_is_greedy_and_never_breaks(temperature: float) -> No
     for top_k in (0, 3):
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=1.0)
         assert one(logits, sampling, [], seed=1, position=5) == 1
+
+
+# ---- masks ----
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.0}, {"top_k": 3}, {"top_k": 0}, {"top_k": 0, "typical_p": 0.6}, {"repeat_penalty": 1.5}],
+    ids=str,
+)
+def test_a_mask_leaves_the_choice_among_its_tokens(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(1)
+    logits = (rng.normal(size=(40, 333)) * 3).astype(np.float32)
+    kept = np.sort(rng.choice(333, 20, replace=False))
+    bits = np.zeros(333, dtype=np.uint8)
+    bits[kept] = 1
+    mask = np.packbits(bits, bitorder="little").tobytes()
+    few = np.ascontiguousarray(logits[:, kept])
+    sampling = Sampling(**options)
+    seen = [int(kept[2]), int(kept[5])] if "repeat_penalty" in options else []
+    masked = sample(logits, [Pick(sampling, seen, 1, i, mask) for i in range(40)])
+    alone = sample(few, [Pick(sampling, [2, 5] if seen else [], 1, i) for i in range(40)])
+    assert masked == [int(kept[token]) for token in alone if token is not None]
+
+
+def test_a_mask_touches_no_other_row_and_hides_no_broken_one() -> None:
+    logits = np.array(
+        [[1, 5, 2, 3], [1, 5, 2, 3], [1, np.nan, 2, 3], [1, np.inf, 2, 3], [1, -np.inf, 2, 3]], np.float32
+    )
+    before = logits.copy()
+    greedy, mask = Sampling(temperature=0.0), bytes([0b1001])
+    picks = [Pick(greedy, [], 0, 0), *(Pick(greedy, [], 0, 0, mask) for _ in range(4))]
+    assert sample(logits, picks) == [1, 3, None, None, None]
+    np.testing.assert_array_equal(logits, before)
