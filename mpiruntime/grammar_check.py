@@ -19,7 +19,7 @@ WALL_S = 10.0
 GROWTH_BYTES = 256 << 20
 _SLOW_TEXT = f"the grammar takes more than {CPU_S:g} s to compile; make it smaller"
 _STARVED_TEXT = f"the grammar could not be compiled within {WALL_S:g} s; try again, or make it smaller"
-_BIG_TEXT = f"the grammar needs more than {GROWTH_BYTES >> 20} MB to compile; make it smaller"
+_BIG_TEXT = f"the grammar cannot be compiled within {GROWTH_BYTES >> 20} MB; make it smaller"
 _PRIORITY = 10  # the ranks compute on the same cores
 
 

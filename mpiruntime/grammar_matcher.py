@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ STEP_S = 1.0  # CPU time of one token
 ALLOWANCE_S = 2.0  # CPU time of a whole answer, and what each token adds
 PER_TOKEN_S = 0.005
 MAX_REASON_CHARS = 300
-# Indented JSON needs white space, but a model must not write it for ever. What is nearly supported is taken as that.
-_JSON_DEFAULTS = {"whitespace_pattern": r"[ \n\t\r]{1,40}", "coerce_one_of": True}
+# Indented JSON needs white space, but a model must not write it for ever: 24 is below what the HTTP process takes for
+# an answer that goes in circles. oneOf is taken as anyOf.
+_JSON_DEFAULTS = {"whitespace_pattern": r"[ \n\t\r]{1,24}", "coerce_one_of": True}
+_EXCERPT = re.compile(r"\s+1 \| |<non-verbose")  # of the grammar, behind the reason
 _LENIENT_TEXT = 'set "x-guidance": {"lenient": true} in the schema to ignore what is not supported'
 
 Mask = bytes | None  # a bit for each token, the lowest first; None allows all
@@ -75,8 +78,8 @@ def _grammar(kind: str, text: str) -> str:
 
 def refusal(reason: str) -> RequestError:
     """Return the error that tells a client why its grammar cannot be used."""
-    short = " ".join(reason.split("<non-verbose")[0].split())[:MAX_REASON_CHARS]
-    remedy = f"; {_LENIENT_TEXT}" if "Unimplemented keys" in reason else ""
+    short = " ".join(_EXCERPT.split(reason)[0].split())[:MAX_REASON_CHARS]
+    remedy = f"; {_LENIENT_TEXT}" if reason.startswith(("Unimplemented keys", "Unknown format")) else ""
     return RequestError(f"the grammar cannot be used: {short or 'it allows no text'}{remedy}")
 
 
