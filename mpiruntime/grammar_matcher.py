@@ -79,8 +79,10 @@ def _grammar(kind: str, text: str) -> str:
 def refusal(reason: str) -> RequestError:
     """Return the error that tells a client why its grammar cannot be used."""
     short = " ".join(_EXCERPT.split(reason)[0].split())[:MAX_REASON_CHARS]
+    if not short or short.startswith("NoExtension"):
+        short = "it allows no text, or no more"
     remedy = f"; {_LENIENT_TEXT}" if reason.startswith(("Unimplemented keys", "Unknown format")) else ""
-    return RequestError(f"the grammar cannot be used: {short or 'it allows no text'}{remedy}")
+    return RequestError(f"the grammar cannot be used: {short}{remedy}")
 
 
 class Matcher:
@@ -143,7 +145,7 @@ class Matcher:
         if not self._vocabulary.stops and any_allowed(mask, self._vocabulary.ends):
             mask = without(mask, self._vocabulary.ends)  # the model has no token to stop with
         if not any_allowed(mask):
-            raise refusal("it allows no further text")
+            raise refusal("")
         return mask
 
     def _masks_behind(self, mask: Mask, draft: list[int]) -> list[Mask]:
