@@ -19,12 +19,14 @@ from ollampi.api.store import Store
 from ollampi.launcher.config import CONF
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
+from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.trace import Trace, check_path
 from ollampi.mpiruntime.world import survey
 
 
@@ -38,10 +40,15 @@ def communicator() -> Mpi | Single:
 
 
 def runner(comm: Communicator, config: Config) -> Runner:
-    """Return the runner of this rank with its share of the cores; collective."""
+    """Return the runner of this rank with its share of the cores; collective.
+
+    Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted.
+    """
+    path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
+    agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
     facts = survey(comm)
     torch.set_num_threads(config.threads or facts[comm.rank].threads)
-    return Runner(comm, facts)
+    return Runner(comm, facts, None if path is None else Trace(path))
 
 
 def model_folders(config: Config) -> list[Path]:

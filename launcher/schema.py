@@ -23,8 +23,9 @@ class Config:
     """`ollampi serve`.
 
     model: a name in model_folders or the path of a Hugging Face folder; draft: a smaller model with the same tokenizer
-    that proposes tokens for it; dtype: auto, float32 or bfloat16; threads: per
-    rank, null for an equal share of the cores; drain_timeout_s: how long SIGUSR1 lets running requests go on.
+    that proposes tokens for it; dtype: auto, float32 or bfloat16; threads: per rank, null for an equal share of the
+    cores; drain_timeout_s: how long SIGUSR1 lets running requests go on; trace: the file that rank 0 writes at the end,
+    null for none.
     """
 
     model: str = "demo"
@@ -33,5 +34,6 @@ class Config:
     dtype: str = "auto"
     drain_timeout_s: float = 60.0
     threads: int | None = None
+    trace: str | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -124,6 +124,7 @@ SETTINGS: dict[str, Kind] = {
     "dtype": _DTYPE,
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
+    "trace": Text("the path of a file to write, or null", or_null=True),
     "server.host": Text("an address of this host"),
     "server.port": Number(int, 0, 65535),
     "server.threads": Number(int, 1, 4096),

@@ -12,6 +12,8 @@ from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, Ollam
 from ollampi.mpiruntime.guides import Guides
 from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
+from ollampi.mpiruntime.inside import InsideView
+from ollampi.mpiruntime.metrics import RequestMeter
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
@@ -42,6 +44,7 @@ class _Active:
     client: Client
     id: int
     model: HostedModel
+    meter: RequestMeter
 
     def post(self, kind: str, **values: object) -> None:
         """Send the client an event about this request."""
@@ -69,8 +72,10 @@ class Engine:
         self.models = models
         self.inbox = inbox
         self.drain_timeout_s = drain_timeout_s
+        self.observe = observe
         self._guides = Guides()
-        self._stepper = Stepper(runner, self._guides, observe)
+        self._inside = InsideView(runner, models)
+        self._stepper = Stepper(runner, self._guides, self._observe)
         self.supervise = supervise
         self.announce = announce
         self._active: dict[Sequence, _Active] = {}
@@ -98,6 +103,7 @@ class Engine:
         for active in list(self._active.values()):
             self._fail(active, "shutdown", _SHUTDOWN_TEXT)
         self._guides.close()
+        self._inside.save_trace(self.announce)
         self.runner.lead(Stop())
 
     def stop(self, note: int) -> None:
@@ -138,6 +144,7 @@ class Engine:
                 self._waiting.add(Waiting(client, message, e.names, self._deadline(message)))
         except OllampiError as e:
             code = next((code for kind, code in _CODES if isinstance(e, kind)), "internal")
+            self._inside.refused[code] += 1
             client.post({"id": message.get("id", 0), "kind": "error", "code": code, "message": str(e)})
 
     def _act(self, client: Client, message: Message) -> None:
@@ -153,6 +160,8 @@ class Engine:
             client.post({"id": number, "kind": "done", "reason": "unload", "usage": asdict(Usage())})
         elif op == "loaded":
             client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
+        elif op == "metrics":
+            client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
         elif op == "cancel":
             self._cancel(client, number)
         elif op == "gone":
@@ -184,7 +193,8 @@ class Engine:
         model.scheduler.add(sequence)
         sequence.guide = self._guides.open(request, model.config.vocab_size)
         model.keep(request.keep_alive_s)
-        active = _Active(sequence, client, number, model)
+        meter = RequestMeter(model.counts, len(request.prompt), sequence.arrived)
+        active = _Active(sequence, client, number, model, meter)
         self._active[sequence] = active
         self._by_id[client, number] = active
 
@@ -205,6 +215,7 @@ class Engine:
         """End the requests whose deadline has passed."""
         for waiting in self._waiting.late(now):
             waiting.client.post({"id": waiting.id, "kind": "error", "code": "timeout", "message": _LATE_TEXT})
+            self._inside.refused["timeout"] += 1
             self._retry_due = True
         for active in [a for a in self._active.values() if a.sequence.deadline <= now]:
             self._fail(active, "timeout", _LATE_TEXT)
@@ -213,6 +224,7 @@ class Engine:
         """Answer the messages that wait: the server is about to end."""
         for waiting in self._waiting.empty():
             error = {"code": "shutdown", "message": _SHUTDOWN_TEXT}
+            self._inside.refused["shutdown"] += 1
             waiting.client.post({"id": waiting.id, "kind": "error", **error})
 
     def _refuse_while_draining(self) -> None:
@@ -224,7 +236,7 @@ class Engine:
         """Drop a request; one that has ended already is ignored."""
         active = self._by_id.get((client, number))
         if active is not None:
-            self._end(active)
+            self._end(active, "cancel")
             active.post("done", reason="cancel", usage=asdict(active.sequence.usage()))
         elif self._waiting.drop(client, number):
             self._retry_due = True
@@ -235,15 +247,16 @@ class Engine:
         self._waiting.drop(client)
         self._retry_due = True
         for active in [a for a in self._active.values() if a.client is client]:
-            self._end(active)
+            self._end(active, "cancel")
 
     def _fail(self, active: _Active, code: str, message: str, spoilt: bool = False) -> None:
         """End a request with an error; spoilt as in Scheduler.remove."""
-        self._end(active, spoilt)
+        self._end(active, "error", spoilt)
         active.post("error", code=code, message=message)
 
-    def _end(self, active: _Active, spoilt: bool = False) -> None:
-        """Take a request out of everything that knows it; spoilt as in Scheduler.remove."""
+    def _end(self, active: _Active, outcome: str, spoilt: bool = False) -> None:
+        """Take a request out of everything that knows it; outcome as it is counted, spoilt as in Scheduler.remove."""
+        active.meter.end(outcome)
         active.model.scheduler.remove(active.sequence, spoilt)
         self._stepper.forget(active.model, active.sequence)
         del self._active[active.sequence]
@@ -275,8 +288,13 @@ class Engine:
             if active.sequence.guide is not None and active.sequence.guide.error is not None:
                 self._fail(active, *active.sequence.guide.error)
             else:
-                self._end(active)
+                self._end(active, "stop")
                 active.post("done", reason="stop", usage=asdict(active.sequence.usage()))
+
+    def _observe(self, model: HostedModel, times: StepTimes) -> None:
+        """Count and trace a step."""
+        self._inside.step(model, times)
+        self.observe(times)
 
     def _deliver(self, progress: Progress) -> None:
         """Tell a sequence's client what a step brought, and end it where it is complete or cannot go on."""
@@ -285,8 +303,9 @@ class Engine:
         if progress.error is not None:
             self._fail(active, "internal", progress.error, spoilt=True)
             return
+        active.meter.advance(sequence.num_generated)
         if progress.tokens:
             active.post("tokens", tokens=progress.tokens, logprobs=[asdict(entry) for entry in progress.logprobs])
         if sequence.finish_reason is not None:
-            self._end(active)
+            self._end(active, sequence.finish_reason)
             active.post("done", reason=sequence.finish_reason, usage=asdict(sequence.usage()))

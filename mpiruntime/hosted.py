@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef
@@ -74,6 +75,7 @@ class HostedModel:
         reports: list[LoadReport],
         settings: EngineSettings,
         default_keep_s: float,
+        counts: ModelCounts,
     ) -> None:
         self.number = number
         self.ref = ref
@@ -90,7 +92,9 @@ class HostedModel:
             settings.max_running,
             settings.max_queue,
             lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
+            counts,
         )
+        self.counts = counts
         self.default_keep_s = default_keep_s
         self.keep_s = default_keep_s
         self.last_used = time.monotonic()
@@ -138,6 +142,7 @@ class Models:
     def __init__(self, runner: Runner, settings: EngineSettings) -> None:
         self.runner = runner
         self.settings = settings
+        self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
         self._hosted: dict[str, HostedModel] = {}
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
@@ -182,8 +187,12 @@ class Models:
             self._hosted[name].keep(0.0)
             self.expire(time.monotonic())
 
-    def listing(self) -> list[LoadedModel]:
+    def hosted(self) -> list[HostedModel]:
         """Return the models in memory."""
+        return list(self._hosted.values())
+
+    def listing(self) -> list[LoadedModel]:
+        """Return what /api/ps tells of the models in memory."""
         return [m.listing() for m in self._hosted.values()]
 
     def check(self) -> None:
@@ -203,13 +212,14 @@ class Models:
             context=length,
             num_blocks=-(-max(settings.cache_tokens, length) // settings.block_size),
             block_size=settings.block_size,
+            name=ref.name,
         )
         self.runner.lead_check(Check(**asdict(load), leaving=[leaving.number] if leaving else []))
         if leaving is not None:
             self._unload(leaving)
-        hosted = HostedModel(
-            load.model, ref, config, load, self.runner.lead_load(load), settings, self._default_keep_s(ref)
-        )
+        reports = self.runner.lead_load(load)
+        counts = self.counts.setdefault(ref.name, ModelCounts())
+        hosted = HostedModel(load.model, ref, config, load, reports, settings, self._default_keep_s(ref), counts)
         self._next_number += 1
         self._hosted[ref.name] = hosted
         if ref == self._pinned and self._draft is not None:
@@ -226,7 +236,7 @@ class Models:
                     f" {hosted.config.vocab_size}; choose one with the same tokenizer"
                 )
             length = min(load.context, config.max_context)
-            draft = replace(load, model=self._next_number, path=ref.path, context=length)
+            draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name)
             self.runner.lead_check(Check(**asdict(draft)))
             self.runner.lead_load(draft)
         except ModelError:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+Sample = tuple[str, dict[str, str], Any]  # a metric's name, its labels, and a number or a histogram's plain values
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -19,9 +19,12 @@ from ollampi.mpiruntime.decoder import Decoder, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, human, shard_parameters
+from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
+from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.step import Check, Load, Message, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.world import RankFacts, free_memory
 
 
@@ -45,14 +48,20 @@ class _Loaded:
 
     decoder: Decoder
     cache: KVCache
+    meter: ModelMeter
 
 
 class Runner:
-    """The models of one rank. All ranks call `lead` (rank 0) or `follow` (the others) and so act alike."""
+    """The models of one rank. All ranks call `lead` (rank 0) or `follow` (the others) and so act alike.
 
-    def __init__(self, comm: Communicator, facts: list[RankFacts]) -> None:
+    trace: where the steps are recorded; all ranks have one, or none.
+    """
+
+    def __init__(self, comm: Communicator, facts: list[RankFacts], trace: Trace | None = None) -> None:
         self.comm = comm
         self.facts = facts
+        self.trace = trace
+        self.meters = Meters(comm, facts, trace)
         self.shard = Shard(comm.rank, comm.size)
         self.device = torch.device("cpu")
         self._models: dict[int, _Loaded] = {}
@@ -74,6 +83,16 @@ class Runner:
         self.comm.broadcast(encode(check))
         self.check(check)
 
+    def lead_report(self) -> list[Sample]:
+        """Return the samples of all ranks. Rank 0 only, collective."""
+        self.comm.broadcast(encode(Report()))
+        return self.meters.samples()
+
+    def lead_recall(self, recall: Recall) -> list[bytes]:
+        """Return the traced events of each rank as JSON without brackets. Rank 0 only, collective."""
+        self.comm.broadcast(encode(recall))
+        return self.meters.events(recall.zero)
+
     def lead(self, message: Unload | Stop) -> None:
         """Send any other message to all ranks and act on it. Rank 0 only."""
         self.comm.broadcast(encode(message))
@@ -91,6 +110,10 @@ class Runner:
             self.step(message)
         elif isinstance(message, Unload):
             self.unload(message)
+        elif isinstance(message, Report):
+            self.meters.samples()
+        elif isinstance(message, Recall):
+            self.meters.events(message.zero)
         elif isinstance(message, Load):
             with suppress(ModelError):
                 self.check(message) if isinstance(message, Check) else self.load(message)
@@ -102,9 +125,12 @@ class Runner:
 
     def _compute(self, step: Step, watch: Watch = look_away) -> Tensor | None:
         """Return what `step` returns."""
+        began = time.perf_counter()
         model = self._models[step.model]
         batch = make_batch(step, model.cache.block_size, model.cache.slot_bytes, self.device)
-        return model.decoder(batch, model.cache, watch)
+        logits = model.decoder(batch, model.cache, watch)
+        model.meter.step(len(batch.tokens), began)
+        return logits
 
     @torch.inference_mode()
     def lead_probe(self, step: Step) -> str | None:
@@ -182,9 +208,10 @@ class Runner:
         config = read_config(Path(load.path))
         checkpoint = open_checkpoint(Path(load.path))
         dtype = getattr(torch, load.dtype)
-        decoder = Decoder(Weights(checkpoint, dtype), config, self.shard, self.comm, load.context)
+        meter = self.meters.of(load.name)
+        decoder = Decoder(Weights(checkpoint, dtype), config, self.shard, meter.comm, load.context)
         cache = self._cache(config, load, dtype)
-        self._models[load.model] = _Loaded(decoder, cache)
+        self._models[load.model] = _Loaded(decoder, cache, meter)
         heads, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
         return LoadReport(
             rank=self.comm.rank,

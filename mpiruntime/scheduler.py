@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ollampi.mpiruntime.block_manager import BlockManager, block_digest
 from ollampi.mpiruntime.errors import BusyError, ContextError
+from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Chunk
 
@@ -15,7 +16,8 @@ class Scheduler:
     """First come, first served; prompts are cut into pieces and share steps with running answers. Rank 0 only.
 
     max_step_tokens: tokens in one step; max_running: sequences that hold cache at one time; max_waiting: sequences
-    that wait for that; prompt_room: for the tokens of running answers in a step, how many prompt tokens may join them.
+    that wait for that; prompt_room: for the tokens of running answers in a step, how many prompt tokens may join them;
+    counts: where cache hits and preemptions are counted.
     """
 
     def __init__(
@@ -25,8 +27,10 @@ class Scheduler:
         max_running: int,
         max_waiting: int,
         prompt_room: Callable[[int], int] = lambda num_decoding: 1 << 30,
+        counts: ModelCounts | None = None,
     ) -> None:
         self.blocks = blocks
+        self.counts = counts or ModelCounts()
         self.max_step_tokens = max_step_tokens
         self.max_running = min(max_running, max_step_tokens)  # each wants a token in every step
         self.max_waiting = max_waiting
@@ -185,6 +189,7 @@ class Scheduler:
             self._free(sequence)
             return False
         sequence.num_cached = sequence.num_drafted = len(sequence.blocks) * self.blocks.block_size
+        self.counts.count_prefix(sequence.num_cached)
         sequence.blocks += self.blocks.allocate(missing)
         return True
 
@@ -202,6 +207,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; its cache is computed again later."""
+        self.counts.preemptions += 1
         self.running.remove(sequence)
         self._free(sequence)
         sequence.drafts = []

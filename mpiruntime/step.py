@@ -32,7 +32,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Load:
-    """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence."""
+    """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence.
+
+    name: under which the ranks count its steps.
+    """
 
     model: int
     path: str
@@ -40,6 +43,7 @@ class Load:
     context: int
     num_blocks: int
     block_size: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,24 @@ class Unload:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Tell what was counted so far."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Tell what was traced; `zero` is where its time begins on rank 0's clock."""
+
+    zero: float
+
+
+@dataclass(frozen=True)
 class Stop:
     """Leave the loop."""
 
 
-Message = Step | Load | Check | Unload | Stop
-_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Stop)}
+Message = Step | Load | Check | Unload | Report | Recall | Stop
+_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, Stop)}
 
 
 def encode(message: Message) -> bytes:

@@ -26,11 +26,31 @@ _TOO_FAR_TEXT = "the penalties and biases lead beyond the range of fp32; use sma
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Where the time of one step went, in seconds: planning and sending, the forward pass, sampling and answering."""
+    """When one step began and when its parts ended, in seconds of time.perf_counter()."""
 
-    plan_s: float
-    forward_s: float
-    sample_s: float
+    began: float
+    planned: float
+    drafted: float
+    sent: float
+    computed: float
+    sampled: float
+    delivered: float
+
+    @property
+    def forward_s(self) -> float:
+        """Return the seconds of the forward pass."""
+        return self.computed - self.sent
+
+    def parts(self) -> list[tuple[str, float, float]]:
+        """Return name, begin and end of each part."""
+        return [
+            ("plan", self.began, self.planned),
+            ("draft", self.planned, self.drafted),
+            ("send", self.drafted, self.sent),
+            ("forward", self.sent, self.computed),
+            ("sample", self.computed, self.sampled),
+            ("deliver", self.sampled, self.delivered),
+        ]
 
 
 class Progress(NamedTuple):
@@ -45,7 +65,7 @@ class Progress(NamedTuple):
 class Stepper:
     """Turns the plan of a model's scheduler into tokens; observe gets the times of every step."""
 
-    def __init__(self, runner: Runner, guides: Guides, observe: Callable[[StepTimes], None]) -> None:
+    def __init__(self, runner: Runner, guides: Guides, observe: Callable[[HostedModel, StepTimes], None]) -> None:
         self.runner = runner
         self.guides = guides
         self.speculation = Speculation(runner)
@@ -55,11 +75,15 @@ class Stepper:
     def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> bool:
         """Make one step of a model and deliver what it brought; return whether there was anything to compute."""
         began = time.perf_counter()
-        self._deliver(model, *self._held.release(model.number), deliver)
+        for progress in self._sample(model, *self._held.release(model.number)):
+            deliver(progress)
         self.speculation.propose(model)
-        planned = self.speculation.fill(model, model.scheduler.plan())
+        planned = model.scheduler.plan()
+        ready = time.perf_counter()
+        planned = self.speculation.fill(model, planned)
         if not planned:
             return False
+        drafted = time.perf_counter()
         step = Step(model.number, [chunk for _, chunk in planned])
         self.runner.send(step)
         sent = time.perf_counter()
@@ -68,10 +92,14 @@ class Stepper:
         computed = time.perf_counter()
         for sequence, chunk in planned:
             model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
+        progresses: list[Progress] = []
         if logits is not None:
             asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
-            self._deliver(model, *self._held.sift(model.number, asked, logits.numpy()), deliver)
-        self.observe(StepTimes(sent - began, computed - sent, time.perf_counter() - computed))
+            progresses = self._sample(model, *self._held.sift(model.number, asked, logits.numpy()))
+        sampled = time.perf_counter()
+        for progress in progresses:
+            deliver(progress)
+        self.observe(model, StepTimes(began, ready, drafted, sent, computed, sampled, time.perf_counter()))
         return True
 
     def forget(self, model: HostedModel, sequence: Sequence) -> None:
@@ -80,29 +108,23 @@ class Stepper:
             sequence.guide.close()
             self._held.drop(model.number, sequence)
 
-    def _deliver(
-        self,
-        model: HostedModel,
-        planned: list[tuple[Sequence, Chunk]],
-        logits: NDArray[np.float32],
-        deliver: Callable[[Progress], None],
-    ) -> None:
-        """Deliver what the rows of logits [B', V] bring their sequences; their next masks are made meanwhile."""
-        if planned:
-            for progress in self._sample(model, planned, logits):
-                deliver(progress)
-            self.guides.flush()
-
     def _sample(
         self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
-    ) -> Iterator[Progress]:
-        """Yield what the rows of logits [B', V] bring their sequences: one for each, and one for each draft."""
+    ) -> list[Progress]:
+        """Return what the rows of logits [B', V] bring their sequences: one for each, and one for each draft.
+
+        The masks of their next tokens are made while these are delivered.
+        """
+        if not planned:
+            return []
         tokens = sample(logits, [pick for sequence, chunk in planned for pick in _picks(sequence, chunk)])
-        row = 0
+        progresses, row = [], 0
         for sequence, chunk in planned:
             rows = slice(row, row + chunk.num_logits)
-            yield self._accept(model, sequence, logits[rows], tokens[rows])
+            progresses.append(self._accept(model, sequence, logits[rows], tokens[rows]))
             row = rows.stop
+        self.guides.flush()
+        return progresses
 
     def _accept(
         self, model: HostedModel, sequence: Sequence, logits: NDArray[np.float32], tokens: list[int | None]
@@ -129,6 +151,7 @@ class Stepper:
         if drafts:
             sequence.trust.learn(len(drafts), accepted)
             sequence.drafts = []
+            model.counts.count_drafts(len(drafts), accepted)
             if sequence.num_cached:
                 model.scheduler.advance(sequence, accepted)
         model.scheduler.trim(sequence)

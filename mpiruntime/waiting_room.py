@@ -31,8 +31,8 @@ class WaitingRoom:
         self._limit = limit
         self._waiting: list[Waiting] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def concerns(self, name: str) -> bool:
         """Return whether somebody waits for or on the model `name`; a later request for it must not pass."""

@@ -31,6 +31,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
         ("model_folders=", []),
         ("server.origins=https://a:1", ["https://a:1"]),
         ("server.host=::1", "::1"),
+        ("trace=/a b.json", "/a b.json"),
+        ("trace=null", None),
     ],
 )
 def test_the_command_line_gives_values(override: str, value: Value) -> None:
@@ -50,6 +52,7 @@ def test_the_command_line_gives_values(override: str, value: Value) -> None:
         ("drain_timeout_s=nan", "drain_timeout_s is nan; it must be a number from 0 to 86400"),
         ("dtype=float16", "dtype is 'float16'; it must be one of auto, float32, bfloat16 (float16 weights are read as"),
         ("engine.dtype=int8", "engine.dtype is 'int8'; it must be one of auto, float32, bfloat16"),
+        ("trace=", "trace is ''; it must be the path of a file to write, or null"),
         ("model=", "model is ''; it must be the name of a model or the path of its folder"),
         ("model_folders=[/o'neill]", 'model_folders is "[/o\'neill]"; it must be the path of a folder, or several in'),
         ("sever=1", "unknown setting 'sever'; the configuration has: model, model_folders"),

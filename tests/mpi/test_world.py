@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_logits, write_checkpoint
-from support.worlds import generate, load_and_compute, load_reports, run_engine
+from support.worlds import Scraper, generate, load_and_compute, load_reports, run_engine
 
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator
@@ -136,3 +137,24 @@ def test_a_damaged_checkpoint_is_refused_by_all_and_the_next_load_works(
     if recorder is not None:
         assert "truncated" in recorder.last(1)["message"]
         assert len(recorder.tokens(2)) == 2
+
+
+def test_counts_and_trace_come_from_every_rank(
+    comm: Communicator, folders: dict[str, Path], shared_folder: Path
+) -> None:
+    """17 prompt tokens in pieces of at most 7, then 4 single ones: 7 steps, each with 1 + 2 all-reduces per layer."""
+    greedy = Sampling(temperature=0.0)
+    messages = [generate(1, folders["llama3"], PROMPT, sampling=greedy, max_tokens=5, max_drafts=0)]
+    path = shared_folder / "trace.json"
+    scraper = run_engine(comm, messages, SETTINGS, Scraper(messages) if comm.rank == 0 else None, trace=path)
+    if comm.rank == 0:
+        assert isinstance(scraper, Scraper)
+        config = read_config(folders["llama3"])
+        per_step = 1 + 2 * config.num_layers
+        events = json.loads(path.read_text())["traceEvents"]
+        for rank in range(comm.size):
+            where = {"rank": str(rank), "kind": "all_reduce"}
+            assert scraper.sample("ollampi_exchange_calls_total", **where) == 7 * per_step
+            assert scraper.sample("ollampi_exchange_bytes_total", **where) == (17 + 4) * config.width * 4 * per_step
+            names = [e["name"] for e in events if e["pid"] == rank + 1 and e["ph"] == "X" and e["args"]]
+            assert [names.count(n) for n in ("forward", "all_reduce", "gather")] == [7, 7 * per_step, 5]

@@ -16,6 +16,7 @@ from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.step import Chunk, Load, Step, Stop
+from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.world import survey
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class Recorder(Local):
     def post(self, event: Event) -> None:
         """Keep the event."""
         self.log.append(event)
-        if event["kind"] in ("done", "error", "loaded"):
+        if event["kind"] in ("done", "error", "loaded", "metrics"):
             self.open.discard(event["id"])
 
     def tokens(self, number: int) -> list[int]:
@@ -94,18 +95,40 @@ class Recorder(Local):
         return [e for e in self.log if e["id"] == number][-1]
 
 
+class Scraper(Recorder):
+    """A client that asks for the metrics once all its other requests have ended."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        super().__init__(messages)
+        self.open.add(-1)
+
+    def post(self, event: Event) -> None:
+        """Keep the event."""
+        super().post(event)
+        if self.open == {-1}:
+            self.messages.put({"op": "metrics", "id": -1})
+
+    def sample(self, name: str, **labels: str) -> Any:
+        """Return the value of the one sample with this name and these labels among its own."""
+        found = self.last(-1)["samples"]
+        (value,) = [v for n, given, v in found if n == name and labels.items() <= given.items()]
+        return value
+
+
 def run_engine(
     comm: Communicator,
     messages: list[dict[str, Any]],
     settings: EngineSettings,
     recorder: Recorder | None = None,
     draft: tuple[Path, Path] | None = None,
+    trace: Path | None = None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Recorder | None:
     """Return on rank 0 what an engine answered to the messages; collective.
 
     draft: the folders of a model and of the one that drafts for it.
     """
-    runner = Runner(comm, survey(comm))
+    runner = Runner(comm, survey(comm), trace and Trace(trace))
     if comm.rank:
         runner.follow()
         return None
@@ -122,7 +145,7 @@ def run_engine(
         except ModelError:
             runner.lead(Stop())
             raise
-    Engine(runner, models, client, drain_timeout_s=5, supervise=end_when_done).run()
+    Engine(runner, models, client, drain_timeout_s=5, supervise=end_when_done, announce=announce).run()
     return client
 
 

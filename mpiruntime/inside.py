@@ -1,0 +1,70 @@
+"""Show what happens inside a server: the samples of a scrape and the trace. Rank 0 only; the other ranks follow."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.metrics import PHASES
+from ollampi.mpiruntime.request import Sample
+from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.step import Recall
+from ollampi.mpiruntime.stepper import StepTimes
+
+_SHORTEST_INTERVAL_S = 0.1  # between two questions to all ranks, however often somebody scrapes
+
+
+class InsideView:
+    """Counts what concerns no single model, and collects the counts of all; `refused` by the code of the error."""
+
+    def __init__(self, runner: Runner, models: Models) -> None:
+        self.refused = Counter(busy=0, context=0, model=0, request=0, shutdown=0, timeout=0, internal=0)
+        self._runner = runner
+        self._models = models
+        self._of_ranks: list[Sample] = []
+        self._asked_at = -_SHORTEST_INTERVAL_S
+
+    def step(self, model: HostedModel, times: StepTimes) -> None:
+        """Count and trace a step."""
+        parts = times.parts()
+        for name, began, ended in parts:
+            if name in PHASES:
+                model.counts.phases[name] += ended - began
+        if self._runner.trace is not None:
+            running, waiting = len(model.scheduler.running), len(model.scheduler.waiting)
+            self._runner.trace.step(model.ref.name, parts, running, waiting)
+
+    def samples(self, waiting_for_model: int) -> list[Sample]:
+        """Return the samples of rank 0 and of all ranks; collective unless it was just asked for."""
+        if time.monotonic() - self._asked_at >= _SHORTEST_INTERVAL_S:
+            self._of_ranks = self._runner.lead_report()
+            self._asked_at = time.monotonic()
+        hosted = self._models.hosted()
+        found: list[Sample] = [
+            ("ollampi_models_loaded", {}, len(hosted)),
+            ("ollampi_requests_waiting_for_model", {}, waiting_for_model),
+        ]
+        found += [("ollampi_requests_refused_total", {"code": code}, n) for code, n in self.refused.items()]
+        found += [sample for model in hosted for sample in _gauges(model)]
+        found += [sample for name, counts in self._models.counts.items() for sample in counts.samples(name)]
+        return found + self._of_ranks
+
+    def save_trace(self, announce: Callable[[str], None]) -> None:
+        """Collect the trace from all ranks and write it, if there is one; announce gets a line about it."""
+        trace = self._runner.trace
+        if trace is not None:
+            announce(trace.write(self._runner.lead_recall(Recall(trace.zero))))
+
+
+def _gauges(model: HostedModel) -> list[Sample]:
+    """Return how full the queue and the cache of a model are now."""
+    labels = {"model": model.ref.name}
+    scheduler = model.scheduler
+    return [
+        ("ollampi_requests_running", labels, len(scheduler.running)),
+        ("ollampi_requests_waiting", labels, len(scheduler.waiting)),
+        ("ollampi_cache_blocks", labels, scheduler.blocks.num_blocks),
+        ("ollampi_cache_blocks_used", labels, scheduler.blocks.num_blocks - scheduler.blocks.num_free),
+    ]
