@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from ollampi.api.engine_client import Engine
 from ollampi.api.errors import INTERNAL_TEXT, RETRY_AFTER_S, answer_for, is_expected
 from ollampi.api.guard import install_guard
+from ollampi.api.metrics import install_metrics
 from ollampi.api.ollama import ollama_blueprint
 from ollampi.api.settings import Settings
 from ollampi.api.store import Store
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
     """Return the application; it starts no thread and opens no connection before its first request."""
     app = Flask(__name__, static_folder=None)
+    install_metrics(app, engine)  # first, so that it counts what the guard refuses too
     install_guard(app, settings)
     app.register_blueprint(ollama_blueprint(engine, store, settings))
     app.register_error_handler(HTTPException, _http_answer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, TokenLogprob, Usage
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 
 
 class EngineError(OllampiError):
@@ -73,4 +73,8 @@ class Engine(Protocol):
 
     def loaded(self) -> list[LoadedModel]:
         """Return the models in memory; raise EngineError where the engine does not answer."""
+        ...
+
+    def metrics(self) -> list[Sample]:
+        """Return what engine and ranks counted; raise EngineError where the engine does not answer in time."""
         ...

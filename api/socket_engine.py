@@ -14,10 +14,11 @@ from typing import Any
 from ollampi.api.engine_client import Done, EngineError, Event, Tokens
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, TokenLogprob, Usage
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 
 GONE_TEXT = "the engine went away; try again in a few seconds"
 QUERY_TIMEOUT_S = 10.0
+METRICS_TIMEOUT_S = 5.0  # Prometheus itself waits 10 s unless told otherwise
 CANCEL_TIMEOUT_S = 5.0  # how long a cancelled request waits for its last event
 
 _Message = dict[str, Any]
@@ -171,6 +172,11 @@ class SocketEngine:
         """Return the models in memory; raise EngineError."""
         event = self._ask({"op": "loaded"}, QUERY_TIMEOUT_S)
         return [LoadedModel(**values) for values in event["models"]]
+
+    def metrics(self) -> list[Sample]:
+        """Return what engine and ranks counted; raise EngineError, also where a model is being loaded for long."""
+        event = self._ask({"op": "metrics"}, METRICS_TIMEOUT_S)
+        return [(name, labels, value) for name, labels, value in event["samples"]]
 
     def close(self) -> None:
         """Break the connection; open streams fail with code unavailable."""

@@ -24,7 +24,7 @@ from ollampi.api.settings import Settings
 from ollampi.api.store import Store
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime import wire
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, TokenLogprob, Usage
+from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 
 SENTENCES = [
     "def hello(name): return 'Hello, ' + name",
@@ -128,6 +128,7 @@ class FakeEngine:
         self.streams: list[FakeStream] = []
         self.calls: list[tuple[Any, ...]] = []
         self.models: list[LoadedModel] = []
+        self.samples: list[Sample] = []
 
     def says(self, text: str, reason: str = "stop", logprobs: bool = False) -> None:
         """Script an answer, one token at a time."""
@@ -153,6 +154,11 @@ class FakeEngine:
 
     def loaded(self) -> list[LoadedModel]:
         return self.models
+
+    def metrics(self) -> list[Sample]:
+        if self.refusal:
+            raise self.refusal
+        return self.samples
 
 
 @pytest.fixture(scope="session")
@@ -215,9 +221,10 @@ class FakeCoordinator:
         self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.tokens: list[int] = []
         self.models: list[dict[str, Any]] = []
+        self.samples: list[Sample] = []
         self.error: tuple[str, str] | None = None
         self.silent = False
-        self.deaf = False  # to cancels
+        self.deaf = False  # to cancels and scrapes
         self.connections: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(wire.unix_address(self.address))
@@ -273,7 +280,9 @@ class FakeCoordinator:
             yield {"kind": "error", "code": self.error[0], "message": self.error[1]}
         elif op == "loaded":
             yield {"kind": "loaded", "models": self.models}
-        elif (op == "cancel" and self.deaf) or (op == "load" and self.silent):
+        elif op == "metrics" and not self.deaf:
+            yield {"kind": "metrics", "samples": self.samples}
+        elif (op in ("cancel", "metrics") and self.deaf) or (op == "load" and self.silent):
             return
         elif op in ("load", "unload", "cancel"):
             yield {"kind": "done", "reason": op, "usage": vars(USAGE)}

@@ -45,6 +45,17 @@ def test_load_unload_loaded(coordinator, socket_engine):
     assert len(coordinator.connections) == 1
 
 
+def test_metrics(coordinator, socket_engine, monkeypatch):
+    coordinator.samples = [("ollampi_requests_running", {"model": "m"}, 2)]
+    assert socket_engine.metrics() == [("ollampi_requests_running", {"model": "m"}, 2)]
+    monkeypatch.setattr("ollampi.api.socket_engine.METRICS_TIMEOUT_S", 0.05)
+    coordinator.deaf = True  # as while a model is loaded
+    with pytest.raises(EngineError, match="does not answer") as caught:
+        socket_engine.metrics()
+    assert caught.value.code == "unavailable"
+    assert socket_engine._connection._inboxes == {}
+
+
 def test_errors_keep_their_code(coordinator, socket_engine):
     coordinator.error = ("busy", "full")
     for call in (lambda: list(socket_engine.generate(REQUEST)), lambda: list(socket_engine.load(MODEL, None, 1.0))):
