@@ -12,7 +12,7 @@ from typing import Protocol
 from ollampi.launcher.address import parse_address
 from ollampi.mpiruntime.errors import ConfigError
 
-Value = str | int | float | list[str] | None
+Value = str | int | float | bool | list[str] | None
 
 
 class Kind(Protocol):
@@ -93,6 +93,23 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    takes: str = "true or false"
+
+    def parse(self, text: str) -> Value:
+        """Return the flag; raise ValueError for another word."""
+        if text not in ("true", "false"):
+            raise ValueError(text)
+        return text == "true"
+
+    def fits(self, value: Value) -> bool:
+        """Return whether it is a flag."""
+        return isinstance(value, bool)
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of a few words; `note` helps to choose."""
 
@@ -142,6 +159,7 @@ SETTINGS: dict[str, Kind] = {
     "engine.max_queue": Number(int, 0, 2**20),
     "engine.max_loaded_models": Number(int, 1, 64),
     "engine.keep_alive_s": Number(float, -(2**31), 2**31, or_null=True),
+    "engine.deterministic": Flag(),
 }
 _ENVIRONMENT = {
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ollampi.kernels.attention import attend
-from ollampi.kernels.linear import linear
 from ollampi.kernels.ops import rotate
 from ollampi.mpiruntime.batch import Batch
 from ollampi.mpiruntime.checkpoint import Weights
@@ -26,6 +24,7 @@ class Attention:
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, layer: int) -> None:
         heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
         d, width = config.head_dim, config.width
+        self.arithmetic = weights.arithmetic
         self.layer = layer
         self.head_dim = d
         self.num_heads, self.num_kv_heads = len(heads), len(kv_heads)
@@ -45,14 +44,14 @@ class Attention:
     def __call__(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor, cache: KVCache) -> Tensor:
         """Return the layer's mix for x [T, D] as [T, D] in fp32; collective. Stores new keys and values."""
         num_tokens = len(x)
-        qkv = linear(x, self.qkv, self.bias).view(num_tokens, -1, self.head_dim)
+        qkv = self.arithmetic.linear(x, self.qkv, self.bias).view(num_tokens, -1, self.head_dim)
         q, k, v = torch.split(qkv, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
-        cache.write(self.layer, batch.slots, rotate(k, cos, sin), v)
+        cache.write(self.layer, batch.slots, *self.arithmetic.cached(rotate(k, cos, sin), v))
         q = rotate(q, cos, sin)
         mixed = torch.empty_like(q)
         for span in batch.spans:
             keys, values = cache.read(self.layer, span.keys, span.num_sequences)
-            mixed[span.queries] = attend(q[span.queries], keys, values, span.mask, self.kv_of_head)
+            mixed[span.queries] = self.arithmetic.attend(q[span.queries], keys, values, span.mask, self.kv_of_head)
         return self.output(mixed.view(num_tokens, -1))
 
     def tensors(self) -> list[Tensor]:

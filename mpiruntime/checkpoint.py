@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry, read_header
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _PIECE_BYTES = 8 << 20  # what is held beside the shard while reading
+
+
+def _as_is(rows: Tensor) -> Tensor:
+    return rows
 
 
 @dataclass
@@ -26,10 +32,13 @@ class Checkpoint:
     bytes_read: int = 0
     unread: set[str] = field(default_factory=set)
 
-    def read(self, name: str, rows: range, columns: range | None, out: Tensor) -> None:
+    def read(
+        self, name: str, rows: range, columns: range | None, out: Tensor, keep: Callable[[Tensor], Tensor] = _as_is
+    ) -> None:
         """Fill `out` with rows (and columns) of the matrix or vector `name`, converted to the dtype of out.
 
-        Raise CheckpointError where the file cannot be read.
+        keep: what is taken of whole rows [R, width] of a matrix, a few at a time. Raise CheckpointError where the file
+        cannot be read.
         """
         entry = self.entries[name]
         self.unread.discard(name)
@@ -48,6 +57,8 @@ class Checkpoint:
                 )
                 self.bytes_read += len(raw)
                 values = torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(last - first, *entry.shape[1:])
+                if values.dim() == 2:
+                    values = keep(values)
                 if columns is not None:
                     values = values[:, columns.start : columns.stop]
                 out[first - rows.start : last - rows.start].copy_(values)
@@ -120,15 +131,17 @@ def _indexed_files(index: Path) -> list[Path]:
 class Weights:
     """A checkpoint seen from a prefix: `weights / "layers.0"` narrows it; layers take the part that they own.
 
-    dtype is that of the tensors returned. Errors name the file, the tensor, what was wanted and what was found.
+    dtype is that of the tensors returned, arithmetic what they are computed with. Errors name the file, the tensor,
+    what was wanted and what was found.
     """
 
     checkpoint: Checkpoint
     dtype: torch.dtype
+    arithmetic: Arithmetic = field(default_factory=Plain)
     prefix: str = ""
 
     def __truediv__(self, name: str) -> Weights:
-        return Weights(self.checkpoint, self.dtype, f"{self.prefix}{name}.")
+        return Weights(self.checkpoint, self.dtype, self.arithmetic, f"{self.prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.checkpoint.entries
@@ -144,7 +157,7 @@ class Weights:
     def columns(self, name: str, shape: tuple[int, int], part: range) -> Tensor:
         """Return columns `part` of the matrix of `shape` as [shape[0], len(part)]."""
         out = torch.empty((shape[0], len(part)), dtype=self.dtype)
-        self.checkpoint.read(self._checked(name, shape), range(shape[0]), part, out)
+        self.checkpoint.read(self._checked(name, shape), range(shape[0]), part, out, self.arithmetic.weight_rows)
         return out
 
     def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Tensor:
@@ -153,14 +166,16 @@ class Weights:
         out = torch.empty((sum(len(part) for _, _, part in parts), width), dtype=self.dtype)
         at = 0
         for name, shape, part in parts:
-            self.checkpoint.read(self._checked(name, shape), part, None, out[at : at + len(part)])
+            self.checkpoint.read(
+                self._checked(name, shape), part, None, out[at : at + len(part)], self.arithmetic.weight_rows
+            )
             at += len(part)
         return out
 
     def _rows(self, name: str, shape: tuple[int, ...], part: range) -> Tensor:
         """Return rows `part` of a tensor."""
         out = torch.empty((len(part), *shape[1:]), dtype=self.dtype)
-        self.checkpoint.read(self._checked(name, shape), part, None, out)
+        self.checkpoint.read(self._checked(name, shape), part, None, out, self.arithmetic.weight_rows)
         return out
 
     def _checked(self, name: str, shape: tuple[int, ...]) -> str:

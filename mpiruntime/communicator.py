@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -15,7 +16,10 @@ class Communicator(Protocol):
     size: int
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Return the sum of x [...] over all ranks in fp32, the same bits on every rank. x has one shape everywhere."""
+        """Return the sum of x [...] over all ranks, the same bits on every rank; x has one shape everywhere.
+
+        In fp64 where x is, else in fp32.
+        """
 
     def gather(self, x: Tensor) -> Tensor | None:
         """Return the x [B, d] of all ranks side by side as [B, sum of d] in fp32 on rank 0 and None elsewhere.
@@ -36,6 +40,11 @@ class Communicator(Protocol):
         """Return on rank 0 what `notify` sent since the last call. Not collective."""
 
 
+def summable(x: Tensor) -> Tensor:
+    """Return x [...] in the dtype in which it is summed over ranks: fp64 stays, anything else becomes fp32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Single:
     """The world of one rank."""
 
@@ -46,8 +55,8 @@ class Single:
         self._notes: list[int] = []
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Return x in fp32."""
-        return x.float()
+        """Return x [...] in fp64 where it is, else in fp32."""
+        return summable(x)
 
     def gather(self, x: Tensor) -> Tensor | None:
         """Return x in fp32."""

@@ -55,7 +55,7 @@ class Decoder:
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, context: int) -> None:
         body = weights / "model" if "model.embed_tokens.weight" in weights else weights
         self.comm = comm
-        self.rotary = RotaryTable(config.rope, config.head_dim, context)
+        self.rotary = RotaryTable(config.rope, config.head_dim, context, weights.arithmetic)
         self.embedding = Embedding(body / "embed_tokens", config, shard, comm)
         self.layers = [DecoderLayer(body / f"layers.{i}", config, shard, comm, i) for i in range(config.num_layers)]
         self.norm = Norm(body / "norm", config.width, config.norm_eps)

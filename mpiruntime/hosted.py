@@ -28,7 +28,8 @@ class EngineSettings:
     positions of the KV cache, shared by all requests; max_step_tokens: tokens in one forward pass; max_running,
     max_queue: requests; max_stretch: how many times as long a step may take where prompts join running answers;
     max_drafts: tokens that are proposed for one answer in a step; timeout_s: after which a request ends with an error,
-    None for never; keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S.
+    None for never; keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S;
+    deterministic: the same bits in any batch and world, at a price (docs/determinism.md).
     """
 
     dtype: str = "auto"
@@ -43,6 +44,7 @@ class EngineSettings:
     max_loaded_models: int = 3
     timeout_s: float | None = None
     keep_alive_s: float | None = None
+    deterministic: bool = False
 
 
 class NotYet(Exception):
@@ -213,6 +215,7 @@ class Models:
             num_blocks=-(-max(settings.cache_tokens, length) // settings.block_size),
             block_size=settings.block_size,
             name=ref.name,
+            deterministic=settings.deterministic,
         )
         self.runner.lead_check(Check(**asdict(load), leaving=[leaving.number] if leaving else []))
         if leaving is not None:

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ollampi.kernels.linear import linear
-from ollampi.kernels.ops import rms_norm
+from ollampi.mpiruntime.arithmetic import Arithmetic
 from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.model_config import ModelConfig, Rope
@@ -20,12 +19,13 @@ class Norm:
     """RMSNorm, held whole on every rank."""
 
     def __init__(self, weights: Weights, width: int, eps: float) -> None:
+        self.arithmetic = weights.arithmetic
         self.weight = weights.vector("weight", width)
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
-        return rms_norm(x, self.weight, self.eps)
+        return self.arithmetic.rms_norm(x, self.weight, self.eps)
 
     def tensors(self) -> list[Tensor]:
         """Return the weights held."""
@@ -36,13 +36,15 @@ class RowParallel:
     """A matrix [out, in] cut along its input: each rank multiplies its part and the results are summed."""
 
     def __init__(self, weights: Weights, shape: tuple[int, int], part: range, bias: bool, comm: Communicator) -> None:
+        self.arithmetic = weights.arithmetic
+        self.width = shape[1]
         self.weight = weights.columns("weight", shape, part)
         self.bias = weights.vector("bias", shape[0]) if bias else None
         self.comm = comm
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias as [T, out] in fp32 for this rank's part of x [T, in]; collective."""
-        total = self.comm.all_reduce(linear(x, self.weight))
+        total = self.arithmetic.linear_sum(x, self.weight, self.width, self.comm)
         return total if self.bias is None else total + self.bias.float()  # once, not once per rank
 
     def tensors(self) -> list[Tensor]:
@@ -54,6 +56,7 @@ class Embedding:
     """The token table [V, D] cut by vocabulary; serves as the output head too where embeddings are tied."""
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator) -> None:
+        self.arithmetic = weights.arithmetic
         self.rows = shard.of(config.vocab_size)
         self.weight = weights.rows("weight", (config.vocab_size, config.width), self.rows)
         self.comm = comm
@@ -68,7 +71,7 @@ class Embedding:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, V of this rank] of x [B, D]."""
-        return linear(x, self.weight)
+        return self.arithmetic.linear(x, self.weight)
 
     def tensors(self) -> list[Tensor]:
         """Return the weights held."""
@@ -78,9 +81,9 @@ class Embedding:
 class RotaryTable:
     """cos and sin of the rotary angles for every position: two tensors [context, d/2] in fp32."""
 
-    def __init__(self, rope: Rope, head_dim: int, context: int) -> None:
+    def __init__(self, rope: Rope, head_dim: int, context: int, arithmetic: Arithmetic) -> None:
         angles = torch.outer(torch.arange(context, dtype=torch.float32), inverse_frequencies(rope, head_dim))
-        self.cos, self.sin = angles.cos(), angles.sin()
+        self.cos, self.sin = arithmetic.cos_sin(angles)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos, sin [T, d/2] of positions [T]."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ollampi.kernels.linear import linear
-from ollampi.kernels.ops import silu_multiply
 from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.layers import RowParallel
@@ -18,6 +16,7 @@ class MLP:
     """down(silu(gate(x)) * up(x)); gate and up are column parallel, down is row parallel."""
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator) -> None:
+        self.arithmetic = weights.arithmetic
         part = shard.of(config.mlp_width, unit=GROUP)
         shape = (config.mlp_width, config.width)
         names = ("gate_proj", "up_proj")
@@ -31,7 +30,7 @@ class MLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the MLP of x [T, D] as [T, D] in fp32; collective."""
-        return self.down(silu_multiply(linear(x, self.gate_up, self.bias)))
+        return self.down(self.arithmetic.silu_multiply(self.arithmetic.linear(x, self.gate_up, self.bias)))
 
     def tensors(self) -> list[Tensor]:
         """Return the weights held."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ollampi.mpiruntime.communicator import summable
 from ollampi.mpiruntime.errors import WorldError
 
 _CONTROL_TAG, _NOTE_TAG = 1, 2
@@ -103,8 +104,11 @@ class Mpi:
         return f"{vendor} {'.'.join(map(str, version))}"
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Return the fp32 sum of x over all ranks; moves buffers, collective. MPI cannot add bf16."""
-        x = x.float().contiguous()
+        """Return the sum of x over all ranks, in fp64 where x is, else in fp32; moves buffers, collective.
+
+        MPI cannot add bf16.
+        """
+        x = summable(x).contiguous()
         total = torch.empty_like(x)
         self._data.Allreduce(x.numpy(), total.numpy(), op=self._mpi.SUM)
         return total

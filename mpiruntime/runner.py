@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ollampi.mpiruntime.agreement import agree
+from ollampi.mpiruntime.arithmetic import arithmetic
 from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
@@ -178,6 +179,7 @@ class Runner:
         """Return the bytes that this rank will need; raise ModelError where config or file headers are damaged."""
         config = read_config(Path(load.path))
         open_checkpoint(Path(load.path))
+        arithmetic(load.deterministic, config.max_context, self.device)
         item = ITEM_BYTES[load.dtype]
         cache = cache_bytes(config, self.shard, load.num_blocks * load.block_size, item)
         return shard_parameters(config, self.shard) * item + cache + RUNTIME_BYTES
@@ -209,7 +211,8 @@ class Runner:
         checkpoint = open_checkpoint(Path(load.path))
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
-        decoder = Decoder(Weights(checkpoint, dtype), config, self.shard, meter.comm, load.context)
+        how = arithmetic(load.deterministic, config.max_context, self.device)
+        decoder = Decoder(Weights(checkpoint, dtype, how), config, self.shard, meter.comm, load.context)
         cache = self._cache(config, load, dtype)
         self._models[load.model] = _Loaded(decoder, cache, meter)
         heads, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)

@@ -34,7 +34,7 @@ class Step:
 class Load:
     """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence.
 
-    name: under which the ranks count its steps.
+    name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else.
     """
 
     model: int
@@ -44,6 +44,7 @@ class Load:
     num_blocks: int
     block_size: int
     name: str = ""
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

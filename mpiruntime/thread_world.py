@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.communicator import Communicator, summable
 from ollampi.mpiruntime.errors import RankFailure
 
 T = TypeVar("T")
@@ -45,8 +45,8 @@ class ThreadCommunicator:
         self._meeting = meeting
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Return the fp32 sum of x over all ranks, added in rank order."""
-        parts = self._meeting.exchange(self.rank, x.float())
+        """Return the sum of x over all ranks, in fp64 where x is, else in fp32; added in rank order."""
+        parts = self._meeting.exchange(self.rank, summable(x))
         total: Tensor = parts[0].clone()
         for part in parts[1:]:
             total += part

@@ -10,7 +10,7 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.metrics import StepCounts
 from ollampi.mpiruntime.trace import Trace
 
-_ITEM_BYTES = 4  # every exchange is in fp32
+_ITEM_BYTES = 4  # what is gathered is in fp32
 
 
 class Timed:
@@ -32,13 +32,13 @@ class Timed:
         self._trace = trace
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Return the sum of x over all ranks, of the shape of x [...] in fp32; collective."""
+        """Return the sum of x over all ranks, of the shape of x [...], in fp64 where x is, else in fp32; collective."""
         began = perf_counter()
         total = self._inner.all_reduce(x)
         ended = perf_counter()
-        self._all_reduces.add(ended - began, x.numel() * _ITEM_BYTES)
+        self._all_reduces.add(ended - began, total.nbytes)
         if self._trace is not None:
-            self._trace.exchange("all_reduce", began, ended, x.numel() * _ITEM_BYTES)
+            self._trace.exchange("all_reduce", began, ended, total.nbytes)
         return total
 
     def gather(self, x: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ import yaml
 from ollampi.launcher import config
 from ollampi.launcher.config import CONF, compose_config
 from ollampi.launcher.schema import Config
-from ollampi.launcher.settings import SETTINGS, Choice, Number, Text, Texts
+from ollampi.launcher.settings import SETTINGS, Choice, Flag, Number, Text, Texts
 from ollampi.mpiruntime.errors import ConfigError
 
 
@@ -30,6 +30,8 @@ def wanted_type(path: str) -> Any:
         return kind.kind | None if kind.or_null else kind.kind
     if isinstance(kind, Text):
         return str | None if kind.or_null else str
+    if isinstance(kind, Flag):
+        return bool
     return list[str] if isinstance(kind, Texts) else str
 
 
@@ -45,6 +47,10 @@ def test_the_defaults_name_every_setting_and_are_the_schemas() -> None:
             value = value[name]
         assert value == "${dtype}" or SETTINGS[path].fits(value), path
     assert compose_config([], {}) == Config()
+
+
+def test_a_flag_reaches_the_engine() -> None:
+    assert compose_config(["engine.deterministic=true"], {}).engine.deterministic is True
 
 
 def test_one_dtype_holds_for_the_engine_too() -> None:

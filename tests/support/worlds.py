@@ -35,9 +35,11 @@ def lead(comm: Communicator, work: Callable[[Runner], T]) -> T | None:
         runner.lead(Stop())
 
 
-def load_message(folder: Path, dtype: str = "float32", num_blocks: int = 32, context: int = 128) -> Load:
+def load_message(
+    folder: Path, dtype: str = "float32", num_blocks: int = 32, context: int = 128, deterministic: bool = False
+) -> Load:
     """Return the message that loads a folder as model 0."""
-    return Load(0, str(folder), dtype, context, num_blocks, BLOCK)
+    return Load(0, str(folder), dtype, context, num_blocks, BLOCK, deterministic=deterministic)
 
 
 def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> torch.Tensor:

@@ -1,0 +1,140 @@
+"""Choose between the two ways in which layers compute: the fast one, and the one whose bits depend on nothing else."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.errors import ModelError
+
+
+class Arithmetic(Protocol):
+    """What layers compute. Shapes and meanings as in the kernels of the same names."""
+
+    def weight_rows(self, rows: Tensor) -> Tensor:
+        """Return what is kept of whole rows [R, in] of a matrix."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out]."""
+
+    def linear_sum(self, x: Tensor, weight: Tensor, width: int, comm: Communicator) -> Tensor:
+        """Return x @ weight.T as [T, out] in fp32, the same on every rank; collective.
+
+        x [T, in], weight [out, in]: this rank's part of an input of `width`.
+        """
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the normalised x [T, D] in fp32."""
+
+    def silu_multiply(self, gate_up: Tensor) -> Tensor:
+        """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
+
+    def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosines and sines [...] of angles [...] in fp32."""
+
+    def cached(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is kept of keys and values [T, K, d]."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None) -> Tensor:
+        """Return the mix of v for each query as [N * T, H, d]."""
+
+
+class Plain:
+    """As fast as the libraries are; the last bits depend on the shape of the batch and on the world."""
+
+    def weight_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows [R, in] as they are."""
+        return rows
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x @ weight.T + bias as [T, out] in the dtype of the weight."""
+        return linear.linear(x, weight, bias)
+
+    def linear_sum(self, x: Tensor, weight: Tensor, width: int, comm: Communicator) -> Tensor:
+        """Return the sum [T, out] of all ranks' products; collective."""
+        return comm.all_reduce(linear.linear(x, weight))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the normalised x [T, D] in fp32."""
+        return ops.rms_norm(x, weight, eps)
+
+    def silu_multiply(self, gate_up: Tensor) -> Tensor:
+        """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
+        return ops.silu_multiply(gate_up)
+
+    def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosines and sines [...] of angles [...]."""
+        return angles.cos(), angles.sin()
+
+    def cached(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [T, K, d] as they are."""
+        return k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None) -> Tensor:
+        """Return the mix of v for each query as [N * T, H, d]."""
+        return attention.attend(q, k, v, mask, kv_of_head)
+
+
+class Exact:
+    """The same bits whatever else is in the batch, however prompts are cut, and on any world; slower, CPUs only.
+
+    longest: the positions that a query of the model may see at most.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+
+    def weight_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows [R, in] on their grids."""
+        return exact.weight_rows(rows)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x @ weight.T + bias as [T, out] in fp32."""
+        return exact.linear(x, weight, bias)
+
+    def linear_sum(self, x: Tensor, weight: Tensor, width: int, comm: Communicator) -> Tensor:
+        """Return the exact sum [T, out] of all ranks' products, rounded once; collective.
+
+        The ranks agree on the largest input of each token first, which their common grid depends on.
+        """
+        told = comm.collect(grid.largest(x).numpy().tobytes())
+        tops = np.stack([np.frombuffer(message) for message in told])
+        size = grid.power_of_two(torch.from_numpy(tops.max(axis=0)))[:, None]
+        return exact.rounded(comm.all_reduce(exact.linear_sums(x, size, weight, width)))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the normalised x [T, D] in fp32."""
+        return exact.rms_norm(x, weight, eps)
+
+    def silu_multiply(self, gate_up: Tensor) -> Tensor:
+        """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
+        return exact.silu_multiply(gate_up)
+
+    def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosines and sines [...] of angles [...]."""
+        return elementary.cos_sin(angles)
+
+    def cached(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [T, K, d] on their grids."""
+        return exact_attention.on_cache_grids(k, v, self.longest)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None) -> Tensor:
+        """Return the mix of v for each query as [N * T, H, d]."""
+        return exact_attention.attend(q, k, v, mask, kv_of_head, self.longest)
+
+
+def arithmetic(deterministic: bool, longest: int, device: torch.device) -> Arithmetic:
+    """Return the arithmetic that a model is loaded for; raise ModelError where the device cannot do it."""
+    if not deterministic:
+        return Plain()
+    if device.type != "cpu":
+        raise ModelError(
+            f"engine.deterministic=true holds on CPUs only and this rank computes on {device.type};"
+            " use engine.deterministic=false"
+        )
+    return Exact(longest)
