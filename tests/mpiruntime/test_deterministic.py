@@ -144,6 +144,9 @@ def test_a_text_is_the_same_in_any_company_cache_and_world(folders: dict[str, Pa
     shared = answers(2, [generate(8, folder, PROMPT, max_tokens=1), asked, again], one_by_one)
     assert shared.tokens(0) == alone  # its beginning was in the cache
     assert shared.tokens(9) == answers(1, [again], roomy).tokens(9)
+    undrafted = EngineSettings(**{**vars(roomy), "max_drafts": 0})
+    looping = generate(0, folder, PROMPT[:5] * 6, sampling=Sampling(temperature=0.3, seed=3), max_tokens=40)
+    assert answers(2, [looping], roomy).tokens(0) == answers(1, [looping], undrafted).tokens(0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
