@@ -83,7 +83,7 @@ class Engine:
         self._waiting = WaitingRoom(models.settings.max_queue)
         self._retry_due = False
         self._stop_at: float | None = None
-        self._checked = True
+        self._unchecked: set[HostedModel] = set()  # that worked since their block accounting was checked
 
     def run(self) -> None:
         """Serve until a note or `stop` ends it, then tell all ranks to leave. Rank 0, main thread."""
@@ -267,17 +267,16 @@ class Engine:
     # ---- steps ----
 
     def _step_all(self) -> None:
-        """Make one step of every model that has work; check the block accounting when all have become idle."""
+        """Make one step of every model that has work; check the block accounting where no message brought any."""
+        if not self._active:
+            self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()
         moved = False
         for model in self.models.busy():
             moved |= self._stepper.step(model, self._deliver)
-            self._checked = False
+            self._unchecked.add(model)
         if self._guides and not moved:
             self._guides.wait(_GUIDE_POLL_S)
-        if not self._active and not self._checked:
-            self.models.check()
-            self._checked = True
 
     def _settle(self) -> None:
         """End the requests whose grammars are complete, refused or failed."""

@@ -131,9 +131,9 @@ class Scheduler:
         if sequence.num_cached == 0:
             self._free(sequence)
 
-    def check(self) -> None:
-        """Raise OllampiError where the block accounting is broken."""
-        self.blocks.check([s.blocks for s in self.running])
+    def check(self) -> bool:
+        """Raise OllampiError where the block accounting is broken; return as BlockManager.check whether that is all."""
+        return self.blocks.check(s.blocks for s in self.running)
 
     def _chunk(self, sequence: Sequence, budget: int) -> Chunk:
         """Return the next tokens of a sequence that has its blocks; the last token of all and drafts ask for logits."""

@@ -262,7 +262,7 @@ def test_running_sequences_share_a_beginning_and_outlive_each_other() -> None:
 
 def test_the_oldest_content_goes_first_and_the_end_of_a_text_before_its_beginning() -> None:
     blocks = BlockManager(4, 1)
-    digests = [bytes([n]) for n in range(4)]
+    digests = [block_digest(b"", [n]) for n in range(4)]
     taken = blocks.allocate(4)
     for block, digest in zip(taken, digests, strict=True):
         blocks.name(block, digest)
