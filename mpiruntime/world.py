@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +56,41 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return None if quota == "max" else max(1, int(quota) // int(period))
 
 
-def free_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that can still be taken on this host: what is available, within the cgroup's limit."""
+def free_memory(
+    meminfo: Path = Path("/proc/meminfo"),
+    root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+) -> int:
+    """Return the bytes that can still be taken on this host: what is available, within the limits of all cgroups."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
+    return max(0, min([available, *_left_in_cgroups(root, membership)]))
+
+
+def _left_in_cgroups(root: Path, membership: Path) -> Iterator[int]:
+    """Yield what each memory limit of this process's cgroups leaves: its own and those above it, version 2 and 1."""
     try:
-        limit, used = (root / "memory.max").read_text().strip(), int((root / "memory.current").read_text())
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        own = Path(path.lstrip("/"))
+        for folder in (own, *own.parents):  # in a container only the root may be there, which is then the own one
+            if number == "0":
+                yield from _left(root / folder, "memory.max", "memory.current", "")
+            elif "memory" in controllers.split(","):
+                yield from _left(root / "memory" / folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+def _left(folder: Path, limit_name: str, used_name: str, prefix: str) -> Iterator[int]:
+    """Yield the bytes that a cgroup leaves, if it has a limit; cached files count as used but give way."""
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        used = int((folder / used_name).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        return available
-    return available if limit == "max" else max(0, min(available, int(limit) - used))
+        return
+    if limit != "max":
+        cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        yield int(limit) - used + cached
