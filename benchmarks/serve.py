@@ -71,7 +71,7 @@ def idle(job: Server, seconds: float = 10) -> list[float]:
 def measure(size: int, folder: Path) -> None:
     """Print the numbers of one world size."""
     began = time.perf_counter()
-    with server(size, folder, "dtype=float32") as job:
+    with server(size, folder, "dtype=float32", "engine.cache_tokens=16384") as job:
         ready = time.perf_counter() - began
         first_token_s(job.port)
         print(

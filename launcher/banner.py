@@ -25,7 +25,9 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
         places = [_ranges(fact.cores), str(fact.threads), _span(report.heads), _span(report.kv_heads)]
         rows.append([str(fact.rank), fact.host, *places, *held])
     limit = " (the model's limit)" if hosted.context == hosted.config.max_context else ""
-    lines = [f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}{limit}, {library}", "", *_aligned(rows)]
+    cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
+    head = f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}{limit}, {cache}, {library}"
+    lines = [head, "", *_aligned(rows)]
     unread = hosted.reports[0].unread
     if unread:
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")

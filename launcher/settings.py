@@ -134,6 +134,10 @@ _DTYPE = Choice(
     ("auto", "float32", "bfloat16"),
     "float16 weights are read as either: bfloat16 takes half the memory, float32 loses nothing; auto takes bfloat16",
 )
+_CACHE_DTYPE = Choice(
+    ("auto", "float32", "bfloat16", "int8"),
+    "auto takes the model's; int8 takes half the memory of bfloat16 for slightly less exact answers",
+)
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
@@ -149,7 +153,9 @@ SETTINGS: dict[str, Kind] = {
     "server.max_body_bytes": Number(int, 1024, 2**31),
     "engine.dtype": _DTYPE,
     "engine.context_length": Number(int, 4, 2**24),
-    "engine.cache_tokens": Number(int, 16, 2**28),
+    "engine.cache_tokens": Number(int, 16, 2**28, or_null=True),
+    "engine.cache_fraction": Number(float, 0.01, 1),
+    "engine.cache_dtype": _CACHE_DTYPE,
     "engine.block_size": Number(int, 1, 1024),
     "engine.max_step_tokens": Number(int, 1, 2**16),
     "engine.max_running": Number(int, 1, 2**16),

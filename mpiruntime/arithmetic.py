@@ -128,8 +128,8 @@ class Exact:
         return exact_attention.attend(q, k, v, mask, kv_of_head, self.longest)
 
 
-def arithmetic(deterministic: bool, longest: int, device: torch.device) -> Arithmetic:
-    """Return the arithmetic that a model is loaded for; raise ModelError where the device cannot do it."""
+def arithmetic(deterministic: bool, cache_dtype: str, longest: int, device: torch.device) -> Arithmetic:
+    """Return the arithmetic that a model is loaded for; raise ModelError where device or cache cannot do it."""
     if not deterministic:
         return Plain()
     if device.type != "cpu":
@@ -137,4 +137,6 @@ def arithmetic(deterministic: bool, longest: int, device: torch.device) -> Arith
             f"engine.deterministic=true holds on CPUs only and this rank computes on {device.type};"
             " use engine.deterministic=false"
         )
+    if cache_dtype == "int8":  # its vectors lie on no grid of powers of two
+        raise ModelError("engine.deterministic=true cannot read cache_dtype=int8; use auto, float32 or bfloat16")
     return Exact(longest)

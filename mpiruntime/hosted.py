@@ -25,16 +25,20 @@ class EngineSettings:
     """Memory and batching; the `engine` part of the configuration.
 
     dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; cache_tokens:
-    positions of the KV cache, shared by all requests; max_step_tokens: tokens in one forward pass; max_running,
-    max_queue: requests; max_stretch: how many times as long a step may take where prompts join running answers;
-    max_drafts: tokens that are proposed for one answer in a step; timeout_s: after which a request ends with an error,
-    None for never; keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S;
-    deterministic: the same bits in any batch and world, at a price (docs/determinism.md).
+    positions of the KV cache, shared by all requests, None for as many as are of use and fit into cache_fraction of
+    the memory that is left beside the weights; cache_dtype: float32, bfloat16, int8, or auto for that of the model;
+    max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; max_stretch: how many times as long
+    a step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step;
+    timeout_s: after which a request ends with an error, None for never; keep_alive_s: how long an idle model stays,
+    negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits in any batch and world, at a price
+    (docs/determinism.md).
     """
 
     dtype: str = "auto"
     context_length: int = 4096
-    cache_tokens: int = 16384
+    cache_tokens: int | None = None
+    cache_fraction: float = 0.5
+    cache_dtype: str = "auto"
     block_size: int = 16
     max_step_tokens: int = 512
     max_running: int = 256
@@ -84,6 +88,8 @@ class HostedModel:
         self.config = config
         self.context = load.context
         self.dtype = load.dtype
+        self.cache_tokens = load.num_blocks * load.block_size
+        self.cache_dtype = load.kept
         self.reports = reports
         self.draft: DraftModel | None = None
         self.settings = settings
@@ -100,6 +106,10 @@ class HostedModel:
         self.default_keep_s = default_keep_s
         self.keep_s = default_keep_s
         self.last_used = time.monotonic()
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all that the ranks hold for the model: its own and its draft model's."""
+        return [self.number, *([self.draft.number] if self.draft else [])]
 
     def keep(self, keep_alive_s: float | None) -> None:
         """Set how long the model stays once idle: the value sent last wins, None is the default."""
@@ -197,11 +207,6 @@ class Models:
         """Return what /api/ps tells of the models in memory."""
         return [m.listing() for m in self._hosted.values()]
 
-    def check(self) -> None:
-        """Raise OllampiError where the block accounting of a model is broken."""
-        for hosted in self._hosted.values():
-            hosted.scheduler.check()
-
     def _load(self, ref: ModelRef, context: int | None, leaving: HostedModel | None) -> HostedModel:
         """Load a model on all ranks in place of another one, or in addition."""
         config = read_config(Path(ref.path))
@@ -212,12 +217,20 @@ class Models:
             path=ref.path,
             dtype=_DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype,
             context=length,
-            num_blocks=-(-max(settings.cache_tokens, length) // settings.block_size),
+            num_blocks=-(-max(settings.cache_tokens or 0, length) // settings.block_size),
             block_size=settings.block_size,
             name=ref.name,
             deterministic=settings.deterministic,
+            cache_dtype=settings.cache_dtype,
         )
-        self.runner.lead_check(Check(**asdict(load), leaving=[leaving.number] if leaving else []))
+        check = Check(
+            **asdict(load),
+            most_blocks=load.num_blocks * (settings.max_running if settings.cache_tokens is None else 1),
+            fraction=settings.cache_fraction,
+            leaving=leaving.numbers() if leaving else [],
+            drafts=[self._draft.path] if self._draft and ref == self._pinned else [],
+        )
+        load = replace(load, num_blocks=self.runner.lead_check(check))
         if leaving is not None:
             self._unload(leaving)
         reports = self.runner.lead_load(load)
@@ -257,6 +270,5 @@ class Models:
     def _unload(self, hosted: HostedModel) -> None:
         """Free a model on all ranks."""
         del self._hosted[hosted.ref.name]
-        self.runner.lead(Unload(hosted.number))
-        if hosted.draft is not None:
-            self.runner.lead(Unload(hosted.draft.number))
+        for number in hosted.numbers():
+            self.runner.lead(Unload(number))

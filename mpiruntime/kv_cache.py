@@ -2,45 +2,130 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
+from ollampi.kernels.cache_codec import decode, encode
+
+Shape = tuple[int, int, int, int]
+
+
+class Slots(Protocol):
+    """One vector for each layer, slot and KV head: [L, slots, K, d].
+
+    Memory is taken when a slot is first written, not before; until then it reads as zeros.
+    """
+
+    size_bytes: int
+
+    def write(self, layer: int, slots: Tensor, x: Tensor) -> None:
+        """Store x [T, K, d] in slots [T] of a layer."""
+
+    def read(self, layer: int, slots: slice | Tensor) -> Tensor:
+        """Return the vectors [S, K, d] of S slots of a layer in the dtype of the model."""
+
+
+class PlainSlots:
+    """Vectors in a floating type; where it is the model's, a slice of slots is read in place."""
+
+    def __init__(self, shape: Shape, kept: torch.dtype, dtype: torch.dtype) -> None:
+        self.vectors = _lazy_zeros(shape, kept)
+        self.dtype = dtype
+        self.size_bytes = self.vectors.nbytes
+
+    def write(self, layer: int, slots: Tensor, x: Tensor) -> None:
+        """Store x [T, K, d]."""
+        self.vectors[layer].index_copy_(0, slots, x.to(self.vectors.dtype))
+
+    def read(self, layer: int, slots: slice | Tensor) -> Tensor:
+        """Return the vectors [S, K, d]."""
+        return _take(self.vectors[layer], slots).to(self.dtype)
+
+
+class CodedSlots:
+    """Vectors in 8 bits as kernels.cache_codec defines them, decoded when they are read."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+        self.codes = _lazy_zeros(shape, torch.int8)
+        self.scales = _lazy_zeros(shape[:-1], torch.bfloat16)
+        self.dtype = dtype
+        self.size_bytes = self.codes.nbytes + self.scales.nbytes
+
+    def write(self, layer: int, slots: Tensor, x: Tensor) -> None:
+        """Store x [T, K, d]."""
+        codes, scales = encode(x)
+        self.codes[layer].index_copy_(0, slots, codes)
+        self.scales[layer].index_copy_(0, slots, scales)
+
+    def read(self, layer: int, slots: slice | Tensor) -> Tensor:
+        """Return the vectors [S, K, d]."""
+        return decode(_take(self.codes[layer], slots), _take(self.scales[layer], slots), self.dtype)
+
 
 class KVCache:
-    """Keys and values of all layers in blocks of `block_size` slots: two tensors [L, slots, K, d].
+    """Keys and values of all layers in blocks of `block_size` slots.
 
-    The same number of blocks on every rank; the KV heads are those of this rank.
+    The same number of blocks on every rank; the KV heads are those of this rank. dtype: of the model; kept: float32,
+    bfloat16 or int8.
     """
 
     def __init__(
-        self, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        kept: str,
     ) -> None:
         shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
         self.block_size = block_size
-        self.num_blocks = num_blocks
-        self.keys = torch.zeros(shape, dtype=dtype)
-        self.values = torch.zeros(shape, dtype=dtype)
+        self.num_slots = shape[1]
+        self.keys = _slots(shape, dtype, kept)
+        self.values = _slots(shape, dtype, kept)
+        self.slot_bytes = num_kv_heads * head_dim * dtype.itemsize  # of the keys that a layer reads for one position
+        self._last_slot = torch.tensor(-1)
 
     @property
     def size_bytes(self) -> int:
-        """Return the bytes that the cache holds on this rank."""
-        return 2 * self.keys.numel() * self.keys.element_size()
+        """Return the bytes that the cache holds on this rank once all of it has been used."""
+        return self.keys.size_bytes + self.values.size_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        """Return the bytes that the cache has taken at most: blocks are handed out lowest first."""
+        return self.size_bytes * (int(self._last_slot) + 1) // self.num_slots
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k, v [T, K, d] in slots [T] of a layer."""
-        self.keys[layer].index_copy_(0, slots, k.to(self.keys.dtype))
-        self.values[layer].index_copy_(0, slots, v.to(self.values.dtype))
-
-    @property
-    def slot_bytes(self) -> int:
-        """Return the bytes of the keys of one position in one layer."""
-        return self.keys[0, 0].numel() * self.keys.element_size()
+        if layer == 0:  # every layer writes the same slots
+            self._last_slot = torch.maximum(self._last_slot, slots.max())
+        self.keys.write(layer, slots, k)
+        self.values.write(layer, slots, v)
 
     def read(self, layer: int, slots: slice | Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values [N, S, K, d] of the slots of N sequences; views where slots is a slice."""
-        found = [
-            x[layer][slots] if isinstance(slots, slice) else x[layer].index_select(0, slots)
-            for x in (self.keys, self.values)
-        ]
-        shape = (num_sequences, -1, *self.keys.shape[2:])
-        return found[0].view(shape), found[1].view(shape)
+        """Return keys and values [N, S, K, d] of the slots of N sequences in the dtype of the model."""
+        keys, values = self.keys.read(layer, slots), self.values.read(layer, slots)
+        shape = (num_sequences, -1, *keys.shape[1:])
+        return keys.view(shape), values.view(shape)
+
+
+def _slots(shape: Shape, dtype: torch.dtype, kept: str) -> Slots:
+    """Return empty slots that keep vectors as `kept` says."""
+    return CodedSlots(shape, dtype) if kept == "int8" else PlainSlots(shape, getattr(torch, kept), dtype)
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros [*shape] in pages that the kernel hands out when they are touched; torch.zeros touches all."""
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def _take(x: Tensor, slots: slice | Tensor) -> Tensor:
+    """Return the rows [S, ...] of x; a view where slots is a slice."""
+    return x[slots] if isinstance(slots, slice) else x.index_select(0, slots)

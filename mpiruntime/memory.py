@@ -6,6 +6,7 @@ from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import GROUP, Shard
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+SCALE_BYTES = 2  # of each vector that the cache keeps in 8 bits
 RUNTIME_BYTES = 256 << 20  # what a rank takes beside weights and cache: buffers of a step, kernels made at run time
 
 
@@ -20,10 +21,11 @@ def shard_parameters(config: ModelConfig, shard: Shard) -> int:
     return config.num_layers * (attention + mlp + 2 * config.width) + tables + config.width
 
 
-def cache_bytes(config: ModelConfig, shard: Shard, num_tokens: int, item_bytes: int) -> int:
-    """Return the bytes of keys and values of num_tokens positions on the rank of `shard`."""
+def cache_bytes(config: ModelConfig, shard: Shard, num_tokens: int, kept: str) -> int:
+    """Return the bytes of keys and values of num_tokens positions on the rank of `shard`, kept as kv_cache does."""
     _, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
-    return 2 * config.num_layers * num_tokens * len(kv_heads) * config.head_dim * item_bytes
+    vector = config.head_dim + SCALE_BYTES if kept == "int8" else config.head_dim * ITEM_BYTES[kept]
+    return 2 * config.num_layers * num_tokens * len(kv_heads) * vector
 
 
 def human(size_bytes: int) -> str:

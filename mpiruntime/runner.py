@@ -14,12 +14,13 @@ from torch import Tensor
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.arithmetic import arithmetic
 from ollampi.mpiruntime.batch import make_batch
+from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
 from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Decoder, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.kv_cache import KVCache
-from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, human, shard_parameters
+from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, shard_parameters
 from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.request import Sample
@@ -79,10 +80,13 @@ class Runner:
         self.comm.broadcast(encode(load))
         return self.load(load)
 
-    def lead_check(self, check: Check) -> None:
-        """Raise ModelError where config, files or free memory of any rank forbid a load. Rank 0 only, collective."""
+    def lead_check(self, check: Check) -> int:
+        """Return how many cache blocks a load can have. Rank 0 only, collective.
+
+        Raise ModelError where config, files or free memory of any rank forbid the load.
+        """
         self.comm.broadcast(encode(check))
-        self.check(check)
+        return self.check(check)
 
     def lead_report(self) -> list[Sample]:
         """Return the samples of all ranks. Rank 0 only, collective."""
@@ -155,13 +159,19 @@ class Runner:
         """Free the memory of a model; one that is not loaded is ignored."""
         self._models.pop(unload.model, None)
 
-    def check(self, check: Check) -> None:
-        """Raise ModelError on every rank where any rank sees that the load would fail; collective."""
+    def check(self, check: Check) -> int:
+        """Return how many cache blocks the load can have, the same on every rank; collective.
+
+        Raise ModelError on every rank where any rank sees that the load would fail.
+        """
         try:
-            needed = agree(self.comm, lambda: self._needed_bytes(check))
-            self._check_memory(check, needed, sum(self._held_bytes(number) for number in check.leaving))
+            mine = agree(self.comm, lambda: self._memory(check))
         except OllampiError as e:
             raise ModelError(str(e)) from e
+        ranks = [RankMemory(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(mine)).encode())]
+        paths = " and ".join([check.path, *check.drafts])
+        what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"
+        return cache_blocks(ranks, check.num_blocks, check.most_blocks, check.fraction, what)
 
     def load(self, load: Load) -> list[LoadReport]:
         """Load this rank's slice; return what all ranks hold; collective.
@@ -175,34 +185,25 @@ class Runner:
             raise ModelError(str(e)) from e
         return [LoadReport(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(report)).encode())]
 
-    def _needed_bytes(self, load: Load) -> int:
-        """Return the bytes that this rank will need; raise ModelError where config or file headers are damaged."""
-        config = read_config(Path(load.path))
-        open_checkpoint(Path(load.path))
-        arithmetic(load.deterministic, config.max_context, self.device)
-        item = ITEM_BYTES[load.dtype]
-        cache = cache_bytes(config, self.shard, load.num_blocks * load.block_size, item)
-        return shard_parameters(config, self.shard) * item + cache + RUNTIME_BYTES
-
-    def _held_bytes(self, number: int) -> int:
-        """Return the bytes that unloading a model frees on this rank."""
-        model = self._models.get(number)
-        return model.decoder.size_bytes + model.cache.size_bytes if model else 0
-
-    def _check_memory(self, load: Load, needed_here: int, freed_here: int) -> None:
-        """Raise ModelError where the ranks of a host need more than is free there then; collective."""
-        mine = json.dumps([needed_here, freed_here, free_memory()]).encode()
-        told = [json.loads(m) for m in self.comm.collect(mine)]
-        for fact in self.facts:
-            local = [t for t, other in zip(told, self.facts, strict=True) if other.host == fact.host]
-            needed = sum(need for need, _, _ in local)
-            free = min(free for _, _, free in local) + sum(freed for _, freed, _ in local)
-            if needed > free:
-                raise ModelError(
-                    f"{load.path} with dtype={load.dtype} and {load.num_blocks * load.block_size} cache tokens needs"
-                    f" {human(needed)} on host {fact.host} ({len(local)} ranks) but {human(free)} are free;"
-                    " use more hosts, dtype=bfloat16, or a smaller engine.cache_tokens"
-                )
+    def _memory(self, check: Check) -> RankMemory:
+        """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
+        fixed = block = 0
+        for path in (check.path, *check.drafts):
+            config = read_config(Path(path))
+            open_checkpoint(Path(path))
+            arithmetic(check.deterministic, check.kept, config.max_context, self.device)
+            fixed += shard_parameters(config, self.shard) * ITEM_BYTES[check.dtype] + RUNTIME_BYTES
+            block += cache_bytes(config, self.shard, check.block_size, check.kept)
+        leaving = [model for number, model in self._models.items() if number in check.leaving]
+        staying = [model for number, model in self._models.items() if number not in check.leaving]
+        return RankMemory(
+            host=self.facts[self.comm.rank].host,
+            fixed_bytes=fixed,
+            block_bytes=block,
+            free_bytes=free_memory(),
+            promised_bytes=sum(m.cache.size_bytes - m.cache.taken_bytes for m in staying),
+            freed_bytes=sum(m.decoder.size_bytes + m.cache.taken_bytes for m in leaving),
+        )
 
     def _load_slice(self, load: Load) -> LoadReport:
         """Read this rank's slice and make its cache; return what it holds."""
@@ -211,7 +212,7 @@ class Runner:
         checkpoint = open_checkpoint(Path(load.path))
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
-        how = arithmetic(load.deterministic, config.max_context, self.device)
+        how = arithmetic(load.deterministic, load.kept, config.max_context, self.device)
         decoder = Decoder(Weights(checkpoint, dtype, how), config, self.shard, meter.comm, load.context)
         cache = self._cache(config, load, dtype)
         self._models[load.model] = _Loaded(decoder, cache, meter)
@@ -230,4 +231,6 @@ class Runner:
     def _cache(self, config: ModelConfig, load: Load, dtype: torch.dtype) -> KVCache:
         """Return an empty cache for this rank's KV heads."""
         _, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
-        return KVCache(config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim, dtype)
+        return KVCache(
+            config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim, dtype, load.kept
+        )

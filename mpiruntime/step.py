@@ -34,7 +34,8 @@ class Step:
 class Load:
     """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence.
 
-    name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else.
+    name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
+    cache_dtype: float32, bfloat16, int8, or auto for that of the model.
     """
 
     model: int
@@ -45,13 +46,27 @@ class Load:
     block_size: int
     name: str = ""
     deterministic: bool = False
+    cache_dtype: str = "auto"
+
+    @property
+    def kept(self) -> str:
+        """Return how the cache keeps its vectors: float32, bfloat16 or int8."""
+        return self.dtype if self.cache_dtype == "auto" else self.cache_dtype
 
 
 @dataclass(frozen=True)
 class Check(Load):
-    """Find out whether a Load can succeed once the models `leaving` are unloaded; changes nothing."""
+    """Find out whether, and with how many blocks, a Load can succeed once the models `leaving` are unloaded.
 
+    num_blocks: the fewest that will do; most_blocks: the most that are of use; fraction: the part of the memory left
+    over by the weights that the cache may have beyond num_blocks; drafts: the paths of models that will draft for it,
+    with as many blocks. Changes nothing.
+    """
+
+    most_blocks: int = 0
+    fraction: float = 1.0
     leaving: list[int] = field(default_factory=list)
+    drafts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,16 @@ def hosted(context: int, max_context: int) -> HostedModel:
     report = SimpleNamespace(weight_bytes=0, cache_bytes=0, read_bytes=0, heads=(0, 2), kv_heads=(0, 1), unread=[])
     config = SimpleNamespace(max_context=max_context)
     values: Any = SimpleNamespace(ref=ModelRef("m:latest", "/m"), dtype="float32", context=context, config=config)
-    values.reports = [report]
+    values.reports, values.cache_tokens, values.cache_dtype = [report], 8192, "int8"
     return cast(HostedModel, values)
 
 
 @pytest.mark.parametrize(
-    ("max_context", "text"), [(4096, "context 2048, Open MPI"), (2048, "context 2048 (the model's limit), Open MPI")]
+    ("max_context", "text"),
+    [
+        (4096, "context 2048, cache of 8192 tokens in int8, Open MPI"),
+        (2048, "context 2048 (the model's limit), cache of"),
+    ],
 )
 def test_the_first_line_says_where_the_context_ends(max_context: int, text: str) -> None:
     facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0, 1, 2, 5], threads=4)]

@@ -19,6 +19,8 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.servers import Server, alive, endless_model, free_port, mpirun, run_to_end, server, wait_until
 
+from ollampi.mpiruntime.world import free_memory
+
 
 def shared_memory() -> set[str]:
     """Return the shared-memory files of MPI libraries that no process maps; other jobs may be starting meanwhile."""
@@ -101,6 +103,21 @@ def test_the_curl_line_of_the_banner_works_as_printed(tmp_path: Path) -> None:
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["done"] is True
     assert last["eval_count"] >= 1
+
+
+def test_a_cache_that_nobody_sized_fits_into_the_host_and_takes_no_memory_before_it_is_used(tmp_path: Path) -> None:
+    with server(2, tmp_path) as job:
+        found = re.search(r"context (\d+) .*, cache of (\d+) tokens in bfloat16", job.log.read_text())
+        assert found
+        context, tokens = map(int, found.groups())
+        assert context <= tokens <= 256 * context
+        cache_bytes = tokens * 6 * 2 * 2 * 32 * 2  # layers, keys and values, KV heads, their width, bytes of bf16
+        (listed,) = job.request("GET", "/api/ps")[1]["models"]
+        assert cache_bytes < listed["size"] < cache_bytes + (32 << 20)
+        assert cache_bytes < free_memory()
+        for pid in job.ranks():
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert int(re.findall(r"^VmRSS:\s+(\d+) kB", status, re.M)[0]) < 512 * 1024
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -31,17 +31,17 @@ def random_step(rng: random.Random, num_blocks: int) -> Step:
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("kv_of_head", [None, [0, 0, 1]])
-def test_attention_over_a_batch_is_that_of_each_sequence(seed: int, kv_of_head: list[int] | None) -> None:
+@pytest.mark.parametrize("kept", ["float32", "int8"])
+def test_attention_over_a_batch_is_that_of_each_sequence(seed: int, kv_of_head: list[int] | None, kept: str) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    cache = KVCache(LAYERS, 120, BLOCK, KV_HEADS, SIZE, torch.float32)
-    cache.keys.fill_(torch.nan)  # what no sequence of the step has written must not be seen
-    cache.values.fill_(torch.nan)
+    cache = KVCache(LAYERS, 120, BLOCK, KV_HEADS, SIZE, torch.float32, kept)
+    nothing = torch.full((120 * BLOCK, KV_HEADS, SIZE), torch.nan)
+    cache.write(1, torch.arange(120 * BLOCK), nothing, nothing)  # what no sequence of the step wrote must not be seen
     step = random_step(rng, 120)
     for chunk in step.chunks:
         slots = [chunk.blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(chunk.start + len(chunk.tokens))]
-        cache.keys[1, slots] = torch.randn(len(slots), KV_HEADS, SIZE)
-        cache.values[1, slots] = torch.randn(len(slots), KV_HEADS, SIZE)
+        cache.write(1, torch.tensor(slots), *torch.randn(2, len(slots), KV_HEADS, SIZE))
     num_heads = len(kv_of_head) if kv_of_head else 6
     index = torch.tensor(kv_of_head or [h // 3 for h in range(num_heads)])
     batch = make_batch(step, BLOCK, cache.slot_bytes, CPU)
@@ -54,7 +54,7 @@ def test_attention_over_a_batch_is_that_of_each_sequence(seed: int, kv_of_head: 
     for chunk in step.chunks:
         for offset in range(len(chunk.tokens)):
             slots = [chunk.blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(chunk.start + offset + 1)]
-            keys, values = cache.keys[1, slots][:, index], cache.values[1, slots][:, index]
+            keys, values = (x[0][:, index] for x in cache.read(1, torch.tensor(slots), 1))
             weights = torch.einsum("hd,shd->hs", q[row], keys).div(SIZE**0.5).softmax(-1)
             torch.testing.assert_close(mixed[row], torch.einsum("hs,shd->hd", weights, values))
             assert int(batch.slots[row]) == slots[-1]

@@ -35,11 +35,9 @@ def lead(comm: Communicator, work: Callable[[Runner], T]) -> T | None:
         runner.lead(Stop())
 
 
-def load_message(
-    folder: Path, dtype: str = "float32", num_blocks: int = 32, context: int = 128, deterministic: bool = False
-) -> Load:
+def load_message(folder: Path, dtype: str = "float32", num_blocks: int = 32, context: int = 128, **fields: Any) -> Load:
     """Return the message that loads a folder as model 0."""
-    return Load(0, str(folder), dtype, context, num_blocks, BLOCK, deterministic=deterministic)
+    return Load(0, str(folder), dtype, context, num_blocks, BLOCK, **fields)
 
 
 def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> torch.Tensor:
