@@ -34,7 +34,7 @@ def compute(comm: Communicator, folder: Path, tokens: list[int]) -> tuple[torch.
     def step(piece: list[int], start: int) -> torch.Tensor:
         order = Step(0, [Chunk(piece, start, blocks[: -(-(start + len(piece)) // BLOCK)], len(piece))])
         runner.send(order)
-        logits = runner.step(order)
+        logits = runner.step(order).logits
         assert logits is not None
         return logits
 

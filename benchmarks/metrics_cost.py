@@ -41,7 +41,7 @@ def inside_view(trace: Trace | None) -> tuple[InsideView, Any]:
     """Return an inside view and a model that are just enough for a step."""
     queues = SimpleNamespace(running=[1], waiting=[])
     model = SimpleNamespace(counts=ModelCounts(), ref=SimpleNamespace(name="demo:latest"), scheduler=queues)
-    return InsideView(cast(Any, SimpleNamespace(trace=trace)), cast(Any, None)), model
+    return InsideView(cast(Any, SimpleNamespace(trace=trace)), cast(Any, None), lambda times: None), model
 
 
 def main() -> None:

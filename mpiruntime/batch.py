@@ -34,7 +34,7 @@ class Batch:
     """The tensors of one step, equal on every rank.
 
     tokens [T], positions [T], slots [T] (where keys and values of each token go), logit_rows [B'] (the rows whose
-    logits the sampler wants), all int64.
+    logits the sampler wants), all int64; pools: the runs of rows whose hidden states are added up.
     """
 
     tokens: Tensor
@@ -42,6 +42,7 @@ class Batch:
     slots: Tensor
     spans: list[Span]
     logit_rows: Tensor
+    pools: list[slice]
 
 
 def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.device) -> Batch:
@@ -50,19 +51,22 @@ def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.devic
     positions: list[int] = []
     slots: list[int] = []
     rows: list[int] = []
+    pools: list[slice] = []
     for chunk in step.chunks:
         length = _length(chunk)
         tokens += chunk.tokens
         positions += range(chunk.start, length)
         slots += [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, length)]
         rows += range(len(tokens) - chunk.num_logits, len(tokens))
+        if chunk.num_pooled:
+            pools.append(slice(len(tokens) - chunk.num_pooled, len(tokens)))
     as_tensor = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, positions, slots, rows)]
     spans, begin = [], 0
     for group in _groups(step.chunks, slot_bytes):
         end = begin + sum(len(chunk.tokens) for chunk in group)
         spans.append(_span(slice(begin, end), group, block_size, device))
         begin = end
-    return Batch(as_tensor[0], as_tensor[1], as_tensor[2], spans, as_tensor[3])
+    return Batch(as_tensor[0], as_tensor[1], as_tensor[2], spans, as_tensor[3], pools)
 
 
 def _length(chunk: Chunk) -> int:

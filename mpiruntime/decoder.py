@@ -1,9 +1,11 @@
-"""The decoder: embedding, layers, and this rank's part of the logits."""
+"""The decoder: embedding, layers, this rank's part of the logits, and sums of hidden states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ollampi.mpiruntime.attention import Attention
@@ -21,6 +23,14 @@ Watch = Callable[[str, Tensor], None]
 
 def look_away(part: str, x: Tensor) -> None:
     """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a step is made for, on rank 0: logits [B', V] in fp32, pooled [P, D] in fp64; None where not asked for."""
+
+    logits: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 class DecoderLayer:
@@ -61,8 +71,8 @@ class Decoder:
         self.norm = Norm(body / "norm", config.width, config.norm_eps)
         self.head = self.embedding if config.tied_embeddings else Embedding(weights / "lm_head", config, shard, comm)
 
-    def __call__(self, batch: Batch, cache: KVCache, watch: Watch = look_away) -> Tensor | None:
-        """Return the logits [B', V] of the batch's logit rows in fp32 on rank 0 and None elsewhere; collective.
+    def __call__(self, batch: Batch, cache: KVCache, watch: Watch = look_away) -> Output:
+        """Return the logits of the batch's logit rows and the sums of its pools on rank 0; collective.
 
         watch sees the residual stream [T, D] behind each part, named for people; only one rank need to look.
         """
@@ -71,9 +81,19 @@ class Decoder:
         cos, sin = self.rotary.at(batch.positions)
         for layer in self.layers:
             x = layer(x, batch, cos, sin, cache, watch)
+        pooled = self._pooled(x, batch.pools) if batch.pools and self.comm.rank == 0 else None
         if not len(batch.logit_rows):
-            return None
-        return self.comm.gather(self.head.logits(self.norm(x[batch.logit_rows])))
+            return Output(pooled=pooled)
+        return Output(self.comm.gather(self.head.logits(self.norm(x[batch.logit_rows]))), pooled)
+
+    def _pooled(self, x: Tensor, pools: list[slice]) -> Tensor:
+        """Return the sum of each pool's rows of x [T, D] behind the last norm, [P, D] in fp64.
+
+        x is the same on every rank, so that rank 0 needs nobody else for it.
+        """
+        hidden = self.norm(torch.cat([x[rows] for rows in pools])).double()
+        parts = torch.split(hidden, [rows.stop - rows.start for rows in pools])
+        return torch.stack([part.sum(0) for part in parts])
 
     def tensors(self) -> list[Tensor]:
         """Return all weights that this rank holds, each once."""

@@ -6,15 +6,17 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from ollampi.mpiruntime.errors import BusyError, ContextError, ModelError, OllampiError, RequestError, ShutdownError
+from ollampi.mpiruntime.active import Active
+from ollampi.mpiruntime.embedding import Inputs
+from ollampi.mpiruntime.errors import OllampiError, ShutdownError, code_of
 from ollampi.mpiruntime.guides import Guides
 from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.inside import InsideView
 from ollampi.mpiruntime.metrics import RequestMeter
-from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Usage
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Stop
@@ -27,28 +29,6 @@ _SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _LATE_TEXT = "the request was not complete in its time; ask for less, or raise its timeout or the server's timeout_s"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
-_CODES: list[tuple[type[OllampiError], str]] = [
-    (ShutdownError, "shutdown"),
-    (BusyError, "busy"),
-    (ContextError, "context"),
-    (ModelError, "model"),
-    (RequestError, "request"),
-]
-
-
-@dataclass(eq=False)
-class _Active:
-    """A sequence with the client that waits for it."""
-
-    sequence: Sequence
-    client: Client
-    id: int
-    model: HostedModel
-    meter: RequestMeter
-
-    def post(self, kind: str, **values: object) -> None:
-        """Send the client an event about this request."""
-        self.client.post({"id": self.id, "kind": kind, **values})
 
 
 class Engine:
@@ -72,14 +52,13 @@ class Engine:
         self.models = models
         self.inbox = inbox
         self.drain_timeout_s = drain_timeout_s
-        self.observe = observe
         self._guides = Guides()
-        self._inside = InsideView(runner, models)
-        self._stepper = Stepper(runner, self._guides, self._observe)
+        self._inside = InsideView(runner, models, observe)
+        self._stepper = Stepper(runner, self._guides, self._inside.step)
         self.supervise = supervise
         self.announce = announce
-        self._active: dict[Sequence, _Active] = {}
-        self._by_id: dict[tuple[Client, int], _Active] = {}
+        self._active: dict[Sequence, Active] = {}
+        self._by_id: dict[tuple[Client, int], Active] = {}
         self._waiting = WaitingRoom(models.settings.max_queue)
         self._retry_due = False
         self._stop_at: float | None = None
@@ -100,7 +79,7 @@ class Engine:
             self._step_all()
             self._retry()
         self._refuse_waiting()
-        for active in list(self._active.values()):
+        for active in list(self._by_id.values()):
             self._fail(active, "shutdown", _SHUTDOWN_TEXT)
         self._guides.close()
         self._inside.save_trace(self.announce)
@@ -114,10 +93,10 @@ class Engine:
         now = time.monotonic()
         if note == END:
             if self._stop_at is None or self._stop_at > now:
-                self.announce(f"stopping; requests that end unfinished: {len(self._active)}")
+                self.announce(f"stopping; requests that end unfinished: {len(self._by_id)}")
             self._stop_at = now
         elif self._stop_at is None:
-            self.announce(f"draining for at most {self.drain_timeout_s:g} s; running requests: {len(self._active)}")
+            self.announce(f"draining for at most {self.drain_timeout_s:g} s; running requests: {len(self._by_id)}")
             self._stop_at = now + self.drain_timeout_s
         self._refuse_waiting()
 
@@ -143,15 +122,16 @@ class Engine:
             except NotYet as e:
                 self._waiting.add(Waiting(client, message, e.names, self._deadline(message)))
         except OllampiError as e:
-            code = next((code for kind, code in _CODES if isinstance(e, kind)), "internal")
-            self._inside.refused[code] += 1
-            client.post({"id": message.get("id", 0), "kind": "error", "code": code, "message": str(e)})
+            self._inside.refused[code_of(e)] += 1
+            client.post({"id": message.get("id", 0), "kind": "error", "code": code_of(e), "message": str(e)})
 
     def _act(self, client: Client, message: Message) -> None:
         """Act on one message; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
         if op == "generate":
             self._generate(client, number, GenerateRequest.from_wire(message["request"]), self._deadline(message))
+        elif op == "embed":
+            self._embed(client, number, EmbedRequest.from_wire(message["request"]), self._deadline(message))
         elif op == "load":
             usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
             client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
@@ -169,7 +149,6 @@ class Engine:
 
     def _load(self, ref: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
         """Load a model unless it is there; return how long that took."""
-        self._refuse_while_draining()
         began = time.monotonic()
         self._model(ref, context).keep(keep_alive_s)
         return Usage(load_ns=int((time.monotonic() - began) * 1e9))
@@ -182,24 +161,37 @@ class Engine:
 
     def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
         """Queue a request, loading its model first where needed."""
-        self._refuse_while_draining()
         began = time.monotonic()
         model = self._model(request.model, request.context)
         model.check_tokens(request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
-        sequence.deadline = deadline
         sequence.load_ns = int((time.monotonic() - began) * 1e9)
         model.scheduler.add(sequence)
         sequence.guide = self._guides.open(request, model.config.vocab_size)
         model.keep(request.keep_alive_s)
         meter = RequestMeter(model.counts, len(request.prompt), sequence.arrived)
-        active = _Active(sequence, client, number, model, meter)
+        active = self._by_id[client, number] = Active({sequence: 0}, client, number, model, meter, deadline)
         self._active[sequence] = active
-        self._by_id[client, number] = active
+
+    def _embed(self, client: Client, number: int, request: EmbedRequest, deadline: float) -> None:
+        """Queue the inputs of an embedding request, loading its model first where needed."""
+        began = time.monotonic()
+        model = self._model(request.model, request.context)
+        inputs = Inputs(request, model, began)
+        first = inputs.start()
+        meter = RequestMeter(model.counts, inputs.num_tokens, began)
+        active = self._by_id[client, number] = Active(inputs.queued, client, number, model, meter, deadline, inputs)
+        self._active.update(dict.fromkeys(first, active))
+        model.keep(request.keep_alive_s)
 
     def _model(self, ref: ModelRef, context: int | None) -> HostedModel:
-        """Return a model in memory; raise NotYet where it, or an earlier request for it, must wait."""
+        """Return a model in memory; raise NotYet where it, or an earlier request for it, must wait.
+
+        Raise ShutdownError once the server is about to end.
+        """
+        if self._stop_at is not None:
+            raise ShutdownError(_SHUTDOWN_TEXT)
         if self._waiting.concerns(ref.name):
             raise NotYet({ref.name})
         return self.models.get(ref, context)
@@ -214,30 +206,23 @@ class Engine:
     def _end_late(self, now: float) -> None:
         """End the requests whose deadline has passed."""
         for waiting in self._waiting.late(now):
-            waiting.client.post({"id": waiting.id, "kind": "error", "code": "timeout", "message": _LATE_TEXT})
+            waiting.refuse("timeout", _LATE_TEXT)
             self._inside.refused["timeout"] += 1
             self._retry_due = True
-        for active in [a for a in self._active.values() if a.sequence.deadline <= now]:
+        for active in [a for a in self._by_id.values() if a.deadline <= now]:
             self._fail(active, "timeout", _LATE_TEXT)
 
     def _refuse_waiting(self) -> None:
         """Answer the messages that wait: the server is about to end."""
         for waiting in self._waiting.empty():
-            error = {"code": "shutdown", "message": _SHUTDOWN_TEXT}
+            waiting.refuse("shutdown", _SHUTDOWN_TEXT)
             self._inside.refused["shutdown"] += 1
-            waiting.client.post({"id": waiting.id, "kind": "error", **error})
-
-    def _refuse_while_draining(self) -> None:
-        """Raise ShutdownError once the server is about to end."""
-        if self._stop_at is not None:
-            raise ShutdownError(_SHUTDOWN_TEXT)
 
     def _cancel(self, client: Client, number: int) -> None:
         """Drop a request; one that has ended already is ignored."""
         active = self._by_id.get((client, number))
         if active is not None:
-            self._end(active, "cancel")
-            active.post("done", reason="cancel", usage=asdict(active.sequence.usage()))
+            self._complete(active, "cancel")
         elif self._waiting.drop(client, number):
             self._retry_due = True
             client.post({"id": number, "kind": "done", "reason": "cancel", "usage": asdict(Usage())})
@@ -246,20 +231,26 @@ class Engine:
         """Drop all requests of a client that is gone."""
         self._waiting.drop(client)
         self._retry_due = True
-        for active in [a for a in self._active.values() if a.client is client]:
+        for active in [a for a in self._by_id.values() if a.client is client]:
             self._end(active, "cancel")
 
-    def _fail(self, active: _Active, code: str, message: str, spoilt: bool = False) -> None:
+    def _complete(self, active: Active, reason: str) -> None:
+        """End a request that needs nothing more."""
+        self._end(active, reason)
+        active.post("done", reason=reason, usage=asdict(active.usage()))
+
+    def _fail(self, active: Active, code: str, message: str, spoilt: bool = False) -> None:
         """End a request with an error; spoilt as in Scheduler.remove."""
         self._end(active, "error", spoilt)
         active.post("error", code=code, message=message)
 
-    def _end(self, active: _Active, outcome: str, spoilt: bool = False) -> None:
+    def _end(self, active: Active, outcome: str, spoilt: bool = False) -> None:
         """Take a request out of everything that knows it; outcome as it is counted, spoilt as in Scheduler.remove."""
         active.meter.end(outcome)
-        active.model.scheduler.remove(active.sequence, spoilt)
-        self._stepper.forget(active.model, active.sequence)
-        del self._active[active.sequence]
+        for sequence in active.queued:
+            active.model.scheduler.remove(sequence, spoilt)
+            self._stepper.forget(active.model, sequence)
+            del self._active[sequence]
         del self._by_id[active.client, active.id]
         active.model.touch()
         self._retry_due = True
@@ -283,28 +274,27 @@ class Engine:
         if not self._guides:
             return
         self._guides.collect()
-        for active in [a for a in self._active.values() if a.sequence.guide is not None and a.sequence.guide.over]:
-            if active.sequence.guide is not None and active.sequence.guide.error is not None:
-                self._fail(active, *active.sequence.guide.error)
+        over = [(a, s.guide) for s, a in self._active.items() if s.guide is not None and s.guide.over]
+        for active, guide in over:
+            if guide.error is not None:
+                self._fail(active, *guide.error)
             else:
-                self._end(active, "stop")
-                active.post("done", reason="stop", usage=asdict(active.sequence.usage()))
-
-    def _observe(self, model: HostedModel, times: StepTimes) -> None:
-        """Count and trace a step."""
-        self._inside.step(model, times)
-        self.observe(times)
+                self._complete(active, "stop")
 
     def _deliver(self, progress: Progress) -> None:
         """Tell a sequence's client what a step brought, and end it where it is complete or cannot go on."""
         sequence = progress.sequence
-        active = self._active[sequence]
+        active = self._active.get(sequence)
+        if active is None:  # another sequence of its request has failed in this step
+            return
         if progress.error is not None:
             self._fail(active, "internal", progress.error, spoilt=True)
-            return
-        active.meter.advance(sequence.num_generated)
-        if progress.tokens:
-            active.post("tokens", tokens=progress.tokens, logprobs=[asdict(entry) for entry in progress.logprobs])
-        if sequence.finish_reason is not None:
-            self._end(active, sequence.finish_reason)
-            active.post("done", reason=sequence.finish_reason, usage=asdict(sequence.usage()))
+        elif progress.embedding is not None:
+            del self._active[sequence]
+            self._active.update(dict.fromkeys(active.take_embedding(sequence, progress.embedding.tobytes()), active))
+            if not active.queued:
+                self._complete(active, "stop")
+        else:
+            active.take_tokens(progress.tokens, progress.logprobs, sequence.num_generated)
+            if sequence.finish_reason is not None:
+                self._complete(active, sequence.finish_reason)

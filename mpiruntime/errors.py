@@ -50,3 +50,17 @@ class ShutdownError(RequestError):
 
 class RankFailure(OllampiError):
     """Another rank of this world failed, so a collective can never complete."""
+
+
+def code_of(error: OllampiError) -> str:
+    """Return the word by which clients of the engine tell errors apart."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")
+
+
+_CODES: list[tuple[type[OllampiError], str]] = [
+    (ShutdownError, "shutdown"),
+    (BusyError, "busy"),
+    (ContextError, "context"),
+    (ModelError, "model"),
+    (RequestError, "request"),
+]

@@ -17,12 +17,16 @@ _SHORTEST_INTERVAL_S = 0.1  # between two questions to all ranks, however often 
 
 
 class InsideView:
-    """Counts what concerns no single model, and collects the counts of all; `refused` by the code of the error."""
+    """Counts what concerns no single model, and collects the counts of all; `refused` by the code of the error.
 
-    def __init__(self, runner: Runner, models: Models) -> None:
+    observe gets the times of every step too.
+    """
+
+    def __init__(self, runner: Runner, models: Models, observe: Callable[[StepTimes], None]) -> None:
         self.refused = Counter(busy=0, context=0, model=0, request=0, shutdown=0, timeout=0, internal=0)
         self._runner = runner
         self._models = models
+        self._observe = observe
         self._of_ranks: list[Sample] = []
         self._asked_at = -_SHORTEST_INTERVAL_S
 
@@ -35,6 +39,7 @@ class InsideView:
         if self._runner.trace is not None:
             running, waiting = len(model.scheduler.running), len(model.scheduler.waiting)
             self._runner.trace.step(model.ref.name, parts, running, waiting)
+        self._observe(times)
 
     def samples(self, waiting_for_model: int) -> list[Sample]:
         """Return the samples of rank 0 and of all ranks; collective unless it was just asked for."""

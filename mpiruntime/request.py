@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -90,6 +91,32 @@ class GenerateRequest:
         rest = {k: v for k, v in values.items() if k not in ("model", "sampling", "grammar")}
         grammar = Grammar(**values["grammar"]) if values.get("grammar") else None
         return cls(model=ModelRef(**values["model"]), sampling=Sampling(**values["sampling"]), grammar=grammar, **rest)
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Compute the embedding of each prompt (token ids as array("i")).
+
+    mean: of the hidden states of all tokens, not only that of the last one; context, keep_alive_s, timeout_s as in
+    GenerateRequest.
+    """
+
+    model: ModelRef
+    prompts: list[array[int]]
+    mean: bool = False
+    context: int | None = None
+    keep_alive_s: float | None = None
+    timeout_s: float | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the request as a map of plain values; prompts are bytes, which cost the reader nothing."""
+        return {**vars(self), "model": asdict(self.model), "prompts": [prompt.tobytes() for prompt in self.prompts]}
+
+    @classmethod
+    def from_wire(cls, values: dict[str, Any]) -> EmbedRequest:
+        """Return the request that `to_wire` wrote."""
+        prompts = [array("i", data) for data in values["prompts"]]
+        return cls(**{**values, "model": ModelRef(**values["model"]), "prompts": prompts})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
 from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.decoder import Decoder, Watch, look_away
+from ollampi.mpiruntime.decoder import Decoder, Output, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, shard_parameters
@@ -124,11 +124,11 @@ class Runner:
                 self.check(message) if isinstance(message, Check) else self.load(message)
 
     @torch.inference_mode()
-    def step(self, step: Step) -> Tensor | None:
-        """Return the logits [B', V] on rank 0, None elsewhere or where none are wanted; collective."""
+    def step(self, step: Step) -> Output:
+        """Return what the step's chunks ask for on rank 0, nothing elsewhere; collective."""
         return self._compute(step)
 
-    def _compute(self, step: Step, watch: Watch = look_away) -> Tensor | None:
+    def _compute(self, step: Step, watch: Watch = look_away) -> Output:
         """Return what `step` returns."""
         began = time.perf_counter()
         model = self._models[step.model]
@@ -150,7 +150,7 @@ class Runner:
                 broken.append(part)
 
         self.send(step)
-        logits = self._compute(step, watch)
+        logits = self._compute(step, watch).logits
         if logits is not None:
             watch("the output head", logits)
         return broken[0] if broken else None

@@ -15,8 +15,8 @@ from ollampi.mpiruntime.step import Chunk
 class Scheduler:
     """First come, first served; prompts are cut into pieces and share steps with running answers. Rank 0 only.
 
-    max_step_tokens: tokens in one step; max_running: sequences that hold cache at one time; max_waiting: sequences
-    that wait for that; prompt_room: for the tokens of running answers in a step, how many prompt tokens may join them;
+    max_step_tokens: tokens in one step; max_running: sequences that hold cache at one time; max_waiting: requests that
+    may wait besides; prompt_room: for the tokens of running answers in a step, how many prompt tokens may join them;
     counts: where cache hits and preemptions are counted.
     """
 
@@ -43,16 +43,26 @@ class Scheduler:
         """Return whether there is nothing to do."""
         return not self.running and not self.waiting
 
+    @property
+    def capacity(self) -> int:
+        """Return how many tokens the whole cache holds."""
+        return self.blocks.num_blocks * self.blocks.block_size
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; raise ContextError where it can never fit and BusyError where the queue is full."""
-        sequence.context = min(sequence.context, self.blocks.num_blocks * self.blocks.block_size)
-        if len(sequence.tokens) >= sequence.context:
+        sequence.context = min(sequence.context, self.capacity)
+        if not sequence.fits:
             raise ContextError(
                 f"the prompt of {len(sequence.tokens)} tokens is longer than the context length currently available"
                 f" ({sequence.context} tokens); shorten it or start the server with a larger context_length"
             )
-        if len(self.running) + len(self.waiting) >= self.max_running + self.max_waiting:
+        requests = {s.leader or s for s in (*self.running, *self.waiting)}
+        if len(requests) >= self.max_running + self.max_waiting:
             raise BusyError("server busy, please try again.  maximum pending requests exceeded")
+        self.waiting.append(sequence)
+
+    def add_more(self, sequence: Sequence) -> None:
+        """Queue a further sequence of a request that has its place in the queue; its prompt must fit."""
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, spoilt: bool = False) -> None:
@@ -136,10 +146,16 @@ class Scheduler:
         return self.blocks.check(s.blocks for s in self.running)
 
     def _chunk(self, sequence: Sequence, budget: int) -> Chunk:
-        """Return the next tokens of a sequence that has its blocks; the last token of all and drafts ask for logits."""
+        """Return the next tokens of a sequence that has its blocks; the last token of all and drafts ask for logits.
+
+        Where an embedding is wanted, none asks for logits but the sequence's pool for hidden states.
+        """
         count = min(sequence.pending, budget)
         start = sequence.num_cached
         tokens = sequence.tokens[start : start + count]
+        if sequence.pool is not None:
+            wanted = sequence.pool.wanted(count, last=count == sequence.pending)
+            return Chunk(tokens, start, list(sequence.blocks), 0, wanted)
         if count < sequence.pending:
             return Chunk(tokens, start, list(sequence.blocks), 0)
         if sequence.drafts:
@@ -195,7 +211,7 @@ class Scheduler:
 
     def _num_sharable(self, sequence: Sequence) -> int:
         """Return how many blocks of a sequence others may have computed; its last token is always its own."""
-        return (len(sequence.tokens) - 1) // self.blocks.block_size
+        return (len(sequence.tokens) - 1) // self.blocks.block_size if sequence.may_skip else 0
 
     def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
         """Return the digests of at least the first `count` blocks of a sequence, all of them full."""

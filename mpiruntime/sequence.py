@@ -1,13 +1,13 @@
-"""Hold the state of one generation inside the engine."""
+"""Hold the state of one generation, or of one prompt to embed, inside the engine."""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 
 from ollampi.mpiruntime.drafts import Lookup, Trust
 from ollampi.mpiruntime.guides import Guide
+from ollampi.mpiruntime.pool import Pool
 from ollampi.mpiruntime.request import GenerateRequest, Usage
 
 
@@ -19,13 +19,16 @@ class Sequence:
     blocks of tokens, as far as they were needed; drafts: how the text may go on, to be checked by the next step; trust:
     in where they come from; num_drafted: how many tokens have keys and values in the draft model's cache;
     position: index of the next token counted from the first one of the request, which a context shift does not change;
-    seed: the stream of random numbers that the sampler draws from; deadline: on the clock of time.monotonic; guide:
-    what the request's grammar allows, where it has one.
+    seed: the stream of random numbers that the sampler draws from; guide: what the request's grammar allows, where it
+    has one; pool collects the hidden states of a prompt whose embedding is wanted instead of an answer; leader: the
+    first sequence of the request where it has several.
     """
 
     request: GenerateRequest
     context: int
     seed: int
+    pool: Pool | None = None
+    leader: Sequence | None = None
     tokens: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -37,7 +40,6 @@ class Sequence:
     num_cached: int = 0
     num_generated: int = 0
     arrived: float = field(default_factory=time.monotonic)
-    deadline: float = math.inf
     load_ns: int = 0
     prefilled: float | None = None
     finish_reason: str | None = None
@@ -56,6 +58,16 @@ class Sequence:
     def pending(self) -> int:
         """Return how many tokens still have to go through the model."""
         return len(self.tokens) - self.num_cached
+
+    @property
+    def fits(self) -> bool:
+        """Return whether the context holds the prompt and, unless its embedding is wanted, a token more."""
+        return len(self.tokens) + (self.pool is None) <= self.context
+
+    @property
+    def may_skip(self) -> bool:
+        """Return whether tokens that the cache holds already need not go through the model."""
+        return self.pool is None or not self.pool.mean
 
     @property
     def position(self) -> int:

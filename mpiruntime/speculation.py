@@ -26,7 +26,7 @@ class Speculation:
 
     def propose(self, model: HostedModel) -> None:
         """Give running answers drafts from their own text, or else room for those of the draft model."""
-        decoding = [s for s in model.scheduler.running if s.pending == 1]
+        decoding = [s for s in model.scheduler.running if s.pending == 1 and s.pool is None]
         price = model.pace.price(len(decoding), len(decoding) * model.settings.max_drafts)
         if price is None or price > _TOO_DEAR:
             return
@@ -57,7 +57,7 @@ class Speculation:
         chunks = []
         for sequence, chunk in planned:
             end = chunk.start + len(chunk.tokens)
-            if chunk.num_logits <= 1 < len(chunk.tokens) and end <= draft.context:
+            if sequence.pool is None and chunk.num_logits <= 1 < len(chunk.tokens) and end <= draft.context:
                 chunks.append(chunk._replace(num_logits=0))
                 sequence.num_drafted = end
         if chunks:
@@ -92,7 +92,7 @@ class Speculation:
         step = Step(draft.number, chunks)
         self.runner.send(step)
         with draft.pace.timed(sum(len(chunk.tokens) for chunk in chunks)):
-            logits = self.runner.step(step)
+            logits = self.runner.step(step).logits
         assert logits is not None
         return sample(logits.numpy(), picks)
 

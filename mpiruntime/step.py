@@ -13,13 +13,15 @@ class Chunk(NamedTuple):
     """The tokens of one sequence in a step.
 
     start: position of tokens[0]; blocks: the sequence's block table, long enough for all its tokens so far;
-    num_logits: how many of the last tokens the sampler wants logits of.
+    num_logits: how many of the last tokens the sampler wants logits of; num_pooled: of how many of the last tokens the
+    sum of the hidden states is wanted.
     """
 
     tokens: list[int]
     start: int
     blocks: list[int]
     num_logits: int
+    num_pooled: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def encode(message: Message) -> bytes:
         return json.dumps([type(message).__name__, asdict(message)]).encode()
     flat = array("i", [message.model])
     for c in message.chunks:
-        flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits))
+        flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits, c.num_pooled))
         flat.extend(c.tokens)
         flat.extend(c.blocks)
     return b"S" + flat.tobytes()
@@ -124,8 +126,9 @@ def _chunks(flat: array[int]) -> Iterator[Chunk]:
     """Yield the chunks after the model number."""
     at = 1
     while at < len(flat):
-        num_tokens, start, num_blocks, num_logits = flat[at : at + 4]
-        tokens_end = at + 4 + num_tokens
+        num_tokens, start, num_blocks, num_logits, num_pooled = flat[at : at + 5]
+        tokens_end = at + 5 + num_tokens
         blocks_end = tokens_end + num_blocks
-        yield Chunk(flat[at + 4 : tokens_end].tolist(), start, flat[tokens_end:blocks_end].tolist(), num_logits)
+        tokens, blocks = flat[at + 5 : tokens_end].tolist(), flat[tokens_end:blocks_end].tolist()
+        yield Chunk(tokens, start, blocks, num_logits, num_pooled)
         at = blocks_end

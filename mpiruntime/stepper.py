@@ -1,4 +1,4 @@
-"""Make one step of a model: plan, send, compute, sample. Rank 0 only; the other ranks follow."""
+"""Make one step of a model: plan, send, compute, sample or pool. Rank 0 only; the other ranks follow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ollampi.mpiruntime.guides import Guides
 from ollampi.mpiruntime.held import HeldRows
 from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.pool import NOT_FINITE_TEXT
 from ollampi.mpiruntime.request import TokenLogprob
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sampler import Pick, describe, sample
@@ -54,12 +55,13 @@ class StepTimes:
 
 
 class Progress(NamedTuple):
-    """What a step brought one sequence: tokens that its client may see, or why it cannot go on."""
+    """What a step brought one sequence: tokens that its client may see, an embedding [D], or why it cannot go on."""
 
     sequence: Sequence
     tokens: list[int]
     logprobs: list[TokenLogprob]
     error: str | None = None
+    embedding: NDArray[np.float32] | None = None
 
 
 class Stepper:
@@ -88,14 +90,16 @@ class Stepper:
         self.runner.send(step)
         sent = time.perf_counter()
         with model.pace.timed(sum(len(chunk.tokens) for chunk in step.chunks)):
-            logits = self.runner.step(step)
+            output = self.runner.step(step)
         computed = time.perf_counter()
         for sequence, chunk in planned:
             model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
         progresses: list[Progress] = []
-        if logits is not None:
+        if output.logits is not None:
             asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
-            progresses = self._sample(model, *self._held.sift(model.number, asked, logits.numpy()))
+            progresses = self._sample(model, *self._held.sift(model.number, asked, output.logits.numpy()))
+        if output.pooled is not None:
+            progresses += _pool(planned, output.pooled.numpy())
         sampled = time.perf_counter()
         for progress in progresses:
             deliver(progress)
@@ -165,6 +169,17 @@ class Stepper:
         chunk = Chunk([sequence.tokens[last]], last, list(sequence.blocks), 1)
         part = self.runner.lead_probe(Step(model.number, [chunk]))
         return _TOO_FAR_TEXT if part is None else _BROKEN_TEXT.format(part)
+
+
+def _pool(planned: list[tuple[Sequence, Chunk]], pooled: NDArray[np.float64]) -> Iterator[Progress]:
+    """Add the sums pooled [P, D] to the pools that asked for them; yield the sequences whose embedding is complete."""
+    asked = [(s, chunk, s.pool) for s, chunk in planned if s.pool is not None and chunk.num_pooled]
+    for (sequence, chunk, pool), total in zip(asked, pooled, strict=True):
+        pool.add(chunk, total)
+        if not pool.finite:
+            yield Progress(sequence, [], [], NOT_FINITE_TEXT)
+        elif not sequence.pending:
+            yield Progress(sequence, [], [], embedding=pool.embedding)
 
 
 def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:

@@ -23,6 +23,10 @@ class Waiting:
         """Return the number that the sender gave the message."""
         return int(self.message.get("id", 0))
 
+    def refuse(self, code: str, text: str) -> None:
+        """Answer with an error."""
+        self.client.post({"id": self.id, "kind": "error", "code": code, "message": text})
+
 
 class WaitingRoom:
     """Messages in order of arrival."""

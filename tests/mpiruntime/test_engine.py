@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -308,11 +309,12 @@ def test_one_sequence_with_broken_logits_leaves_the_others_alone(folder: Path, m
     plain = runner_module.Runner.step
 
     def broken(self: Any, step: Any) -> Any:
-        logits = plain(self, step)
-        if logits is not None and len(logits) == 2:
-            logits = logits.clone()
+        output = plain(self, step)
+        if output.logits is not None and len(output.logits) == 2:
+            logits = output.logits.clone()
             logits[0] = torch.nan
-        return logits
+            return dataclasses.replace(output, logits=logits)
+        return output
 
     monkeypatch.setattr(runner_module.Runner, "step", broken)
     messages = [generate(i, folder, PROMPT, sampling=GREEDY, max_tokens=4) for i in (1, 2)]

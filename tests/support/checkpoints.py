@@ -61,6 +61,13 @@ def reference_logits(folder: Path, tokens: list[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
+def reference_hidden(folder: Path, tokens: list[int]) -> torch.Tensor:
+    """Return transformers' hidden states [T, D] behind the last norm in fp32."""
+    hidden: torch.Tensor = reference(folder).model(torch.tensor([tokens])).last_hidden_state[0]
+    return hidden
+
+
+@torch.no_grad()
 def reference_greedy(folder: Path, tokens: list[int], count: int) -> list[int]:
     """Return the `count` tokens that transformers' logits make likeliest, one by one, without a cache."""
     model, text = reference(folder), list(tokens)

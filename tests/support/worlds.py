@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from ollampi.mpiruntime.engine import END, Engine
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import EngineSettings, Models
 from ollampi.mpiruntime.inbox import Event, Local
-from ollampi.mpiruntime.request import GenerateRequest, ModelRef
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.step import Chunk, Load, Step, Stop
 from ollampi.mpiruntime.trace import Trace
@@ -48,7 +49,7 @@ def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> to
         needed = -(-(start + length) // BLOCK)
         step = Step(0, [Chunk(tokens[start : start + length], start, blocks[:needed], length)])
         runner.send(step)
-        logits = runner.step(step)
+        logits = runner.step(step).logits
         assert logits is not None
         rows.append(logits)
         start += length
@@ -89,6 +90,12 @@ class Recorder(Local):
     def tokens(self, number: int) -> list[int]:
         """Return the tokens that a request got."""
         return [t for e in self.log if e["id"] == number and e["kind"] == "tokens" for t in e["tokens"]]
+
+    def embeddings(self, number: int) -> dict[int, torch.Tensor]:
+        """Return the embeddings that a request got, by the place of their prompts."""
+        events = [e for e in self.log if e["id"] == number and e["kind"] == "embedding"]
+        assert len({e["place"] for e in events}) == len(events)
+        return {e["place"]: torch.tensor(array("f", e["values"])) for e in events}
 
     def last(self, number: int) -> Event:
         """Return a request's last event."""
@@ -153,3 +160,9 @@ def generate(number: int, folder: Path, prompt: list[int], **fields: Any) -> dic
     """Return the message that asks for a continuation."""
     request = GenerateRequest(ModelRef("test:latest", str(folder)), prompt, **fields)
     return {"op": "generate", "id": number, "request": request.to_wire()}
+
+
+def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) -> dict[str, Any]:
+    """Return the message that asks for embeddings."""
+    request = EmbedRequest(ModelRef("test:latest", str(folder)), [array("i", p) for p in prompts], **fields)
+    return {"op": "embed", "id": number, "request": request.to_wire()}
