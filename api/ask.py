@@ -62,8 +62,7 @@ def parse_ask(body: Fields, store: Store, settings: Settings, name: str, verb: s
         raise bad_request(f'"{shown(name)}" does not support thinking')
     options = parse_options(given, body.flag("logprobs", False), top_logprobs)
     grammar = parse_format(body.values.get("format"), given.get("grammar"))
-    wanted = options.context or settings.context_length
-    context = min(wanted, model.context_length) if wanted else None
+    context = wanted_context(options, model, settings)
     return Ask(
         name=name,
         model=model,
@@ -76,6 +75,12 @@ def parse_ask(body: Fields, store: Store, settings: Settings, name: str, verb: s
         debug_render_only=body.flag("_debug_render_only", False),
         grammar=grammar,
     )
+
+
+def wanted_context(options: Options, model: Model, settings: Settings) -> int | None:
+    """Return the context that a request asks for, None where nobody says so; no model has more than it was made for."""
+    wanted = options.context or settings.context_length
+    return min(wanted, model.context_length) if wanted else None
 
 
 def _parse_think(value: object) -> bool | str | None:

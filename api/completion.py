@@ -12,16 +12,17 @@ from flask import Response, request
 from ollampi.api.ask import Ask, parse_ask
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.durations import now_text
-from ollampi.api.engine_client import Done, Engine, EngineError
+from ollampi.api.engine_client import Engine, EngineError
 from ollampi.api.errors import bad_request
 from ollampi.api.fields import MAX_OBJECTS, Fields
 from ollampi.api.generation import Outcome, Piece, follow, text_path
 from ollampi.api.guard import json_body
+from ollampi.api.loading import load_or_unload
 from ollampi.api.model import Model
 from ollampi.api.prompt import Message, Prompt, Prompts, fit
 from ollampi.api.settings import Settings
 from ollampi.api.store import Store
-from ollampi.api.stream import json_answer, ndjson_answer
+from ollampi.api.stream import json_answer, ndjson_answer, warned
 from ollampi.api.thinking import CLOSE, OPEN, ThinkSplitter
 from ollampi.mpiruntime.request import GenerateRequest, Grammar
 
@@ -55,12 +56,14 @@ CHAT = Shape(_message, logprobs_first=True, debug={"message": {"role": "", "cont
 class Completions:
     """The two routes that make text."""
 
-    def __init__(self, engine: Engine, store: Store, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, settings: Settings, prompts: Prompts, watcher: DisconnectWatcher
+    ) -> None:
         self._engine = engine
         self._store = store
         self._settings = settings
-        self._prompts = Prompts()
-        self._watcher = DisconnectWatcher()
+        self._prompts = prompts
+        self._watcher = watcher
 
     def generate(self) -> Response:
         """Answer POST /api/generate; raise ApiError, EngineError."""
@@ -112,23 +115,8 @@ class Completions:
 
     def _load_or_unload(self, ask: Ask, shape: Shape) -> Response:
         """Answer a request without text: keep_alive 0 unloads the model, anything else loads it."""
-        if ask.keep_alive_s == 0:
-            self._engine.unload(ask.model.ref)
-        else:
-            self._wait_for_load(ask)
-        reason = "unload" if ask.keep_alive_s == 0 else "load"
+        reason = load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s)
         return json_answer(_head(ask) | shape.part(Piece()) | {"done": True, "done_reason": reason})
-
-    def _wait_for_load(self, ask: Ask) -> None:
-        """Return once the model is loaded; a client that leaves cancels a load that still waits for other models."""
-        stream = self._engine.load(ask.model.ref, ask.context, ask.keep_alive_s)
-        unwatch = self._watcher.watch(request.environ.get("gunicorn.socket"), stream.cancel)
-        try:
-            if any(isinstance(event, Done) and event.reason == "cancel" for event in stream):
-                raise EngineError("cancelled", "request canceled")
-        finally:
-            unwatch()
-            stream.close()
 
     def _run(self, ask: Ask, shape: Shape, prompt: Prompt, started_ns: int, with_context: bool) -> Response:
         """Generate the answer to a prompt."""
@@ -151,9 +139,10 @@ class Completions:
         before = prompt.tokens if with_context else None
         objects = (_object(ask, shape, piece, before, started_ns) for piece in pieces)
         if ask.stream:
-            return _warned(ndjson_answer(objects, close), ask)
+            return warned(ndjson_answer(objects, close), ask.options.ignored)
         try:
-            return _warned(json_answer(_object(ask, shape, _joined(pieces), before, started_ns)), ask)
+            answer = json_answer(_object(ask, shape, _joined(pieces), before, started_ns))
+            return warned(answer, ask.options.ignored)
         finally:
             close()
 
@@ -266,11 +255,3 @@ def _metrics(outcome: Outcome, started_ns: int) -> _JSON:
         "eval_duration": usage.decode_ns,
     }
     return {key: value for key, value in values.items() if value}
-
-
-def _warned(response: Response, ask: Ask) -> Response:
-    """Return the response with a header that names the options which had no effect."""
-    names = [name for name in ask.options.ignored if name.isascii() and name.isidentifier() and len(name) <= 40][:20]
-    if names:
-        response.headers["Warning"] = f'299 ollampi "ignored options: {", ".join(names)}"'
-    return response

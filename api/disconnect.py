@@ -6,7 +6,10 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ollampi.api.engine_client import Event, Stream
 
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -29,6 +32,16 @@ class DisconnectWatcher:
             self._start()
         self._wake()
         return lambda: self._forget(number, on_gone)
+
+    @contextmanager
+    def following(self, client: socket.socket | None, stream: Stream[Event]) -> Iterator[None]:
+        """Cancel a request where its client leaves while the block runs, and close it at the end."""
+        unwatch = self.watch(client, stream.cancel)
+        try:
+            yield
+        finally:
+            unwatch()
+            stream.close()
 
     def _forget(self, number: int, on_gone: Callable[[], None]) -> None:
         with self._lock:

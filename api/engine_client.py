@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 
 
 class EngineError(OllampiError):
@@ -30,6 +31,14 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """The pooled hidden state of the input at `place` of a request, not normalised."""
+
+    place: int
+    values: array[float]
+
+
+@dataclass(frozen=True)
 class Done:
     """The end of an answer; reason is stop, length, load, unload or cancel."""
 
@@ -37,13 +46,14 @@ class Done:
     usage: Usage
 
 
-Event = Tokens | Done
+Event = Tokens | Embedding | Done
+E = TypeVar("E", covariant=True)
 
 
-class Stream(Protocol):
+class Stream(Protocol[E]):
     """The events of one request, in order; the last one is Done."""
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[E]:
         """Return the events; raise EngineError where the engine gives the request up."""
         ...
 
@@ -59,11 +69,15 @@ class Stream(Protocol):
 class Engine(Protocol):
     """What serves requests: the coordinator behind a socket, or a fake in a test."""
 
-    def generate(self, request: GenerateRequest) -> Stream:
+    def generate(self, request: GenerateRequest) -> Stream[Tokens | Done]:
         """Start a request and return its stream; raise EngineError where it cannot be sent."""
         ...
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Stream:
+    def embed(self, request: EmbedRequest) -> Stream[Embedding | Done]:
+        """Start a request and return its stream, with one Embedding per input in any order; raise as `generate`."""
+        ...
+
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Stream[Done]:
         """Start to load a model and return its stream, whose only event is Done; raise EngineError as `generate`."""
         ...
 

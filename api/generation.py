@@ -78,7 +78,7 @@ def text_path(
     return TextPath(tokenizer, Detokenizer(tokenizer, prompt[-64:]), StopFilter(stops), thinking)
 
 
-def follow(stream: Stream, path: TextPath) -> Iterator[Piece | Outcome]:
+def follow(stream: Stream[Tokens | Done], path: TextPath) -> Iterator[Piece | Outcome]:
     """Yield the pieces of an answer and at last its Outcome; raise EngineError where the engine gives up."""
     tokens: list[int] = []
     pending: list[dict[str, Any]] = []
@@ -135,7 +135,7 @@ def _outcome(done: Done, path: TextPath, tokens: list[int], pending: list[dict[s
     return Outcome(_piece(path, text + path.stops.flush(), pending, final=True), reason, done.usage, tokens)
 
 
-def _rest(stream: Stream, num_tokens: int) -> Usage:
+def _rest(stream: Stream[Tokens | Done], num_tokens: int) -> Usage:
     """Return what a cancelled answer cost, counting only the tokens that belong to it."""
     try:
         usage = next((event.usage for event in stream if isinstance(event, Done)), Usage())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ollampi.api.names import Name
+from ollampi.api.pooling import LAST_TOKEN, POOLING_FILE, pooling_of
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
@@ -21,7 +22,14 @@ MAX_TEMPLATE_CHARS = 1 << 20
 MAX_FAMILY_CHARS = 100
 LATEST_S = 253402128000.0  # the end of the year 9999; file systems know later times, dates do not
 SAMPLE_BYTES = 64 << 10  # at each end of a weights file
-_WATCHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_WATCHED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    POOLING_FILE,
+)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _QUANTIZATION = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
 
@@ -30,7 +38,10 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class Model:
-    """What the HTTP layer knows of a model; config holds config.json, details is as /api/tags shows it."""
+    """What the HTTP layer knows of a model; config holds config.json, details is as /api/tags shows it.
+
+    pooling: how hidden states become an embedding: "last", "mean", or another name where we cannot do it.
+    """
 
     name: Name
     path: Path
@@ -45,6 +56,7 @@ class Model:
     digest: str
     details: dict[str, Any]
     tensors: list[TensorEntry]
+    pooling: str
     capabilities: list[str]
 
     @property
@@ -121,7 +133,8 @@ def _read_model(name: Name, path: Path) -> Model:
         digest=digest,
         details=_details(config, text_config, tensors),
         tensors=tensors,
-        capabilities=_capabilities(template),
+        pooling=pooling_of(path, read_json(path / POOLING_FILE, LAST_TOKEN)),
+        capabilities=_capabilities(template, (path / POOLING_FILE).is_file()),
     )
 
 
@@ -265,8 +278,10 @@ def human_number(count: int) -> str:
     return str(count)
 
 
-def _capabilities(template: str | None) -> list[str]:
+def _capabilities(template: str | None, embeds: bool) -> list[str]:
     """Return what clients may ask of the model; "tools" will come with the parsers of tool calls."""
+    if embeds:
+        return ["embedding"]
     found = ["completion"]
     if template and ("<think>" in template or "enable_thinking" in template):
         found.append("thinking")

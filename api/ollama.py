@@ -7,9 +7,12 @@ import time
 from flask import Blueprint, Response
 
 from ollampi.api.completion import Completions
+from ollampi.api.disconnect import DisconnectWatcher
+from ollampi.api.embedding import Embeddings
 from ollampi.api.engine_client import Engine
 from ollampi.api.errors import bad_request
 from ollampi.api.guard import json_body
+from ollampi.api.prompt import Prompts
 from ollampi.api.settings import Settings
 from ollampi.api.show import ps_entry, show_answer, tags_entry
 from ollampi.api.store import Store
@@ -19,7 +22,7 @@ OLLAMA_VERSION = "0.33.0"  # the API that we speak; clients switch features by i
 
 
 class OllamaRoutes:
-    """The routes about models; those that make text are in Completions."""
+    """The routes about models; those that make text are in Completions, the others in Embeddings."""
 
     def __init__(self, engine: Engine, store: Store) -> None:
         self._engine = engine
@@ -57,7 +60,10 @@ class OllamaRoutes:
 
 def ollama_blueprint(engine: Engine, store: Store, settings: Settings) -> Blueprint:
     """Return the blueprint with every route."""
-    routes, completions = OllamaRoutes(engine, store), Completions(engine, store, settings)
+    prompts, watcher = Prompts(), DisconnectWatcher()
+    routes = OllamaRoutes(engine, store)
+    completions = Completions(engine, store, settings, prompts, watcher)
+    embeddings = Embeddings(engine, store, settings, prompts.tokenizers, watcher)
     blueprint = Blueprint("ollama", __name__)
     for method, path, view in (
         ("GET", "/", routes.alive),
@@ -67,6 +73,8 @@ def ollama_blueprint(engine: Engine, store: Store, settings: Settings) -> Bluepr
         ("POST", "/api/show", routes.show),
         ("POST", "/api/generate", completions.generate),
         ("POST", "/api/chat", completions.chat),
+        ("POST", "/api/embed", embeddings.embed),
+        ("POST", "/api/embeddings", embeddings.embeddings),
     ):
         blueprint.add_url_rule(path, view.__name__, view, methods=[method], provide_automatic_options=False)
     return blueprint

@@ -8,13 +8,14 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Iterator
-from typing import Any
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
-from ollampi.api.engine_client import Done, EngineError, Event, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 
 GONE_TEXT = "the engine went away; try again in a few seconds"
 QUERY_TIMEOUT_S = 10.0
@@ -23,6 +24,7 @@ CANCEL_TIMEOUT_S = 5.0  # how long a cancelled request waits for its last event
 
 _Message = dict[str, Any]
 _Inbox = queue.SimpleQueue[_Message]
+_E = TypeVar("_E")
 
 
 class _Connection:
@@ -94,17 +96,18 @@ class _Connection:
             inbox.put({"kind": "error", "code": "unavailable", "message": GONE_TEXT})
 
 
-class SocketStream:
-    """The events of one request on a connection."""
+class SocketStream(Generic[_E]):
+    """The events of one request on a connection; `read` makes them of messages."""
 
-    def __init__(self, connection: _Connection, number: int, inbox: _Inbox) -> None:
+    def __init__(self, read: Callable[[_Message], _E], connection: _Connection, number: int, inbox: _Inbox) -> None:
+        self._read = read
         self._connection = connection
         self._number = number
         self._inbox = inbox
         self._lock = threading.Lock()
         self._open = True
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[_E]:
         """Yield the events up to Done; raise EngineError where the engine gives the request up."""
         timeout_s = None
         while True:
@@ -115,13 +118,13 @@ class SocketStream:
             if event["kind"] == "cancelling":
                 timeout_s = CANCEL_TIMEOUT_S
                 continue
-            if event["kind"] == "tokens":
-                yield _tokens(event)
+            if event["kind"] in ("tokens", "embedding"):
+                yield self._read(event)
                 continue
             self._finish()
             if event["kind"] != "done":
                 raise _error(event)
-            yield Done(event["reason"], Usage(**event["usage"]))
+            yield self._read(event)
             return
 
     def cancel(self) -> None:
@@ -155,14 +158,18 @@ class SocketEngine:
         self._connection: _Connection | None = None
         self._lock = threading.Lock()
 
-    def generate(self, request: GenerateRequest) -> SocketStream:
+    def generate(self, request: GenerateRequest) -> SocketStream[Tokens | Done]:
         """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
-        return SocketStream(*self._open({"op": "generate", "request": request.to_wire()}))
+        return SocketStream(_tokens, *self._open({"op": "generate", "request": request.to_wire()}))
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> SocketStream:
+    def embed(self, request: EmbedRequest) -> SocketStream[Embedding | Done]:
+        """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
+        return SocketStream(_embedding, *self._open({"op": "embed", "request": request.to_wire()}))
+
+    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> SocketStream[Done]:
         """Start to load a model, however long that takes; raise EngineError where the coordinator cannot be reached."""
         message = {"op": "load", "model": _model(model), "context": context, "keep_alive_s": keep_alive_s}
-        return SocketStream(*self._open(message))
+        return SocketStream(_done, *self._open(message))
 
     def unload(self, model: ModelRef) -> None:
         """Unload a model and wait until it is gone; raise EngineError."""
@@ -240,8 +247,19 @@ def _model(model: ModelRef) -> _Message:
     return {"name": model.name, "path": model.path}
 
 
-def _tokens(event: _Message) -> Tokens:
-    """Return the Tokens of a wire event."""
+def _done(event: _Message) -> Done:
+    return Done(event["reason"], Usage(**event["usage"]))
+
+
+def _embedding(event: _Message) -> Embedding | Done:
+    if event["kind"] == "done":
+        return _done(event)
+    return Embedding(event["place"], array("f", event["values"]))
+
+
+def _tokens(event: _Message) -> Tokens | Done:
+    if event["kind"] == "done":
+        return _done(event)
     logprobs = [
         TokenLogprob(entry["token"], entry["logprob"], [(token, value) for token, value in entry["top"]])
         for entry in event.get("logprobs") or []

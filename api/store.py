@@ -35,11 +35,16 @@ class Store:
 
     def find(self, text: str) -> Model:
         """Return the model called `text`; raise ApiError (404) where there is none, ModelError where it is damaged."""
+        model = self.get(text)
+        if model is None:
+            raise ApiError(404, f"model '{shown(text)}' not found")
+        return model
+
+    def get(self, text: str) -> Model | None:
+        """Return the model called `text`, or None where there is none; raise ModelError where it is damaged."""
         name = parse_name(text)
         path = self._paths().get(name.key) if name else None
-        if path is None:
-            raise ApiError(404, f"model '{shown(text)}' not found")
-        return self._model(path)
+        return None if path is None else self._model(path)
 
     def at(self, path: str) -> Model | None:
         """Return the model in folder `path`, or None where there is none of ours or it is damaged."""

@@ -25,7 +25,20 @@ def encode(value: object) -> str:
 
 def json_answer(value: object, status: int = 200) -> Response:
     """Return one JSON object as a whole answer."""
-    return Response(encode(value), status, content_type=JSON)
+    return text_answer(encode(value), status)
+
+
+def text_answer(text: str, status: int = 200) -> Response:
+    """Return JSON that is written already as a whole answer."""
+    return Response(text, status, content_type=JSON)
+
+
+def warned(response: Response, ignored: list[str]) -> Response:
+    """Return the response with a header that names the options which had no effect."""
+    names = [name for name in ignored if name.isascii() and name.isidentifier() and len(name) <= 40][:20]
+    if names:
+        response.headers["Warning"] = f'299 ollampi "ignored options: {", ".join(names)}"'
+    return response
 
 
 def ndjson_answer(objects: Iterator[dict[str, Any]], on_close: Callable[[], None]) -> Response:

@@ -35,6 +35,7 @@ class TextTokenizer:
         self.vocabulary_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
         leading = _ids(self._tokenizer, "", add_special_tokens=True)
         self._leading = leading[:1] if leading[:1] == [bos_token_id] or len(leading) == 1 else []
+        self._before, self._after = _frame(self._tokenizer)
         self._byte_of = _byte_alphabet() if isinstance(self._tokenizer.decoder, ByteLevelDecoder) else None
 
     def cut(self, text: str) -> str:
@@ -64,6 +65,17 @@ class TextTokenizer:
         if not self._leading or ids[:1] == self._leading:
             return ids
         return ids if self.bos_token and text.startswith(self.bos_token) else self._leading + ids
+
+    def framed(self, text: str, at_most: int) -> tuple[list[int], bool]:
+        """Return the ids of text as one whole input, with all that its tokenizer adds, and whether nothing was cut off.
+
+        There are at most `at_most`: the end of the text goes. Of text far beyond the context only that much is read.
+        """
+        head = text[: 2 * self.half_chars]
+        ids = self.encode_plain(head) if any(special in head for special in self.special_texts) else self.encode(head)
+        room = max(0, at_most - len(self._before) - len(self._after))
+        whole = len(head) == len(text) and len(ids) <= room
+        return [*self._before, *ids[:room], *self._after], whole
 
     def continued(self, before: list[int], ids: list[int]) -> list[int]:
         """Return `ids` behind the tokens of an earlier text; a second start token is dropped."""
@@ -115,6 +127,15 @@ def _load(path: Path) -> Tokenizer:
 def _ids(tokenizer: Tokenizer, text: str, add_special_tokens: bool = False) -> list[int]:
     with _refused():
         return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that the tokenizer puts before and after every text."""
+    with _refused():
+        encoding = tokenizer.encode("a", add_special_tokens=True)
+    own = [place for place, added in enumerate(encoding.special_tokens_mask) if not added]
+    first, last = (own[0], own[-1]) if own else (len(encoding.ids), len(encoding.ids))
+    return list(encoding.ids[:first]), list(encoding.ids[last + 1 :])
 
 
 @contextmanager

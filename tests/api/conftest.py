@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import uuid
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from flask.testing import FlaskClient
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ollampi.api.app import create_app
-from ollampi.api.engine_client import Done, EngineError, Event, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Tokens
 from ollampi.api.settings import Settings
 from ollampi.api.store import Store
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime import wire
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 
 SENTENCES = [
     "def hello(name): return 'Hello, ' + name",
@@ -125,6 +126,7 @@ class FakeEngine:
         self.events: list[Event | EngineError] = []
         self.refusal: Exception | None = None
         self.requests: list[GenerateRequest] = []
+        self.embed_requests: list[EmbedRequest] = []
         self.streams: list[FakeStream] = []
         self.calls: list[tuple[Any, ...]] = []
         self.models: list[LoadedModel] = []
@@ -141,6 +143,18 @@ class FakeEngine:
         if self.refusal:
             raise self.refusal
         self.requests.append(GenerateRequest.from_wire(request.to_wire()))
+        self.streams.append(FakeStream(self.events))
+        return self.streams[-1]
+
+    def embeds(self, *vectors: list[float]) -> None:
+        """Script the embeddings of the inputs; the last one comes first."""
+        events = [Embedding(place, array("f", values)) for place, values in enumerate(vectors)]
+        self.events = [*events[::-1], Done("stop", Usage(prompt_tokens=7, load_ns=1_000_000, prompt_ns=5))]
+
+    def embed(self, request: EmbedRequest) -> FakeStream:
+        if self.refusal:
+            raise self.refusal
+        self.embed_requests.append(EmbedRequest.from_wire(request.to_wire()))
         self.streams.append(FakeStream(self.events))
         return self.streams[-1]
 
@@ -286,6 +300,11 @@ class FakeCoordinator:
             return
         elif op in ("load", "unload", "cancel"):
             yield {"kind": "done", "reason": op, "usage": vars(USAGE)}
+        elif op == "embed":
+            for place, prompt in enumerate(message["request"]["prompts"]):
+                yield {"kind": "embedding", "place": place, "values": array("f", array("i", prompt)).tobytes()}
+            if not self.silent:
+                yield {"kind": "done", "reason": "stop", "usage": vars(USAGE)}
         else:
             for token in self.tokens:
                 logprobs = [{"token": token, "logprob": -1.0, "top": [[3, -2.0]]}]

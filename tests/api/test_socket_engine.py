@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Iterator
 
 import pytest
 
-from ollampi.api.engine_client import Done, EngineError, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
 from ollampi.api.socket_engine import SocketEngine
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob
 
 MODEL = ModelRef("demo:latest", "/models/demo")
 REQUEST = GenerateRequest(MODEL, [1, 2], Sampling(seed=5), [7], max_tokens=3, keep_alive_s=-1.0)
@@ -31,6 +32,20 @@ def test_generate(coordinator, socket_engine):
     assert events[:2] == [Tokens([t], [TokenLogprob(t, -1.0, [(3, -2.0)])]) for t in (4, 5)]
     assert isinstance(events[2], Done)
     assert (events[2].reason, events[2].usage.prompt_tokens) == ("stop", 9)
+
+
+def test_embed(coordinator, socket_engine):
+    request = EmbedRequest(MODEL, [array("i", [4, 5]), array("i", [6])], mean=True, context=64)
+    events = list(socket_engine.embed(request))
+    assert EmbedRequest.from_wire(coordinator.expect("embed")["request"]) == request
+    assert events[:2] == [Embedding(0, array("f", [4, 5])), Embedding(1, array("f", [6]))]
+    assert isinstance(events[2], Done)
+    coordinator.silent = True
+    stream = socket_engine.embed(request)
+    next(iter(stream))
+    stream.close()
+    number = coordinator.expect("embed")["id"]
+    assert coordinator.expect("cancel")["id"] == number
 
 
 def test_load_unload_loaded(coordinator, socket_engine):
