@@ -90,6 +90,16 @@ def test_a_client_that_leaves_cancels_a_load_that_waits(front, coordinator, list
     assert coordinator.expect("cancel", timeout_s=1.0)["id"] == number
 
 
+def test_a_client_that_leaves_cancels_its_embeddings(front, coordinator, listener):
+    coordinator.silent = True
+    connection = connect(listener)
+    connection.request("POST", "/api/embed", json.dumps({"model": "demo", "input": ["Hello", "world"]}))
+    number = coordinator.expect("embed")["id"]
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    assert coordinator.expect("cancel", timeout_s=1.0)["id"] == number
+
+
 def test_http_errors_over_the_wire(front, coordinator, listener):
     coordinator.error = ("busy", "")
     connection = ask(listener)

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_logits, write_checkpoint
-from support.worlds import Scraper, generate, load_and_compute, load_reports, run_engine
+from support.checkpoints import (
+    FAMILIES,
+    PROMPT,
+    reference_greedy,
+    reference_hidden,
+    reference_logits,
+    write_checkpoint,
+)
+from support.worlds import Scraper, embed, generate, load_and_compute, load_reports, run_engine
 
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator
@@ -114,6 +121,17 @@ def test_greedy_text_equals_the_reference(comm: Communicator, folders: dict[str,
     if recorder is not None:
         for i, n in enumerate((17, 4)):
             assert recorder.tokens(i) == reference_greedy(folders[family], PROMPT[:n], 9)
+
+
+def test_embeddings_equal_the_reference(comm: Communicator, folders: dict[str, Path]) -> None:
+    folder = folders["llama3"]
+    messages = [embed(i, folder, [PROMPT, PROMPT[:5]], mean=bool(i)) for i in (0, 1)]
+    recorder = run_engine(comm, messages, SETTINGS)
+    if recorder is not None:
+        for place, length in enumerate((17, 5)):
+            hidden = reference_hidden(folder, PROMPT[:length])
+            assert (recorder.embeddings(0)[place] - hidden[-1]).abs().max() <= 1e-4
+            assert (recorder.embeddings(1)[place] - hidden.mean(0)).abs().max() <= 1e-4
 
 
 def test_weights_are_held_once_and_memory_is_as_planned(comm: Communicator, folders: dict[str, Path]) -> None:
