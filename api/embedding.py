@@ -135,7 +135,8 @@ class Embeddings:
         `statuses` are those of engine errors that this route answers in its own way. Raise ApiError, EngineError.
         """
         _check_pooling(ask.model)
-        order = EmbedRequest(ask.model.ref, prompts, ask.model.pooling == "mean", ask.context, ask.keep_alive_s)
+        mean, timeout_s = ask.model.pooling == "mean", ask.options.timeout_s
+        order = EmbedRequest(ask.model.ref, prompts, mean, ask.context, ask.keep_alive_s, timeout_s)
         try:
             return self._follow(self._engine.embed(order), len(prompts), change)
         except EngineError as e:

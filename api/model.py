@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ollampi.api.names import Name
 from ollampi.api.pooling import LAST_TOKEN, POOLING_FILE, pooling_of
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.model_config import is_headless
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
 
@@ -134,7 +135,7 @@ def _read_model(name: Name, path: Path) -> Model:
         details=_details(config, text_config, tensors),
         tensors=tensors,
         pooling=pooling_of(path, read_json(path / POOLING_FILE, LAST_TOKEN)),
-        capabilities=_capabilities(template, (path / POOLING_FILE).is_file()),
+        capabilities=_capabilities(template, (path / POOLING_FILE).is_file() or is_headless(config)),
     )
 
 

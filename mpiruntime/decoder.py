@@ -69,7 +69,7 @@ class Decoder:
         self.embedding = Embedding(body / "embed_tokens", config, shard, comm)
         self.layers = [DecoderLayer(body / f"layers.{i}", config, shard, comm, i) for i in range(config.num_layers)]
         self.norm = Norm(body / "norm", config.width, config.norm_eps)
-        self.head = self.embedding if config.tied_embeddings else Embedding(weights / "lm_head", config, shard, comm)
+        self.head = self.embedding if config.num_tables == 1 else Embedding(weights / "lm_head", config, shard, comm)
 
     def __call__(self, batch: Batch, cache: KVCache, watch: Watch = look_away) -> Output:
         """Return the logits of the batch's logit rows and the sums of its pools on rank 0; collective.

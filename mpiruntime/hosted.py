@@ -125,7 +125,9 @@ class HostedModel:
         return self.scheduler.idle and 0 <= self.keep_s <= now - self.last_used
 
     def check_tokens(self, request: GenerateRequest) -> None:
-        """Raise RequestError for an empty prompt or a token that the model does not have."""
+        """Raise RequestError for an empty prompt, a token that the model does not have, or a model without a head."""
+        if not self.config.has_head:
+            raise RequestError("the model makes embeddings only; ask for these, or use a model with an output head")
         tokens = request.prompt
         if not tokens:
             raise RequestError("the prompt has no tokens; send at least one character")

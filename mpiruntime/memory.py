@@ -17,7 +17,7 @@ def shard_parameters(config: ModelConfig, shard: Shard) -> int:
     mlp_width = len(shard.of(config.mlp_width, unit=GROUP))
     attention = config.width * (2 * q + 2 * kv) + config.attention_bias * (q + 2 * kv + config.width)
     mlp = 3 * config.width * mlp_width + config.mlp_bias * (2 * mlp_width + config.width)
-    tables = len(shard.of(config.vocab_size)) * config.width * (1 if config.tied_embeddings else 2)
+    tables = len(shard.of(config.vocab_size)) * config.width * config.num_tables
     return config.num_layers * (attention + mlp + 2 * config.width) + tables + config.width
 
 

@@ -47,9 +47,15 @@ class ModelConfig:
     norm_eps: float
     rope: Rope
     tied_embeddings: bool
+    has_head: bool  # else it makes hidden states only
     attention_bias: bool
     mlp_bias: bool
     dtype: str  # of the checkpoint: float32, float16 or bfloat16
+
+    @property
+    def num_tables(self) -> int:
+        """Return how many tables of [V, D] there are: that of the tokens, and the output head where it is another."""
+        return 2 if self.has_head and not self.tied_embeddings else 1
 
     @property
     def num_parameters(self) -> int:
@@ -57,7 +63,7 @@ class ModelConfig:
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         attention = self.width * (2 * q + 2 * kv) + self.attention_bias * (q + 2 * kv + self.width)
         mlp = 3 * self.width * self.mlp_width + self.mlp_bias * (2 * self.mlp_width + self.width)
-        tables = self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
+        tables = self.vocab_size * self.width * self.num_tables
         return self.num_layers * (attention + mlp + 2 * self.width) + tables + self.width
 
 
@@ -153,10 +159,18 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         norm_eps=fields.number("rms_norm_eps", float, 1e-6),
         rope=_rope(fields, max_context),
         tied_embeddings=fields.flag("tie_word_embeddings", False),
+        has_head=not is_headless(values),
         attention_bias=fields.flag("attention_bias", False),
         mlp_bias=fields.flag("mlp_bias", False),
         dtype=fields.text("dtype", fields.text("torch_dtype", "float32")),
     )
+
+
+def is_headless(values: dict[str, Any]) -> bool:
+    """Return whether a config.json says that the checkpoint ends with its hidden states: LlamaModel, for example."""
+    names = values.get("architectures")
+    last = str(names[-1]) if isinstance(names, list) and names else ""
+    return last.endswith("Model") and not last.endswith("LMHeadModel")
 
 
 def _rope(fields: _Fields, max_context: int) -> Rope:

@@ -213,6 +213,7 @@ ERRORS = [
     ("busy", "x", 503, 503, BUSY),
     ("shutdown", "stopping", 503, 503, "stopping"),
     ("unavailable", "gone", 503, 503, "gone"),
+    ("timeout", "late", 504, 504, "late"),
     ("model", "cannot load", 500, 500, "cannot load"),
     ("context", "too long", 400, 500, "too long"),
     ("request", "bad", 400, 500, "bad"),
@@ -244,7 +245,8 @@ def test_a_cancelled_request_is_no_answer(client, engine):
 
 def test_ignored_options_are_named(client, engine):
     engine.embeds([1.0])
-    response = embed(client, options={"num_gpu": 1, "numa": True})
+    response = embed(client, options={"num_gpu": 1, "numa": True, "timeout": 1.5})
+    assert engine.embed_requests[0].timeout_s == 1.5
     assert response.headers["Warning"] == '299 ollampi "ignored options: numa"'
 
 
@@ -300,6 +302,21 @@ def test_an_embedding_model_neither_completes_nor_chats(make_client, make_model,
         response = client.post(f"/api/{route}", json={"model": "m", **body})
         assert (response.status_code, response.json) == (400, {"error": f'"m" does not support {route}'})
     assert not engine.requests
+
+
+@pytest.mark.parametrize(
+    ("architecture", "capability"),
+    [
+        ("LlamaModel", "embedding"),
+        ("LlamaForCausalLM", "completion"),
+        ("GPT2LMHeadModel", "completion"),
+        (5, "completion"),
+    ],
+)
+def test_a_checkpoint_without_a_head_is_an_embedding_model(make_client, make_model, tmp_path, architecture, capability):
+    config = make_model(tmp_path / "m") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": [architecture]}))
+    assert make_client(tmp_path).get("/api/tags").json["models"][0]["capabilities"] == [capability]
 
 
 def test_the_pooling_is_a_part_of_the_model(make_client, make_model, tmp_path):

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_hidden, write_checkpoint
-from support.worlds import Recorder, embed, generate, run_engine
+from support.checkpoints import FAMILIES, PROMPT, reference, reference_greedy, reference_hidden, write_checkpoint
+from support.worlds import Recorder, embed, generate, load_reports, run_engine
 
 from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.inbox import Event
+from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.pool import Pool
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Sampling
 from ollampi.mpiruntime.scheduler import Scheduler
@@ -92,6 +93,22 @@ def test_every_family_embeds(tmp_path: Path, family: str) -> None:
     recorder = answers(3, [embed(1, folder, PROMPTS[:2], mean=True), embed(2, folder, PROMPTS[:2])])
     assert_embeddings(recorder, 1, expected, mean=True)
     assert_embeddings(recorder, 2, expected, mean=False)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_checkpoint_without_a_head_embeds_and_does_not_complete(
+    folder: Path, hidden: list[torch.Tensor], tmp_path: Path, size: int
+) -> None:
+    reference(folder).model.save_pretrained(tmp_path / "base")
+    assert read_config(tmp_path / "base").has_head is False
+    reports = run_threads(size, lambda c: load_reports(c, tmp_path / "base"))[0]
+    assert reports is not None
+    assert sum(r.weight_bytes for r in reports) >= 4 * read_config(tmp_path / "base").num_parameters
+    assert size > 1 or reports[0].unread == []
+    messages = [embed(1, tmp_path / "base", PROMPTS), generate(2, tmp_path / "base", PROMPT)]
+    recorder = answers(size, messages)
+    assert_embeddings(recorder, 1, hidden, mean=False)
+    assert (recorder.last(2)["code"], recorder.tokens(2)) == ("request", [])
 
 
 @pytest.mark.parametrize("mean", [False, True])
