@@ -235,6 +235,16 @@ def test_a_cancel_ends_all_inputs(folder: Path, greedy: list[int], size: int) ->
     assert client.tokens(2) == greedy[:9]
 
 
+def test_embeddings_beside_a_draft_model(folder: Path, hidden: list[torch.Tensor], greedy: list[int]) -> None:
+    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=12), embed(2, folder, PROMPTS, mean=True)]
+    messages += [embed(3, folder, PROMPTS), generate(4, folder, PROMPT, sampling=GREEDY, max_tokens=12)]
+    recorder = run_threads(2, lambda c: run_engine(c, messages, SETTINGS, draft=(folder, folder)))[0]
+    assert recorder is not None
+    assert recorder.tokens(1) == recorder.tokens(4) == greedy
+    assert_embeddings(recorder, 2, hidden, mean=True)
+    assert_embeddings(recorder, 3, hidden, mean=False)
+
+
 def test_a_deadline_ends_all_inputs(folder: Path, greedy: list[int]) -> None:
     messages = [embed(1, folder, [PROMPT] * 5000, timeout_s=0.2)]
     messages.append(generate(2, folder, PROMPT, sampling=GREEDY, max_tokens=9))

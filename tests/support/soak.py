@@ -86,7 +86,7 @@ def _ask(rng: random.Random) -> Ask:
         (4, _too_long),
         (4, _late),
         (4, _broken),
-        (0, _embedding),
+        (8, _embedding),
         (4, _other),
     ]
     return rng.choices([make for _, make in kinds], [weight for weight, _ in kinds])[0](rng)
