@@ -1,30 +1,65 @@
 """Print tokens per second of a server against the number of clients that ask at once.
 
-    python benchmarks/throughput.py [--ranks 2] [--clients 1 2 4 8 16 32 64] [--model FOLDER] [key=value ...]
+    python benchmarks/throughput.py [--ranks 2] [--clients 1 2 4 8 16 32 64] [--tokens 128] [--large] [key=value ...]
 
-Every client sends one prompt of its own and reads an answer of 128 tokens over HTTP; the ratio is to one client.
+Every client sends one prompt of its own and reads an answer over HTTP; the ratio is to one client. --large takes a
+random model of 1.04 billion weights (width 2048, MLP 8192, 16 layers, 32 heads of which 8 for keys, 16384 tokens).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.servers import Server, endless_model, server  # noqa: E402
 
-TOKENS = 128
+LARGE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+LARGE |= {"num_key_value_heads": 8, "vocab_size": 16384}
 
 
-def answer(job: Server, model: str, number: int) -> int:
+def large_model(parent: Path) -> Path:
+    """Write the random model into `parent` in bf16, tensor by tensor; return its folder."""
+    folder = endless_model(parent)
+    config = json.loads((folder / "config.json").read_text()) | LARGE | {"head_dim": 64, "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    width, mlp, kv, vocab = 2048, 8192, 512, 16384
+    shapes = {
+        "model.embed_tokens.weight": (vocab, width),
+        "lm_head.weight": (vocab, width),
+        "model.norm.weight": (width,),
+    }
+    for layer in range(LARGE["num_hidden_layers"]):
+        for name, shape in (
+            ("input_layernorm", (width,)),
+            ("post_attention_layernorm", (width,)),
+            ("self_attn.q_proj", (width, width)),
+            ("self_attn.k_proj", (kv, width)),
+            ("self_attn.v_proj", (kv, width)),
+            ("self_attn.o_proj", (width, width)),
+            ("mlp.gate_proj", (mlp, width)),
+            ("mlp.up_proj", (mlp, width)),
+            ("mlp.down_proj", (width, mlp)),
+        ):
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    tensors = {name: torch.randn(shape, dtype=torch.bfloat16) * 0.02 for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def answer(job: Server, model: str, number: int, tokens: int) -> int:
     """Return how many tokens one client got."""
-    options = {"temperature": 0, "num_predict": TOKENS}
+    options = {"temperature": 0, "num_predict": tokens}
     prompt = f"# {number}\nimport os\nclass Task{number}:\n"
     body = {"model": model, "prompt": prompt, "raw": True, "stream": False, "options": options}
     status, reply = job.request("POST", "/api/generate", body, timeout_s=600)
@@ -32,11 +67,11 @@ def answer(job: Server, model: str, number: int) -> int:
     return int(reply["eval_count"])
 
 
-def tokens_per_s(job: Server, model: str, clients: int) -> float:
+def tokens_per_s(job: Server, model: str, clients: int, tokens: int) -> float:
     """Return the tokens per second of `clients` requests at once."""
     with ThreadPoolExecutor(clients) as pool:
         began = time.perf_counter()
-        count = sum(pool.map(lambda number: answer(job, model, number), range(clients)))
+        count = sum(pool.map(lambda number: answer(job, model, number, tokens), range(clients)))
         return count / (time.perf_counter() - began)
 
 
@@ -45,20 +80,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument(
-        "--model", type=Path, help="a model folder; the demo model without an end of its answers if not"
-    )
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = args.model or endless_model(Path(folder))
+        model = large_model(Path(folder)) if args.large else endless_model(Path(folder))
         with server(args.ranks, Path(folder), f"model={model}", *args.settings) as job:
             name = model.name
-            tokens_per_s(job, name, max(args.clients))
-            alone = max(tokens_per_s(job, name, 1) for _ in range(3))
+            tokens_per_s(job, name, max(args.clients), args.tokens)
+            alone = max(tokens_per_s(job, name, 1, args.tokens) for _ in range(3))
             print(f"{args.ranks} ranks, {' '.join(args.settings)}", flush=True)
             for clients in args.clients:
-                rate = tokens_per_s(job, name, clients)
+                rate = tokens_per_s(job, name, clients, args.tokens)
                 print(f"{clients:3d} clients: {rate:7.0f} tokens/s, {rate / alone:5.2f} times one", flush=True)
 
 
