@@ -61,7 +61,7 @@ def measure(runner: Runner, sampling: Sampling, streams: int) -> tuple[list[floa
         forwards.append(times.forward_s)
         last = now
 
-    settings = EngineSettings(dtype="float32", cache_tokens=65536, max_step_tokens=4096)
+    settings = EngineSettings(dtype="float32", cache_tokens=65536, max_step_tokens=4096, max_drafts=0)
     Engine(
         runner, Models(runner, settings), Streams(runner, sampling, streams), drain_timeout_s=1, observe=observe
     ).run()

@@ -5,6 +5,8 @@ Philox 4x32 with 10 rounds: Salmon et al., "Parallel Random Numbers: As Easy as 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ _SHIFT = np.uint64(32)
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
 _WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
 _ROUNDS = 10
+_BLOCK = 256
 
 
 def philox(counter: Words, key: Words) -> Words:
@@ -25,6 +28,18 @@ def philox(counter: Words, key: Words) -> Words:
         factors, others = ((products >> _SHIFT)[::-1] ^ others ^ key), (products & _LOW)[::-1]
         key = (key + _WEYL) & _LOW
     return np.stack([factors[0], others[0], factors[1], others[1]])
+
+
+def chance(seed: int, position: int) -> float:
+    """Return the number in [0, 1) that belongs to a seed and a position; those of near positions are kept at hand."""
+    return _block(seed, position // _BLOCK)[position % _BLOCK]
+
+
+@lru_cache(maxsize=2048)
+def _block(seed: int, number: int) -> list[float]:
+    """Return the numbers of a block of positions: one call makes many as fast as few."""
+    chances: list[float] = uniforms([seed] * _BLOCK, list(range(number * _BLOCK, (number + 1) * _BLOCK))).tolist()
+    return chances
 
 
 def uniforms(seeds: list[int], positions: list[int]) -> NDArray[np.float64]:

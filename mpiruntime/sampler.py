@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ollampi.mpiruntime.philox import uniforms
+from ollampi.mpiruntime.philox import chance
 from ollampi.mpiruntime.request import Sampling, TokenLogprob
 
 Logits = NDArray[np.float32]
@@ -49,15 +49,15 @@ def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
         tokens = scores.argmax(axis=1)
     drawn = [i for i, pick in enumerate(picks) if pick.sampling.temperature > 0 and finite[i]]
     if drawn:
-        chances = uniforms([picks[i].seed for i in drawn], [picks[i].position for i in drawn])
+        chances = np.array([chance(picks[i].seed, picks[i].position) for i in drawn])
         is_narrow = [_is_narrow(picks[i].sampling) for i in drawn]
         rows = [i for i, narrow in zip(drawn, is_narrow, strict=True) if narrow]
         if rows:
             several = scores if len(rows) == len(scores) else scores[rows]
             tokens[rows] = _draw_narrow(several, [picks[i].sampling for i in rows], chances[is_narrow])
-        for i, narrow, chance in zip(drawn, is_narrow, chances, strict=True):
+        for i, narrow, at in zip(drawn, is_narrow, chances.tolist(), strict=True):
             if not narrow:
-                tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i].sampling, chance)
+                tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i].sampling, at)
     return [token if ok else None for token, ok in zip(tokens.tolist(), finite.tolist(), strict=True)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ollampi.mpiruntime import sampler as sampler_module
-from ollampi.mpiruntime.philox import philox, uniforms
+from ollampi.mpiruntime.philox import chance, philox, uniforms
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.sampler import Logits, Pick, describe, sample
 
@@ -92,6 +92,8 @@ def test_chance_is_keyed_by_seed_and_position() -> None:
     seeds, positions = [s for s in (-1, 0, 5, 2**63) for _ in range(50)], list(range(50)) * 4
     many = uniforms(seeds, positions)
     assert uniforms(seeds[7:8], positions[7:8])[0] == many[7]
+    assert [chance(s, p) for s, p in zip(seeds, positions, strict=True)] == many.tolist()
+    assert [chance(5, p) for p in (255, 256, 10**12)] == uniforms([5] * 3, [255, 256, 10**12]).tolist()
     assert len(set(many.tolist())) == 200
     assert ((many >= 0) & (many < 1)).all()
     assert abs(many.mean() - 0.5) < 0.06
