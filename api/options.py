@@ -173,8 +173,12 @@ def _biases(name: str, value: Any) -> list[tuple[int, float]]:
         raise bad_request(f'option "{name}" names {len(value)} tokens; leave out all but {MAX_BIASES}')
     biases = []
     for token, bias in value.items():
-        _require(token.isascii() and token.isdecimal() and len(token) < 10, name, "an object of token ids")
-        _require(_is_number(bias), name, "an object of numbers")
+        _require(
+            token.isascii() and token.isdecimal() and len(token) < 10,
+            name,
+            'type object with token ids for names, such as {"12": -5}',
+        )
+        _require(_is_number(bias), name, 'type object with numbers, such as {"12": -5}')
         if not -MAX_BIAS <= bias <= MAX_BIAS:
             raise bad_request(f'option "{name}" must hold numbers between {-MAX_BIAS} and {MAX_BIAS}')
         biases.append((int(token), float(bias)))

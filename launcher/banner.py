@@ -28,6 +28,9 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
     cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
     head = f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}{limit}, {cache}, {library}"
     lines = [head, "", *_aligned(rows)]
+    if hosted.draft is not None:
+        held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
+        lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")
     unread = hosted.reports[0].unread
     if unread:
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")

@@ -160,7 +160,7 @@ SETTINGS: dict[str, Kind] = {
     "engine.max_step_tokens": Number(int, 1, 2**16),
     "engine.max_running": Number(int, 1, 2**16),
     "engine.max_stretch": Number(float, 1, 1e6),
-    "engine.max_drafts": Number(int, 0, 64),
+    "engine.max_drafts": Number(int, 0, 64, or_null=True),
     "engine.timeout_s": Number(float, 0.001, 1e9, or_null=True),
     "engine.max_queue": Number(int, 0, 2**20),
     "engine.max_loaded_models": Number(int, 1, 64),

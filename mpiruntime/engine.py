@@ -26,7 +26,7 @@ from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
-_LATE_TEXT = "the request was not complete in its time; ask for less, or raise its timeout or the server's timeout_s"
+_LATE_TEXT = "the request was not complete in its time; ask for less, or raise options.timeout or engine.timeout_s"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 

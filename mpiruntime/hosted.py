@@ -17,6 +17,7 @@ from ollampi.mpiruntime.scheduler import Scheduler
 from ollampi.mpiruntime.step import Check, Load, Unload
 
 KEEP_ALIVE_S = 300.0
+MAX_DRAFTS = 16
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
 
 
@@ -28,10 +29,10 @@ class EngineSettings:
     positions of the KV cache, shared by all requests, None for as many as are of use and fit into cache_fraction of
     the memory that is left beside the weights; cache_dtype: float32, bfloat16, int8, or auto for that of the model;
     max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; max_stretch: how many times as long
-    a step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step;
-    timeout_s: after which a request ends with an error, None for never; keep_alive_s: how long an idle model stays,
-    negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits in any batch and world, at a price
-    (docs/determinism.md).
+    a step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step,
+    None as in HostedModel.max_drafts; timeout_s: after which a request ends with an error, None for never;
+    keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
+    in any batch and world, at a price (docs/determinism.md).
     """
 
     dtype: str = "auto"
@@ -43,7 +44,7 @@ class EngineSettings:
     max_step_tokens: int = 512
     max_running: int = 256
     max_stretch: float = 1.8
-    max_drafts: int = 16
+    max_drafts: int | None = None
     max_queue: int = 512
     max_loaded_models: int = 3
     timeout_s: float | None = None
@@ -66,6 +67,8 @@ class DraftModel:
     number: int
     context: int
     max_step_tokens: int
+    name: str
+    reports: list[LoadReport]
     pace: Pace = field(default_factory=Pace)
 
 
@@ -88,6 +91,7 @@ class HostedModel:
         self.config = config
         self.context = load.context
         self.dtype = load.dtype
+        self.exact_enough = load.dtype == "float32" or load.deterministic
         self.cache_tokens = load.num_blocks * load.block_size
         self.cache_dtype = load.kept
         self.reports = reports
@@ -111,6 +115,19 @@ class HostedModel:
         """Return the numbers of all that the ranks hold for the model: its own and its draft model's."""
         return [self.number, *([self.draft.number] if self.draft else [])]
 
+    def max_drafts(self, asked: int | None) -> int:
+        """Return how many tokens may be proposed for one answer in a step, where a request asks for so many.
+
+        In bf16 a token's logits depend visibly on how many go through the model together: there drafts are made for
+        those only who ask for them, or for a draft model.
+        """
+        limit = self.settings.max_drafts
+        if asked is not None:
+            return min(asked, MAX_DRAFTS if limit is None else limit)
+        if limit is None:
+            return MAX_DRAFTS if self.exact_enough or self.draft is not None else 0
+        return limit
+
     def keep(self, keep_alive_s: float | None) -> None:
         """Set how long the model stays once idle: the value sent last wins, None is the default."""
         self.keep_s = self.default_keep_s if keep_alive_s is None else keep_alive_s
@@ -133,17 +150,20 @@ class HostedModel:
             raise RequestError("the prompt has no tokens; send at least one character")
         strange = [t for t, _ in request.sampling.logit_bias if not 0 <= t < self.config.vocab_size]
         if strange:
-            raise RequestError(f"logit_bias names token {strange[0]}, the model's vocabulary {self.config.vocab_size}")
+            raise RequestError(
+                f"logit_bias names token {strange[0]}; the model's tokens are 0 to {self.config.vocab_size - 1}"
+            )
         if not 0 <= min(tokens) <= max(tokens) < self.config.vocab_size:
             raise RequestError(f"the prompt has token {max(tokens)}, the model's vocabulary {self.config.vocab_size}")
 
     def listing(self) -> LoadedModel:
         """Return what /api/ps tells of the model."""
+        drafting = self.draft.reports if self.draft else []
         left = None if self.keep_s < 0 else self.keep_s - (time.monotonic() - self.last_used)
         return LoadedModel(
             name=self.ref.name,
             path=self.ref.path,
-            size_bytes=sum(r.weight_bytes + r.cache_bytes for r in self.reports),
+            size_bytes=sum(r.weight_bytes + r.cache_bytes for r in [*self.reports, *drafting]),
             gpu_bytes=0,
             context_length=self.context,
             expires_at=None if left is None else time.time() + max(0.0, left),
@@ -256,12 +276,12 @@ class Models:
             length = min(load.context, config.max_context)
             draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name)
             self.runner.lead_check(Check(**asdict(draft)))
-            self.runner.lead_load(draft)
+            reports = self.runner.lead_load(draft)
         except ModelError:
             self._unload(hosted)
             raise
         self._next_number += 1
-        return DraftModel(draft.model, length, self.settings.max_step_tokens)
+        return DraftModel(draft.model, length, self.settings.max_step_tokens, ref.name, reports)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""

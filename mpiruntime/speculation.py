@@ -27,12 +27,12 @@ class Speculation:
     def propose(self, model: HostedModel) -> None:
         """Give running answers drafts from their own text, or else room for those of the draft model."""
         decoding = [s for s in model.scheduler.running if s.pending == 1 and s.pool is None]
-        price = model.pace.price(len(decoding), len(decoding) * model.settings.max_drafts)
+        most = [min(_max_drafts(model, s), s.draft_room) for s in decoding]
+        price = model.pace.price(len(decoding), sum(most))
         if price is None or price > _TOO_DEAR:
             return
         without = []
-        for sequence in decoding:
-            limit = min(_max_drafts(model, sequence), sequence.draft_room)
+        for sequence, limit in zip(decoding, most, strict=True):
             length = min(limit, sequence.lookup_trust.length(price))
             sequence.drafts = sequence.lookup.propose(sequence.tokens, length) if length else []
             sequence.trust = sequence.lookup_trust
@@ -99,10 +99,7 @@ class Speculation:
 
 def _max_drafts(model: HostedModel, sequence: Sequence) -> int:
     """Return how many drafts the server and the request allow; none under a grammar, which judges token by token."""
-    if sequence.guide is not None:
-        return 0
-    asked = sequence.request.max_drafts
-    return model.settings.max_drafts if asked is None else min(asked, model.settings.max_drafts)
+    return 0 if sequence.guide is not None else model.max_drafts(sequence.request.max_drafts)
 
 
 def _make_room(model: HostedModel, draft: DraftModel, without: list[tuple[Sequence, int]]) -> None:

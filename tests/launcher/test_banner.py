@@ -16,6 +16,7 @@ def hosted(context: int, max_context: int) -> HostedModel:
     config = SimpleNamespace(max_context=max_context)
     values: Any = SimpleNamespace(ref=ModelRef("m:latest", "/m"), dtype="float32", context=context, config=config)
     values.reports, values.cache_tokens, values.cache_dtype = [report], 8192, "int8"
+    values.draft = SimpleNamespace(name="small:latest", reports=[SimpleNamespace(weight_bytes=1024, cache_bytes=1024)])
     return cast(HostedModel, values)
 
 
@@ -31,3 +32,4 @@ def test_the_first_line_says_where_the_context_ends(max_context: int, text: str)
     lines = banner(hosted(2048, max_context), facts, "Open MPI 5.0.11", "http://h:1").splitlines()
     assert lines[0].startswith(f"m:latest in float32, {text}")
     assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0"]
+    assert "small:latest drafts for it; weights and cache per rank: 2 KiB" in lines

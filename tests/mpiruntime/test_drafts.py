@@ -182,6 +182,18 @@ def test_as_much_is_drafted_as_pays(chance: float, seconds: float, length: int) 
     assert speculation._best_length(model, draft, [chance], 16) == length  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    ("dtype", "asked", "drafted"), [("float32", None, True), ("bfloat16", None, False), ("bfloat16", 8, True)]
+)
+def test_drafts_that_could_change_a_text_are_made_for_those_who_ask(
+    folder: Path, dtype: str, asked: int | None, drafted: bool
+) -> None:
+    settings = EngineSettings(dtype=dtype, cache_tokens=256, block_size=4, max_step_tokens=64)
+    message = generate(0, folder, COPY, sampling=Sampling(temperature=0), max_tokens=40, max_drafts=asked)
+    assert (steps(answers(1, [message], settings), 0) < 40) == drafted
+
+
 def test_lookup_proposes_what_followed_last() -> None:
     lookup = Lookup()
     text = [1, 2, 3, 4, 1, 2, 3, 5, 9]
