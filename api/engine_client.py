@@ -57,8 +57,11 @@ class Stream(Protocol[E]):
         """Return the events; raise EngineError where the engine gives the request up."""
         ...
 
-    def cancel(self) -> None:
-        """Tell the engine to stop; safe from any thread, any number of times, and after the end."""
+    def cancel(self, reason: str = "cancel") -> None:
+        """Tell the engine to stop; safe from any thread, any number of times, and after the end.
+
+        reason is what the engine counts: stop or length where the answer is complete as it is.
+        """
         ...
 
     def close(self) -> None:

@@ -88,7 +88,7 @@ def follow(stream: Stream[Tokens | Done], path: TextPath) -> Iterator[Piece | Ou
             return
         text = _take(event, path, tokens, pending)
         if reason := path.end:
-            stream.cancel()
+            stream.cancel(reason)
             usage = _rest(stream, len(tokens))
             yield Outcome(_piece(path, text + path.stops.flush(), pending, final=True), reason, usage, tokens)
             return

@@ -127,14 +127,14 @@ class SocketStream(Generic[_E]):
             yield self._read(event)
             return
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "cancel") -> None:
         """Tell the engine to stop, once; the stream still ends with its last event, or without it after a while."""
         with self._lock:
             was_open, self._open = self._open, False
         if was_open:
             self._inbox.put({"kind": "cancelling"})
             try:
-                self._connection.send({"op": "cancel", "id": self._number})
+                self._connection.send({"op": "cancel", "id": self._number, "reason": reason})
             except wire.Closed:
                 self._connection.close()
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.servers import Server, endless_model, server  # noqa: E402
 
 FILES = [argparse, statistics, tempfile, textwrap]
-PIECE, TURNS = 1600, 1
+PIECE, TURNS = 1600, 3
 
 
 def prompts() -> list[str]:

@@ -35,7 +35,7 @@ def text(tokens: int, seed: int) -> str:
 
 def token_times(job: Server, prompt: str, count: int) -> tuple[list[float], int]:
     """Return the seconds at which the tokens of an answer came, from sending the request, and the prompt's tokens."""
-    options = {"temperature": 0, "num_predict": count, "num_ctx": CONTEXT}
+    options = {"temperature": 0, "num_predict": count, "num_ctx": CONTEXT, "draft_num_predict": 0}
     body: dict[str, Any] = {"model": "endless", "prompt": prompt, "raw": True, "options": options}
     connection = http.client.HTTPConnection("127.0.0.1", job.port, timeout=600)
     began, times, last = time.perf_counter(), [], {}

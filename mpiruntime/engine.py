@@ -143,7 +143,7 @@ class Engine:
         elif op == "metrics":
             client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
         elif op == "cancel":
-            self._cancel(client, number)
+            self._cancel(client, number, message.get("reason", "cancel"))
         elif op == "gone":
             self._forget(client)
 
@@ -218,11 +218,11 @@ class Engine:
             waiting.refuse("shutdown", _SHUTDOWN_TEXT)
             self._inside.refused["shutdown"] += 1
 
-    def _cancel(self, client: Client, number: int) -> None:
-        """Drop a request; one that has ended already is ignored."""
+    def _cancel(self, client: Client, number: int, reason: str) -> None:
+        """Drop a request, to be counted under a reason; one that has ended already is ignored."""
         active = self._by_id.get((client, number))
         if active is not None:
-            self._complete(active, "cancel")
+            self._complete(active, reason if reason in ("stop", "length") else "cancel")
         elif self._waiting.drop(client, number):
             self._retry_due = True
             client.post({"id": number, "kind": "done", "reason": "cancel", "usage": asdict(Usage())})

@@ -149,4 +149,6 @@ class SocketInbox:
         """Queue a message for the engine; forget a client that is gone."""
         if message is _GONE:
             self._clients.discard(client)
+        else:
+            message["arrived"] = time.monotonic()  # a loop that is busy with a load may take it much later
         self._messages.put((client, message))

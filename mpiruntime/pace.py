@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _WEIGHT = 0.2  # of the newest step in a mean
-_MIN_PIECE = 16  # prompt tokens that always fit beside running answers, so that every prompt goes on
+_MIN_PIECE = 4  # prompt tokens that always fit beside running answers, so that every prompt goes on
 
 
 class Pace:

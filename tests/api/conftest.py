@@ -109,8 +109,9 @@ class FakeStream:
             if isinstance(event, Done):
                 return
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "cancel") -> None:
         self.cancelled += 1
+        self.reason = reason
         self._events.put(Done("cancel", USAGE))
 
     def close(self) -> None:

@@ -46,6 +46,16 @@ def test_messages_come_in_order_and_events_go_back(inbox: SocketInbox) -> None:
         assert received == [0, 1, 2]
 
 
+def test_a_message_counts_from_when_it_came_however_late_it_is_taken(inbox: SocketInbox) -> None:
+    with connect(inbox) as connection:
+        wire.send(connection, {"op": "loaded", "id": 1})
+        time.sleep(0.3)
+        before = time.monotonic()
+        taken = inbox.get(5)
+        assert taken is not None
+        assert taken[1]["arrived"] < before - 0.1
+
+
 @pytest.mark.parametrize("farewell", ["close", "junk", "silence"])
 def test_nothing_is_left_of_clients_that_are_gone(inbox: SocketInbox, farewell: str) -> None:
     before = num_descriptors()

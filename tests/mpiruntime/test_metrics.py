@@ -154,7 +154,8 @@ def test_a_small_cache_is_seen_in_preemptions(folder: Path) -> None:
     assert scraper.sample("ollampi_generated_tokens_total") == 60
 
 
-def test_cancels_and_a_scrape_while_draining(folder: Path) -> None:
+@pytest.mark.parametrize(("reason", "counted"), [("cancel", "cancel"), ("stop", "stop"), ("nonsense", "cancel")])
+def test_cancels_and_a_scrape_while_draining(folder: Path, reason: str, counted: str) -> None:
     class Drainer(Scraper):
         """Begins to drain at the second token, scrapes at the third and cancels at the fourth."""
 
@@ -169,7 +170,7 @@ def test_cancels_and_a_scrape_while_draining(folder: Path) -> None:
                 self.messages.put({"op": "metrics", "id": 5})
                 self.messages.put({"op": "metrics", "id": 6})  # at once after the other
             elif event["id"] == 6:
-                self.messages.put({"op": "cancel", "id": 1})
+                self.messages.put({"op": "cancel", "id": 1, "reason": reason})
                 self.messages.put({"op": "metrics", "id": -1})
 
     client = Drainer([generate(1, folder, PROMPT, sampling=GREEDY)])
@@ -182,8 +183,8 @@ def test_cancels_and_a_scrape_while_draining(folder: Path) -> None:
     run_threads(2, work)
     running = [value for name, _, value in client.last(5)["samples"] if name == "ollampi_requests_running"]
     assert running == [1]
-    assert client.last(1)["reason"] == "cancel"
-    assert client.sample("ollampi_requests_total", outcome="cancel") == 1
+    assert client.last(1)["reason"] == counted
+    assert client.sample("ollampi_requests_total", outcome=counted) == 1
     assert client.sample("ollampi_cache_blocks_used") == 0
 
 

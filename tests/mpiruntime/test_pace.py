@@ -22,7 +22,7 @@ def test_nothing_is_claimed_before_the_first_step() -> None:
     pace = Pace()
     assert pace.seconds(1) is None
     assert pace.price(1, 4) is None
-    assert pace.prompt_room(1, 2.0) == 16
+    assert pace.prompt_room(1, 2.0) == 4
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 12, 100, 300, 512])
@@ -40,7 +40,7 @@ def test_prompts_get_the_room_that_the_stretch_leaves() -> None:
     pace = paced(1, 64, 512)
     for stretch in (1.5, 4.0, 20.0, 100.0):
         room = pace.prompt_room(1, stretch)
-        assert room == 16 or line(1 + room) <= stretch * line(1) * 1.001
+        assert room == 4 or line(1 + room) <= stretch * line(1) * 1.001
         assert line(1 + 2 * room) > stretch * line(1)
 
 
