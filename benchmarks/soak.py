@@ -39,7 +39,7 @@ def main() -> None:
     settings = (
         f"engine.context_length={CONTEXT}",
         "engine.cache_tokens=2048",
-        "engine.max_queue=8",
+        "engine.max_queue=11",
         "engine.max_running=12",
     )
     with tempfile.TemporaryDirectory() as folder, server(args.ranks, Path(folder), *settings) as job:

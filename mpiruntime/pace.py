@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _WEIGHT = 0.2  # of the newest step in a mean
-_MIN_PIECE = 4  # prompt tokens that always fit beside running answers, so that every prompt goes on
+_MIN_PIECE = 4  # prompt tokens that join running answers wherever any do, so that every prompt goes on
+_MOST_CREDIT_S = 0.1  # for prompts, saved up by steps without them: short ones come in at once
 
 
 class Pace:
@@ -16,6 +17,8 @@ class Pace:
 
     def __init__(self) -> None:
         self._means: dict[int, tuple[float, float]] = {}  # class -> mean tokens, mean seconds
+        self._credit_s = _MOST_CREDIT_S
+        self._allowed_s: float | None = None  # for the step that is observed next
 
     @contextmanager
     def timed(self, num_tokens: int) -> Iterator[None]:
@@ -26,6 +29,10 @@ class Pace:
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """Take in a step; one that took far longer than others of its kind counts as twice their mean at most."""
+        if self._allowed_s is not None:
+            saved = self._credit_s + self._allowed_s - seconds
+            self._credit_s = max(-_MOST_CREDIT_S, min(_MOST_CREDIT_S, saved))
+            self._allowed_s = None
         kind = (num_tokens - 1).bit_length()
         known = self._means.get(kind)
         if known is None:
@@ -52,13 +59,20 @@ class Pace:
         return fast + (slow - fast) * (num_tokens - low) / (high - low)
 
     def prompt_room(self, num_decoding: int, max_stretch: float) -> int:
-        """Return how many prompt tokens fit beside `num_decoding` tokens so that the step takes max_stretch as long."""
+        """Return how many prompt tokens may join `num_decoding` tokens in the step that is observed next.
+
+        On the average steps then take max_stretch times as long as without prompts; what some take less, others may
+        take more.
+        """
         alone = self.seconds(num_decoding)
+        if alone is None:
+            return _MIN_PIECE
+        self._allowed_s = max_stretch * alone
+        most = self._allowed_s + self._credit_s
+        if most <= alone:
+            return 0
         room = _MIN_PIECE
-        while alone is not None and room < 1 << 20:
-            longer = self.seconds(num_decoding + 2 * room)
-            if longer is None or longer > max_stretch * alone:
-                break
+        while room < 1 << 20 and (self.seconds(num_decoding + 2 * room) or 0.0) <= most:
             room *= 2
         return room
 

@@ -152,7 +152,7 @@ def test_stop_string_across_tokens(client, engine):
     parts = lines(client.post("/api/generate", json=body))
     assert "".join(p["response"] for p in parts) == "The quick bro"
     assert parts[-1]["done_reason"] == "stop"
-    assert engine.streams[0].cancelled
+    assert (engine.streams[0].cancelled, engine.streams[0].reason) == (1, "stop")
     assert parts[-1]["eval_count"] == len(parts[-1]["context"]) - len(engine.requests[0].prompt)
 
 

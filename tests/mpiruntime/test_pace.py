@@ -36,12 +36,32 @@ def test_beyond_the_known_it_is_no_optimist() -> None:
     assert pace.seconds(128) == pytest.approx(2 * line(64))
 
 
-def test_prompts_get_the_room_that_the_stretch_leaves() -> None:
+@pytest.mark.parametrize("stretch", [1.2, 1.8, 4.0])
+@pytest.mark.parametrize("each", [0.0005, 0.01])  # seconds of a token: with the larger, four stretch a step too far
+def test_a_long_prompt_stretches_steps_by_as_much_as_it_may_on_the_average(stretch: float, each: float) -> None:
+    pace = Pace()
+    for size in (1, 4, 16, 64, 512) * 50:
+        pace.observe(size, 0.002 + each * size)
+    rooms = []
+    for _ in range(2000):
+        rooms.append(pace.prompt_room(1, stretch))
+        pace.observe(1 + rooms[-1], 0.002 + each * (1 + rooms[-1]))
+    late = rooms[500:]
+    mean = sum(0.002 + each * (1 + room) for room in late) / len(late)
+    assert mean <= 1.02 * stretch * (0.002 + each)
+    assert mean > 0.9 * stretch * (0.002 + each)
+
+
+def test_a_short_prompt_comes_in_at_once_and_credit_is_saved_up_again() -> None:
     pace = paced(1, 64, 512)
-    for stretch in (1.5, 4.0, 20.0, 100.0):
-        room = pace.prompt_room(1, stretch)
-        assert room == 4 or line(1 + room) <= stretch * line(1) * 1.001
-        assert line(1 + 2 * room) > stretch * line(1)
+    first = pace.prompt_room(1, 1.8)
+    assert first >= 64
+    pace.observe(1 + first, line(1 + first))
+    assert pace.prompt_room(1, 1.8) < first
+    for _ in range(200):
+        pace.observe(1, line(1))
+        pace.prompt_room(1, 1.8)
+    assert pace.prompt_room(1, 1.8) == first
 
 
 def test_a_draft_costs_its_share_of_a_step() -> None:
