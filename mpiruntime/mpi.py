@@ -19,7 +19,7 @@ from ollampi.mpiruntime.errors import WorldError
 
 _CONTROL_TAG, _NOTE_TAG = 1, 2
 _SPIN_S = 0.02  # a waiting rank polls without sleeping for this long: a running answer sends a step far sooner
-_LONGEST_SLEEP_S = 0.004  # what the first token after idling may wait for, against the cost of waking up
+_LONGEST_SLEEP_S = 0.006  # what the first token after idling may wait for, against the cost of waking up
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _SEGMENT = re.compile(r"/dev/shm/(?:sm_segment|vader_segment|mpich_shm|ucx_shm)\S*")
 
