@@ -240,7 +240,7 @@ def test_an_exception_on_any_rank_ends_the_job_with_its_traceback(tmp_path: Path
 )
 def test_bad_settings_are_one_message_and_end_all_ranks(size: int, override: str, texts: list[str]) -> None:
     status, output = run_to_end(size, f"server.port={free_port()}", override)
-    assert status == 1 if size == 0 else status != 0, output  # mpirun's own status may be another one than the ranks'
+    assert status == 1 or (size and status == 213), output  # 213: mpirun's own, seen once on a busy machine
     for text in texts:
         assert text in output
     assert len(re.findall(r"^ollampi: ", output, re.M)) == 1, output
