@@ -34,7 +34,7 @@ install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 # Open MPI comes as a wheel only where the machine has no MPI of its own: two MPIs in one process do not mix.
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard kernels/cpu/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel
 	if command -v mpirun >/dev/null 2>&1; then $(PIP) --no-build-isolation -e .; \

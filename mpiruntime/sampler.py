@@ -7,11 +7,14 @@ else.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ollampi.kernels.draw import draw, drawn_places, heated
+from ollampi.kernels.top_tokens import top_tokens
 from ollampi.mpiruntime.philox import chance
 from ollampi.mpiruntime.request import Sampling, TokenLogprob
 
@@ -20,10 +23,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MAX_NARROW = 256  # candidates up to which sequences are sampled together
-_PIECE = 32
-_LOWEST = np.finfo(np.float32).min
-_TOKEN = np.int64(0xFFFFFFFF)
-_LAST_KEY = np.iinfo(np.int64).max
 
 
 class Pick(NamedTuple):
@@ -42,22 +41,22 @@ class Pick(NamedTuple):
 def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
     """Return the next token for each row of logits [B, V]; None for one with values, or penalties, beyond fp32."""
     scores = _adjusted(logits, picks)
-    tokens = scores.argmax(axis=1)  # of a NaN where there is one
-    finite = np.isfinite(scores[np.arange(len(scores)), tokens]) & (scores.min(axis=1) > -np.inf)
+    is_narrow = [pick.sampling.temperature > 0 and _is_narrow(pick.sampling) for pick in picks]
+    count = max((pick.sampling.top_k for pick, narrow in zip(picks, is_narrow, strict=True) if narrow), default=1)
+    count = min(count, scores.shape[1])
+    top = top_tokens(scores, count)
+    finite = top.finite
     if any(pick.allowed is not None for pick in picks):
         scores = _masked(scores, picks)
-        tokens = scores.argmax(axis=1)
-    drawn = [i for i, pick in enumerate(picks) if pick.sampling.temperature > 0 and finite[i]]
-    if drawn:
-        chances = np.array([chance(picks[i].seed, picks[i].position) for i in drawn])
-        is_narrow = [_is_narrow(picks[i].sampling) for i in drawn]
-        rows = [i for i, narrow in zip(drawn, is_narrow, strict=True) if narrow]
-        if rows:
-            several = scores if len(rows) == len(scores) else scores[rows]
-            tokens[rows] = _draw_narrow(several, [picks[i].sampling for i in rows], chances[is_narrow])
-        for i, narrow, at in zip(drawn, is_narrow, chances.tolist(), strict=True):
-            if not narrow:
-                tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i].sampling, at)
+        top = top_tokens(scores, count)
+    tokens = top.tokens[:, 0]
+    rows = np.flatnonzero(is_narrow & finite)
+    if len(rows):
+        options = np.array([_options(picks[i]) for i in rows], np.float64)
+        tokens[rows] = top.tokens[rows, draw(top.scores[rows], options)]
+    for i, (pick, narrow, ok) in enumerate(zip(picks, is_narrow, finite.tolist(), strict=True)):
+        if pick.sampling.temperature > 0 and ok and not narrow:
+            tokens[i] = _draw_wide(scores[i].astype(np.float64), pick)
     return [token if ok else None for token, ok in zip(tokens.tolist(), finite.tolist(), strict=True)]
 
 
@@ -123,84 +122,18 @@ def _is_narrow(sampling: Sampling) -> bool:
     return 0 < sampling.top_k <= _MAX_NARROW and sampling.typical_p >= 1
 
 
-def _draw_narrow(scores: Logits, samplings: list[Sampling], chances: Floats) -> Ints:
-    """Return a token for each row of scores [B, V], whose top_k is small and typical_p off."""
-    options = np.array([(s.top_k, s.top_p if s.top_p < 1 else np.inf, s.min_p, s.temperature) for s in samplings])
-    top_k, top_p, min_p, temperature = options.T[:, :, None]
-    order, values = _likeliest(scores, int(top_k.max()))
-    below = values - values[:, :1]
-    kept = np.arange(values.shape[1]) < top_k
-    weights = np.where(kept, np.exp(below), 0.0)
-    reached = np.cumsum(weights, axis=1)
-    kept[:, 1:] &= reached[:, :-1] < top_p * reached[:, -1:]  # the token that reaches top_p stays in
-    kept &= weights >= min_p * weights[:, :1]
-    picked = _drawn(np.where(kept, _heated(below, temperature), 0.0), chances)
-    return np.take_along_axis(order, picked[:, None], axis=1)[:, 0]
+def _options(pick: Pick) -> tuple[float, float, float, float, float]:
+    """Return what `draw` wants to know."""
+    s = pick.sampling
+    return s.top_k, s.top_p if s.top_p < 1 else math.inf, s.min_p, s.temperature, chance(pick.seed, pick.position)
 
 
-def _likeliest(scores: Logits, count: int) -> tuple[Ints, Floats]:
-    """Return the `count` likeliest tokens of each row of scores [B, V] with their scores, equal ones by number.
-
-    A row without so many finite scores ends with scores of -inf. Few scores reach the bound that they are chosen by:
-    the count-th largest of the maxima of V / 32 parts of the row.
-    """
-    num_rows, size = scores.shape
-    pieces = scores[:, : size - size % _PIECE]
-    while pieces.shape[1] > size // _PIECE:
-        pieces = np.maximum(pieces[:, : pieces.shape[1] // 2], pieces[:, pieces.shape[1] // 2 :])
-    bound = np.full((num_rows, 1), _LOWEST)
-    if pieces.shape[1] >= count:
-        np.maximum(bound, np.partition(pieces, -count, axis=1)[:, [-count]], out=bound)
-    found = np.flatnonzero(scores >= bound)
-    ends = np.searchsorted(found, np.arange(1, num_rows + 1) * size)
-    counts = np.diff(ends, prepend=0)
-    rows = np.repeat(np.arange(num_rows), counts)
-    keys = np.full((num_rows, int(counts.max())), _LAST_KEY)
-    keys[rows, np.arange(len(found)) - (ends - counts)[rows]] = _keys(scores.reshape(-1)[found], found - rows * size)
-    keys.sort(axis=1)
-    keys = keys[:, :count]
-    return keys & _TOKEN, np.where(keys == _LAST_KEY, -np.inf, _scores(keys))
-
-
-def _keys(scores: Logits, tokens: Ints) -> Ints:
-    """Return integers that sort as the scores [K], highest first, and then as the tokens [K]; all below _LAST_KEY."""
-    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)  # -0.0 becomes 0.0, its equal
-    return ~_ordered(bits) << 32 | tokens
-
-
-def _scores(keys: Ints) -> Floats:
-    """Return the scores that `_keys` was given."""
-    return _ordered(~(keys >> 32)).astype(np.int32).view(np.float32).astype(np.float64)
-
-
-def _ordered(bits: Ints) -> Ints:
-    """Return the bits of fp32 numbers as integers in the same order, and such integers as bits again."""
-    ordered: Ints = bits ^ (bits >> 31 & 0x7FFFFFFF)
-    return ordered
-
-
-def _draw_wide(scores: Floats, sampling: Sampling, chance: float) -> int:
+def _draw_wide(scores: Floats, pick: Pick) -> int:
     """Return a token for scores [V], whatever the options."""
-    candidates = _candidates(scores, sampling)
+    candidates = _candidates(scores, pick.sampling)
     below = scores[candidates] - scores[candidates].max()
-    weights = _heated(below, np.array(sampling.temperature))
-    return int(candidates[_drawn(weights[None], np.array([chance]))[0]])
-
-
-def _heated(below: Floats, temperature: Floats) -> Floats:
-    """Return exp(below / temperature); a tiny temperature leaves the likeliest alone, which is right."""
-    with np.errstate(over="ignore", under="ignore"):
-        weights: Floats = np.exp(below / temperature)
-    return weights
-
-
-def _drawn(weights: Floats, chances: Floats) -> Ints:
-    """Return for each row of weights [B, K] the index that its chance in [0, 1) falls on; weights 0 are never drawn."""
-    edges = np.cumsum(weights, axis=1)
-    index = (edges <= (chances * edges[:, -1])[:, None]).sum(axis=1)
-    last = weights.shape[1] - 1 - np.argmax(weights[:, ::-1] > 0, axis=1)  # rounding must not lead beyond it
-    picked: Ints = np.minimum(index, last)
-    return picked
+    weights = heated(below, np.array(pick.sampling.temperature))
+    return int(candidates[drawn_places(weights[None], np.array([chance(pick.seed, pick.position)]))[0]])
 
 
 def _candidates(scores: Floats, sampling: Sampling) -> Ints:
