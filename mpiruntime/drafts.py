@@ -8,28 +8,11 @@ from __future__ import annotations
 
 import math
 
-_LENGTH = 3  # tokens that must be equal before their continuation is proposed
+_LENGTHS = (8, 4, 2, 1)  # how many last tokens are looked for in the text before them, the longest first
 _LONGEST_LOOK = 32768  # tokens that are remembered
 _PRIOR = 0.5  # chance of a draft token, in weight one observation
 _FADE = 0.9  # of older observations at each new one
 _FADE_UNUSED = 0.98
-
-
-class Lookup:
-    """Where runs of _LENGTH tokens of one text occurred last; drafts are what followed there."""
-
-    def __init__(self) -> None:
-        self._after: dict[tuple[int, ...], int] = {}
-        self._seen = 0
-
-    def propose(self, tokens: list[int], most: int) -> list[int]:
-        """Return at most `most` tokens that followed the text's last tokens before; the text only grows."""
-        begin = max(self._seen, len(tokens) - _LONGEST_LOOK)
-        for end in range(max(begin, _LENGTH), len(tokens)):
-            self._after[tuple(tokens[end - _LENGTH : end])] = end
-        self._seen = len(tokens)
-        at = self._after.get(tuple(tokens[-_LENGTH:]))
-        return [] if at is None else tokens[at : at + most]
 
 
 class Trust:
@@ -60,3 +43,34 @@ class Trust:
         """Take in what became of a draft."""
         self._accepted = self._accepted * _FADE + accepted
         self._rejected = self._rejected * _FADE + (accepted < proposed)
+
+
+class Lookup:
+    """Where runs of tokens of one text occurred last; drafts are what followed there.
+
+    trust: in the drafts made last; those behind a long run are more often right than those behind a short one.
+    """
+
+    def __init__(self) -> None:
+        self._after: dict[int, dict[tuple[int, ...], int]] = {length: {} for length in _LENGTHS}
+        self._trusts = {length: Trust() for length in _LENGTHS}
+        self._seen = 0
+        self.trust = self._trusts[_LENGTHS[0]]
+
+    def propose(self, tokens: list[int], most: int, price: float) -> list[int]:
+        """Return at most `most` tokens that followed the text's last tokens before, each likely enough to pay.
+
+        The text only grows from call to call. price: the least chance of being accepted that a draft token must have.
+        """
+        begin = max(self._seen, len(tokens) - _LONGEST_LOOK)
+        self._seen = len(tokens)
+        for length, after in self._after.items():
+            new = tokens[max(0, begin - length) : -1]
+            runs = zip(*(new[offset:] for offset in range(length)), strict=False)
+            after.update(zip(runs, range(max(begin, length), len(tokens)), strict=False))
+        for length, after in self._after.items():
+            at = after.get(tuple(tokens[-length:]))
+            if at is not None:
+                self.trust = self._trusts[length]
+                return tokens[at : at + min(most, self.trust.length(price))]
+        return []

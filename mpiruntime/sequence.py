@@ -34,7 +34,6 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
-    lookup_trust: Trust = field(default_factory=Trust)
     draft_trust: Trust = field(default_factory=Trust)
     num_drafted: int = 0
     num_cached: int = 0
@@ -47,7 +46,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
-        self.trust = self.lookup_trust
+        self.trust = self.lookup.trust
 
     @property
     def admissible(self) -> bool:

@@ -33,9 +33,8 @@ class Speculation:
             return
         without = []
         for sequence, limit in zip(decoding, most, strict=True):
-            length = min(limit, sequence.lookup_trust.length(price))
-            sequence.drafts = sequence.lookup.propose(sequence.tokens, length) if length else []
-            sequence.trust = sequence.lookup_trust
+            sequence.drafts = sequence.lookup.propose(sequence.tokens, limit, price) if limit else []
+            sequence.trust = sequence.lookup.trust
             if not sequence.drafts and limit:
                 without.append((sequence, limit))
         if model.draft is not None:

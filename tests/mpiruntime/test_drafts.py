@@ -55,7 +55,7 @@ def oracle(truth: dict[int, list[int]], seed: int) -> Any:
     """Return a `propose` that is often right: it knows the answers by their length of prompt."""
     rng = random.Random(seed)
 
-    def propose(self: Lookup, tokens: list[int], most: int) -> list[int]:
+    def propose(self: Lookup, tokens: list[int], most: int, price: float) -> list[int]:
         for length, answer in truth.items():
             known = len(tokens) - length
             if 0 <= known < len(answer) and tokens[length:] == answer[:known]:
@@ -194,16 +194,34 @@ def test_drafts_that_could_change_a_text_are_made_for_those_who_ask(
     assert (steps(answers(1, [message], settings), 0) < 40) == drafted
 
 
+def longest_run(text: list[int], most: int) -> list[int]:
+    """Return what followed the last occurrence of the longest run that ends the text, by looking everywhere."""
+    for length in (8, 4, 2, 1):
+        for end in range(len(text) - 1, length - 1, -1):
+            if text[end - length : end] == text[len(text) - length :]:
+                return text[end : end + most]
+    return []
+
+
 def test_lookup_proposes_what_followed_last() -> None:
-    lookup = Lookup()
-    text = [1, 2, 3, 4, 1, 2, 3, 5, 9]
-    assert lookup.propose(text, 4) == []
-    text += [1, 2, 3]
-    assert lookup.propose(text, 2) == [5, 9]
-    assert lookup.propose(text, 9) == [5, 9, 1, 2, 3]
-    text += [7, 1, 2, 3]
-    assert lookup.propose(text, 1) == [7]
-    assert Lookup().propose([1, 2], 4) == []
+    rng = random.Random(0)
+    for kinds in (2, 5, 30):
+        lookup, text = Lookup(), [rng.randrange(kinds) for _ in range(rng.randrange(1, 40))]
+        for _ in range(60):
+            most = rng.randrange(1, 9)
+            assert lookup.propose(text, most, 0.0) == longest_run(text, most)
+            text += [rng.randrange(kinds) for _ in range(rng.randrange(1, 4))]
+    assert Lookup().propose([1], 4, 0.0) == []
+
+
+def test_lookup_trusts_long_runs_and_short_ones_apart() -> None:
+    lookup, text = Lookup(), [*range(20), 30, 31, 5]
+    assert lookup.propose(text, 4, 0.1) == [6, 7, 8]
+    for _ in range(30):
+        lookup.trust.learn(3, 0)
+    text += [*range(5)]
+    assert lookup.propose(text, 4, 0.1) == [5, 6, 7]  # four tokens are equal, which never failed
+    assert lookup.propose([*text, 40, 7], 4, 0.1) == []
 
 
 def test_trust_follows_what_happens_and_gives_another_chance() -> None:
