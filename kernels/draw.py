@@ -17,6 +17,7 @@ def draw(scores: NDArray[np.float32], options: Floats) -> Ints:
     options [B, 5] are top_k, top_p, min_p, temperature and a chance in [0, 1). The first top_k places count; of them as
     many as hold top_p of the weight; of them those with min_p of the first one's weight. One of these is drawn with
     weights exp(score / temperature): the one on which the chance falls when they lie side by side, in order, on [0, 1).
+    What is drawn in a row whose first score is not finite means nothing.
     """
     native = library()
     if native is None:
@@ -32,7 +33,8 @@ def draw_numpy(scores: NDArray[np.float32], options: Floats) -> Ints:
     """Return the same as `draw`, by NumPy; where a chance falls within rounding of a border, its neighbour."""
     top_k, top_p, min_p, temperature, chances = options.T[:, :, None]
     values = scores.astype(np.float64)
-    below = values - values[:, :1]
+    with np.errstate(invalid="ignore"):  # rows that are not finite mean nothing
+        below = values - values[:, :1]
     kept = np.arange(values.shape[1]) < top_k
     weights = np.where(kept, np.exp(below), 0.0)
     reached = np.cumsum(weights, axis=1)

@@ -36,6 +36,16 @@ class Sampling:
         """Return whether tokens that were there before become less likely, or more."""
         return self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
+    @cached_property
+    def adjusts(self) -> bool:
+        """Return whether logits are changed before a token is chosen."""
+        return self.penalises or bool(self.logit_bias)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Return whether chance plays a part."""
+        return self.temperature > 0
+
 
 @dataclass(frozen=True)
 class ModelRef:

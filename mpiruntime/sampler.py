@@ -41,22 +41,22 @@ class Pick(NamedTuple):
 def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
     """Return the next token for each row of logits [B, V]; None for one with values, or penalties, beyond fp32."""
     scores = _adjusted(logits, picks)
-    is_narrow = [pick.sampling.temperature > 0 and _is_narrow(pick.sampling) for pick in picks]
-    count = max((pick.sampling.top_k for pick, narrow in zip(picks, is_narrow, strict=True) if narrow), default=1)
-    count = min(count, scores.shape[1])
+    drawn = [i for i, pick in enumerate(picks) if pick.sampling.draws]
+    narrow = [i for i in drawn if _is_narrow(picks[i].sampling)]
+    count = min(max((picks[i].sampling.top_k for i in narrow), default=1), scores.shape[1])
     top = top_tokens(scores, count)
     finite = top.finite
     if any(pick.allowed is not None for pick in picks):
         scores = _masked(scores, picks)
         top = top_tokens(scores, count)
-    tokens = top.tokens[:, 0]
-    rows = np.flatnonzero(is_narrow & finite)
-    if len(rows):
-        options = np.array([_options(picks[i]) for i in rows], np.float64)
-        tokens[rows] = top.tokens[rows, draw(top.scores[rows], options)]
-    for i, (pick, narrow, ok) in enumerate(zip(picks, is_narrow, finite.tolist(), strict=True)):
-        if pick.sampling.temperature > 0 and ok and not narrow:
-            tokens[i] = _draw_wide(scores[i].astype(np.float64), pick)
+    tokens = top.tokens[:, 0].copy()
+    if narrow:
+        options = np.array([_options(picks[i]) for i in narrow], np.float64)
+        tokens[narrow] = top.tokens[narrow, draw(top.scores[narrow], options)]
+    if len(narrow) < len(drawn):
+        for i in set(drawn).difference(narrow):
+            if finite[i]:
+                tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i])
     return [token if ok else None for token, ok in zip(tokens.tolist(), finite.tolist(), strict=True)]
 
 
@@ -71,7 +71,7 @@ def describe(logits: Logits, token: int, count: int) -> TokenLogprob:
 
 def _adjusted(logits: Logits, picks: list[Pick]) -> Logits:
     """Return logits [B, V] with biases, then the penalties on the tokens in each row's window; rows may overflow."""
-    if not any(pick.sampling.penalises or pick.sampling.logit_bias for pick in picks):
+    if not any(pick.sampling.adjusts for pick in picks):
         return logits
     scores = logits.copy()
     with np.errstate(invalid="ignore", over="ignore"):

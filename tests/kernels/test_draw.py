@@ -74,6 +74,17 @@ def test_what_has_no_weight_is_never_drawn(find) -> None:
         assert drawn[1] <= 1
 
 
+@BOTH
+def test_a_row_that_is_not_finite_harms_no_other(find) -> None:
+    scores = rows(4, 8)
+    asked = np.array([(8, 0.9, 0.0, 1.0, 0.7)] * 4)
+    alone = find(scores, asked)
+    scores[1], scores[2] = -np.inf, np.nan
+    drawn = find(scores, asked)
+    assert drawn[[0, 3]].tolist() == alone[[0, 3]].tolist()
+    assert ((drawn >= 0) & (drawn < 8)).all()
+
+
 def test_both_agree() -> None:
     scores = rows(5000, 40)
     asked = np.array([(*OPTIONS[i % len(OPTIONS)], RANDOM.random()) for i in range(5000)])
