@@ -1,4 +1,4 @@
-"""Print what engine.deterministic=true costs: tokens per second of prompts and of answers, with and without it.
+"""Print what deterministic=true costs: tokens per second of prompts and of answers, with and without it.
 
     python benchmarks/deterministic.py [--sizes 1 2 4] [--streams 1 16] [--model FOLDER] [--dtype float32]
 

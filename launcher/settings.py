@@ -143,6 +143,7 @@ SETTINGS: dict[str, Kind] = {
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
     "draft": Text("the name of a model or the path of its folder, or null", or_null=True),
     "dtype": _DTYPE,
+    "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
     "trace": Text("the path of a file to write, or null", or_null=True),

@@ -134,9 +134,8 @@ def arithmetic(deterministic: bool, cache_dtype: str, longest: int, device: torc
         return Plain()
     if device.type != "cpu":
         raise ModelError(
-            f"engine.deterministic=true holds on CPUs only and this rank computes on {device.type};"
-            " use engine.deterministic=false"
+            f"deterministic=true holds on CPUs only and this rank computes on {device.type}; use deterministic=false"
         )
     if cache_dtype == "int8":  # its vectors lie on no grid of powers of two
-        raise ModelError("engine.deterministic=true cannot read cache_dtype=int8; use auto, float32 or bfloat16")
+        raise ModelError("deterministic=true cannot read cache_dtype=int8; use auto, float32 or bfloat16")
     return Exact(longest)

@@ -45,12 +45,14 @@ def test_the_defaults_name_every_setting_and_are_the_schemas() -> None:
         value = shipped
         for name in path.split("."):
             value = value[name]
-        assert value == "${dtype}" or SETTINGS[path].fits(value), path
+        assert value in ("${dtype}", "${deterministic}") or SETTINGS[path].fits(value), path
     assert compose_config([], {}) == Config()
 
 
 def test_a_flag_reaches_the_engine() -> None:
     assert compose_config(["engine.deterministic=true"], {}).engine.deterministic is True
+    assert compose_config(["deterministic=true"], {}).engine.deterministic is True
+    assert compose_config([], {}).engine.deterministic is False
 
 
 def test_one_dtype_holds_for_the_engine_too() -> None:

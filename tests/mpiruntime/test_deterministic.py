@@ -182,7 +182,7 @@ def test_a_broken_sequence_harms_no_other(tmp_path: Path) -> None:
 def test_it_is_refused_where_it_cannot_hold() -> None:
     assert isinstance(arithmetic(True, "float32", 128, torch.device("cpu")), Exact)
     assert isinstance(arithmetic(False, "int8", 128, torch.device("cuda")), Plain)
-    with pytest.raises(ModelError, match=r"engine.deterministic=true holds on CPUs only .* on cuda"):
+    with pytest.raises(ModelError, match=r"deterministic=true holds on CPUs only .* on cuda"):
         arithmetic(True, "float32", 128, torch.device("cuda"))
     with pytest.raises(ModelError, match="cannot read cache_dtype=int8"):
         arithmetic(True, "int8", 128, torch.device("cpu"))
