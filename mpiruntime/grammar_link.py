@@ -12,11 +12,13 @@ from typing import Any
 
 import msgpack
 
+from ollampi.mpiruntime.grammar_marks import new_marks
 from ollampi.mpiruntime.wire import Closed, Message
 
 _LENGTH = struct.Struct(">I")
 _BUFFER_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 18
+_COMMAND = [sys.executable, "-m", "ollampi.mpiruntime.grammar_worker"]
 
 
 class Link:
@@ -27,9 +29,13 @@ class Link:
         self._socket.setblocking(False)
         for end in (self._socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-        with theirs:
-            command = [sys.executable, "-m", "ollampi.mpiruntime.grammar_worker", str(os.getpid())]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+        file, self._marks = new_marks()
+        try:
+            command = [*_COMMAND, str(os.getpid()), str(file)]
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=[file])
+        finally:
+            theirs.close()
+            os.close(file)
         self._unsent = bytearray()
         self._received = bytearray()
 
@@ -55,6 +61,10 @@ class Link:
         """Return once there is something to receive, or the time is over."""
         self._push()
         select.select([self._socket], [self._socket] if self._unsent else [], [], timeout_s)
+
+    def at_work_on(self) -> set[int]:
+        """Return the numbers of the grammars that the process works on, or did when it died."""
+        return self._marks.numbers()
 
     def close(self) -> None:
         """End the process."""

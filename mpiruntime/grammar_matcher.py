@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from copy import copy
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -15,6 +17,9 @@ from ollampi.mpiruntime.reasoning import Reasoning
 STEP_S = 1.0  # CPU time of one token
 ALLOWANCE_S = 2.0  # CPU time of a whole answer, and what each token adds
 PER_TOKEN_S = 0.005
+DRAFT_S = 0.001  # CPU time that each token adds for judging drafts
+_MOST_DRAFT_S = 0.004
+_MOST_FORCED = 64
 MAX_REASON_CHARS = 300
 # Indented JSON needs white space, but a model must not write it for ever: 24 is below what the HTTP process takes for
 # an answer that goes in circles. oneOf is taken as anyOf.
@@ -42,6 +47,10 @@ class Vocabulary:
     size: int
     stops: frozenset[int]
     ends: frozenset[int]
+
+    def usable(self, token: int) -> bool:
+        """Return whether a token can be one of an answer's text."""
+        return token < self.size and token not in self.ends
 
 
 def read_vocabulary(path: str, changed_ns: int, size: int, stops: tuple[int, ...]) -> Vocabulary:
@@ -94,25 +103,36 @@ class Matcher:
         self._vocabulary = vocabulary
         self._matcher = matcher
         self._reasoning = reasoning
+        self._next: list[Mask] = []  # the mask of the next token, once it is known
         self._left_s = ALLOWANCE_S
+        self._draft_s = _MOST_DRAFT_S
         self.last_s = 0.0  # what the last call cost
         self.grown_bytes = grown_bytes
 
     def advance(self, tokens: list[int], draft: list[int]) -> list[Mask]:
         """Take the tokens of the answer; return the mask of the next one, then those behind tokens of the draft.
 
-        There are as many of the latter as tokens of the draft fit the grammar, one after the other; they are not taken.
+        There are as many of the latter as tokens of the draft fit, one after the other, and leave something to choose;
+        fewer where judging them takes long. They are not taken, and whatever goes wrong behind them ends no answer.
         """
         began = time.thread_time()
         for token in tokens:
             self._take(token)
-        masks = [self._mask()]
-        masks += self._masks_behind(masks[0], draft) if self._reasoning is None or self._reasoning.over else []
+        if tokens or not self._next:
+            self._next = [self._mask()]
         self.last_s = time.thread_time() - began
         self._left_s += PER_TOKEN_S * len(tokens) - self.last_s
         if self.last_s > STEP_S + PER_TOKEN_S * len(tokens) or self._left_s < 0:
             raise refusal("it takes too long to follow; make it less ambiguous")
-        return masks
+        self._draft_s = min(_MOST_DRAFT_S, self._draft_s + DRAFT_S * len(tokens))
+        return [*self._next, *self._masks_behind(draft)]
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next, as far as there is nothing to choose."""
+        if self._reasoning is not None and not self._reasoning.over:
+            return []
+        usable = self._vocabulary.usable
+        return list(takewhile(usable, self._matcher.compute_ff_tokens()[:_MOST_FORCED]))
 
     def complete(self, mask: Mask) -> bool:
         """Return whether nothing but the end of the answer is left where a mask says what may come next."""
@@ -134,31 +154,56 @@ class Matcher:
             return None
         if reasoning is not None and reasoning.forced is not None and not reasoning.optional:
             return with_token(bytes(-(-self._vocabulary.size // 8)), reasoning.forced)
-        mask = self._vocabulary_mask()
+        mask = self._vocabulary_mask(self._matcher)
         return mask if reasoning is None or reasoning.forced is None else with_token(mask, reasoning.forced)
 
-    def _vocabulary_mask(self) -> bytes:
-        """Return which tokens the grammar allows, without those that have no logits."""
-        mask = clipped(self._matcher.compute_bitmask(), self._vocabulary.size)
-        if self._matcher.is_error():
-            raise refusal(self._matcher.get_error())
+    def _vocabulary_mask(self, matcher: LLMatcher) -> bytes:
+        """Return which tokens a matcher allows, without those that have no logits."""
+        mask = clipped(matcher.compute_bitmask(), self._vocabulary.size)
+        if matcher.is_error():
+            raise refusal(matcher.get_error())
         if not self._vocabulary.stops and any_allowed(mask, self._vocabulary.ends):
             mask = without(mask, self._vocabulary.ends)  # the model has no token to stop with
         if not any_allowed(mask):
             raise refusal("")
         return mask
 
-    def _masks_behind(self, mask: Mask, draft: list[int]) -> list[Mask]:
-        """Return the masks behind the tokens of a draft that fit; the matcher stays where it is."""
+    def _masks_behind(self, draft: list[int]) -> list[Mask]:
+        """Return the masks behind the tokens of a draft that fit."""
+        if not draft:
+            return []
+        if self._reasoning is None or self._reasoning.over:
+            return self._bound_behind(draft)
+        return self._free_behind(copy(self._reasoning), draft)
+
+    def _bound_behind(self, draft: list[int]) -> list[Mask]:
+        """Return the masks behind tokens of the answer, from a copy of the matcher."""
+        began = time.thread_time()
         masks: list[Mask] = []
+        (mask,) = self._next
+        trial = self._matcher.deep_copy()
         for token in draft:
-            if mask is None or token in self._vocabulary.ends or not allows(mask, token):
+            late = time.thread_time() - began > self._draft_s
+            if late or mask is None or not self._vocabulary.usable(token) or not allows(mask, token):
                 break
-            self._take(token)
-            mask = self._mask()
+            try:
+                mask = self._vocabulary_mask(trial) if trial.consume_token(token) else None
+            except RequestError:
+                break
+            if mask is None or self.complete(mask):
+                break
             masks.append(mask)
-        if masks and not self._matcher.rollback(len(masks)):
-            raise refusal(self._matcher.get_error())
+        self._draft_s -= time.thread_time() - began
+        return masks
+
+    def _free_behind(self, reasoning: Reasoning, draft: list[int]) -> list[Mask]:
+        """Return the masks behind tokens that do not end the reasoning, which may change."""
+        masks: list[Mask] = []
+        for token in draft if reasoning.inside else []:
+            reasoning.take(token, False, self._vocabulary.tokens.decode_bytes([token]))
+            if not reasoning.inside:
+                break
+            masks.append(None)
         return masks
 
 

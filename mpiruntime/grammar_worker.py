@@ -1,8 +1,9 @@
-"""Say which tokens grammars allow, in a process beside rank 0: `python -m ollampi.mpiruntime.grammar_worker PARENT`.
+"""Say which tokens grammars allow, in a process beside rank 0: `python -m ollampi.mpiruntime.grammar_worker`.
 
-Standard input is a socket. The coordinator sends `open`, `advance` and `close`, one map each, and gets frames of
-replies, in order for each grammar. A grammar is tried in a process of its own first (grammar_check), one at a time,
-and is then compiled in a thread, so that those which run already do not wait for it.
+Its arguments are the parent's process id and the descriptor of the marks. Standard input is a socket. The coordinator
+sends `open`, `advance` and `close`, one map each, and gets frames of replies, in order for each grammar. A grammar is
+tried in a process of its own first (grammar_check), one at a time, and is then compiled in a thread, so that those
+which run already do not wait for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import RequestError
 from ollampi.mpiruntime.grammar_check import GROWTH_BYTES, Check, resident_bytes
+from ollampi.mpiruntime.grammar_marks import FOLLOWED, OPENED, Marks
 from ollampi.mpiruntime.grammar_matcher import Matcher, Vocabulary, compile_grammar, read_vocabulary, refusal
 from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.reasoning import Reasoning
@@ -52,7 +54,7 @@ def main() -> None:
     threading.stack_size(16 << 20)  # whatever passes the check on the main thread's stack fits
     with socket.socket(fileno=0) as connection:
         try:
-            _Worker(connection).serve()
+            _Worker(connection, Marks(int(sys.argv[2]))).serve()
         except wire.Closed:
             return
 
@@ -95,8 +97,9 @@ class _Compiling:
 class _Worker:
     """All grammars of a coordinator."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, marks: Marks) -> None:
         self._connection = connection
+        self._marks = marks
         self._matchers: dict[int, Matcher] = {}
         self._queue: deque[Message] = deque()  # to be opened; the first one is being checked or compiled
         self._work: Check | _Compiling | None = None
@@ -134,7 +137,9 @@ class _Worker:
         began = time.monotonic()
         known = [item for item in items if item[0] in self._matchers]
         for number, tokens, draft in sorted(known, key=lambda item: self._matchers[item[0]].last_s):
+            self._marks.mark(FOLLOWED, number)
             self._answer(number, tokens, draft)
+            self._marks.mark(FOLLOWED, None)
             if time.monotonic() - began > _FLUSH_S:
                 self._flush()
 
@@ -143,7 +148,7 @@ class _Worker:
         matcher = self._matchers[number]
         before = resident_bytes()
         try:
-            masks = matcher.advance(tokens, draft)
+            masks, forced = matcher.advance(tokens, draft), matcher.forced()
             matcher.grown_bytes += resident_bytes() - before
             if matcher.grown_bytes > GROWTH_BYTES:
                 raise refusal(f"it needs more than {GROWTH_BYTES >> 20} MB; make it smaller")
@@ -151,7 +156,7 @@ class _Worker:
             self._replies.append({"id": number, "code": "request", "error": str(e)})
             self._close(number)
             return
-        self._replies.append({"id": number, "end": matcher.complete(masks[0]), "masks": masks})
+        self._replies.append({"id": number, "end": matcher.complete(masks[0]), "masks": masks, "forced": forced})
 
     def _close(self, number: int) -> None:
         """Forget a grammar, whatever its state."""
@@ -175,6 +180,7 @@ class _Worker:
         """Begin with the first grammar of the queue that is not refused at once."""
         while self._queue and self._work is None:
             message = self._queue[0]
+            self._marks.mark(OPENED, message["id"])
             try:
                 vocabulary = _vocabulary_of(message)
             except RequestError as e:
@@ -188,6 +194,8 @@ class _Worker:
                 self._refuse("request", reason)
             else:
                 self._work = _Compiling(vocabulary, message)
+        if not self._queue:
+            self._marks.mark(OPENED, None)
 
     def _go_on(self) -> None:
         """Go on with the first grammar of the queue: its check or its compilation is over."""

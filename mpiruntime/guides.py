@@ -11,42 +11,73 @@ from ollampi.mpiruntime.grammar_link import Link
 from ollampi.mpiruntime.request import GenerateRequest
 from ollampi.mpiruntime.wire import Closed, Message
 
-_MAX_STARTS = 2  # how often a grammar is opened: again where another one may have ended the process
-_ENDED_TEXT = "the process that follows grammars ended twice; see the server's messages"
+_MOST_BLAMED = 2  # deaths of the process while it worked on a grammar, the last of which ends the answer
+_MOST_DEATHS = 5  # of the process while it had a grammar, whoever is to blame
+_ENDED_TEXT = "the process that follows grammars ended {} times{}; see the server's messages"
 
 
 class Guide:
     """What the grammar of one sequence allows.
 
     opened: the grammar was accepted; ready: it is known what may come next; masks: for the next token and behind the
-    tokens of a draft that fit, each a bit for each token, the lowest first, or None where all are allowed; complete:
-    nothing may come any more; error: why the request must end, with its code.
+    tokens of a draft that fit, each a bit for each token, the lowest first, or None where all are allowed; forced: the
+    tokens that must come next, as far as that is known; complete: nothing may come any more; error: why the request
+    must end, with its code.
     """
 
     def __init__(self, guides: Guides, opening: Message) -> None:
         self._guides = guides
         self.opening = opening
-        self.starts = 1
+        self.deaths = self.blamed = 0
         self.opened = False
         self.masks: list[bytes | None] = []
+        self.forced: list[int] = []
+        self._unanswered = 1
         self.complete = False
         self.error: tuple[str, str] | None = None
 
     @property
     def ready(self) -> bool:
         """Return whether the next token can be chosen."""
-        return bool(self.masks) and not self.complete
+        return bool(self.masks) and not self._unanswered and not self.complete
 
     @property
     def over(self) -> bool:
         """Return whether the request must end, well or not."""
         return self.complete or self.error is not None
 
-    def advance(self, tokens: list[int], draft: list[int] | None = None) -> None:
-        """Take the tokens that were chosen; the masks follow, for a draft too, of which nothing is taken."""
-        self.masks = []
+    def advance(self, tokens: list[int]) -> None:
+        """Take the tokens that were chosen; the mask behind them follows."""
         self.opening["tokens"] += tokens
-        self._guides.outbox.append((self.opening["id"], tokens, draft or []))
+        self.forced = self.forced[len(tokens) :] if self.forced[: len(tokens)] == tokens else []
+        self._ask(tokens, [])
+
+    def foresee(self, draft: list[int]) -> None:
+        """Have the masks behind a draft made too; nothing is taken."""
+        self._ask([], draft)
+
+    def _ask(self, tokens: list[int], draft: list[int]) -> None:
+        self._unanswered += 1
+        self._guides.outbox.append((self.opening["id"], tokens, draft))
+
+    def take(self, reply: Message) -> None:
+        """Note what the process said; only its last word counts."""
+        self._unanswered -= 1
+        if "error" in reply:
+            self.error = (reply["code"], reply["error"])
+            return
+        self.opened = True
+        self.masks, self.forced, self.complete = reply["masks"], reply["forced"], reply["end"]
+
+    def begin_again(self, blamed: bool) -> None:
+        """Forget what was asked of a process that has died; end where that happened often, the more so when blamed."""
+        self.masks, self._unanswered = [], 1
+        self.deaths += 1
+        self.blamed += blamed
+        if self.blamed >= _MOST_BLAMED:
+            self.error = ("internal", _ENDED_TEXT.format(self.blamed, " at work on this grammar"))
+        elif self.deaths >= _MOST_DEATHS:
+            self.error = ("internal", _ENDED_TEXT.format(self.deaths, ""))
 
     def close(self) -> None:
         """Forget the grammar."""
@@ -146,22 +177,19 @@ class Guides:
     def _take(self, reply: Message) -> None:
         """Tell a guide what the process said."""
         guide = self._guides.get(reply["id"])
-        if guide is None:
-            return
-        if "error" in reply:
-            guide.error = (reply["code"], reply["error"])
-            return
-        guide.opened = True
-        guide.masks, guide.complete = reply["masks"], reply["end"]
+        if guide is not None:
+            guide.take(reply)
 
     def _start_again(self) -> None:
-        """Open every grammar anew in another process, as far as its answer has come; some end with an error."""
+        """Open every grammar anew in another process, as far as its answer has come; some end with an error.
+
+        Those that the dead one was working on come last, so that the others are there already if it dies again.
+        """
+        blamed = self._link.at_work_on() if self._link is not None else set()
         self.close()
         self.outbox = []
-        for guide in self._guides.values():
-            guide.masks = []
-            guide.starts += 1
-            if guide.starts > _MAX_STARTS:
-                guide.error = ("internal", _ENDED_TEXT)
-            elif not guide.over:
+        for number, guide in self._guides.items():
+            guide.begin_again(number in blamed)
+        for guide in sorted(self._guides.values(), key=lambda guide: guide.blamed):
+            if not guide.over:
                 self._send(guide.opening)

@@ -15,7 +15,10 @@ Planned = list[tuple[Sequence, Chunk]]
 
 
 class HeldRows:
-    """The rows of one engine, by the number of their model; a sequence with a grammar has one in a step."""
+    """The rows of one engine, by the number of their model.
+
+    A sequence with a grammar has one row, and one for each token of its draft that the grammar allows.
+    """
 
     def __init__(self, guides: Guides) -> None:
         self._guides = guides
@@ -34,23 +37,33 @@ class HeldRows:
         for sequence, chunk in planned:
             held.pop(sequence, None)  # of a sequence that was computed again
             if sequence.guide is None or sequence.guide.ready:
-                ready.append((sequence, chunk))
-                rows += range(row, row + chunk.num_logits)
+                ready.append((sequence, _judged(sequence, chunk)))
+                rows += range(row, row + ready[-1][1].num_logits)
             else:
-                held[sequence] = chunk, logits[row].copy()
+                held[sequence] = chunk, logits[row : row + chunk.num_logits].copy()
             row += chunk.num_logits
         return ready, logits[rows]
 
     def release(self, model: int) -> tuple[Planned, Logits]:
-        """Return the sequences of a model that waited and can go on now, with their rows of logits [B, V]."""
+        """Return the sequences of a model that waited and can go on now, with their rows of logits [B', V]."""
         held = self._rows.get(model, {})
         for sequence in [s for s in held if s.pending]:
             del held[sequence]  # it stepped back, and will be computed again
         ready = [sequence for sequence in held if sequence.guide is not None and sequence.guide.ready]
+        if not ready:
+            return [], np.empty((0, 0), np.float32)
         found = [held.pop(sequence) for sequence in ready]
-        chunks = [chunk for chunk, _ in found]
-        return list(zip(ready, chunks, strict=True)), np.array([row for _, row in found])
+        planned = [(sequence, _judged(sequence, chunk)) for sequence, (chunk, _) in zip(ready, found, strict=True)]
+        rows = [rows[: chunk.num_logits] for (_, chunk), (_, rows) in zip(planned, found, strict=True)]
+        return planned, np.concatenate(rows)
 
     def drop(self, model: int, sequence: Sequence) -> None:
         """Forget a sequence that has ended."""
         self._rows.get(model, {}).pop(sequence, None)
+
+
+def _judged(sequence: Sequence, chunk: Chunk) -> Chunk:
+    """Return a chunk with logits only where it is known what may come."""
+    if sequence.guide is None:
+        return chunk
+    return chunk._replace(num_logits=min(chunk.num_logits, len(sequence.guide.masks)))

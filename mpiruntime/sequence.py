@@ -34,6 +34,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
+    forced_trust: Trust = field(default_factory=Trust)
     draft_trust: Trust = field(default_factory=Trust)
     num_drafted: int = 0
     num_cached: int = 0

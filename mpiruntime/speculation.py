@@ -1,4 +1,4 @@
-"""Give running answers drafts where they are likely to save time: from their own text, or from a smaller model.
+"""Give running answers drafts where they are likely to save time: from their grammar, their text, a smaller model.
 
 Rank 0 only. The draft model is loaded on all ranks beside the model it serves, with a cache of as many blocks: both
 write a sequence's keys under the same block numbers, so the scheduler knows of one cache only. A draft model's stale or
@@ -25,16 +25,15 @@ class Speculation:
         self.runner = runner
 
     def propose(self, model: HostedModel) -> None:
-        """Give running answers drafts from their own text, or else room for those of the draft model."""
+        """Give running answers drafts that are forced or from their own text, or else room for the draft model's."""
         decoding = [s for s in model.scheduler.running if s.pending == 1 and s.pool is None]
-        most = [min(_max_drafts(model, s), s.draft_room) for s in decoding]
+        most = [min(model.max_drafts(s.request.max_drafts), s.draft_room) for s in decoding]
         price = model.pace.price(len(decoding), sum(most))
         if price is None or price > _TOO_DEAR:
             return
         without = []
         for sequence, limit in zip(decoding, most, strict=True):
-            sequence.drafts = sequence.lookup.propose(sequence.tokens, limit, price) if limit else []
-            sequence.trust = sequence.lookup.trust
+            _propose(sequence, limit, price)
             if not sequence.drafts and limit:
                 without.append((sequence, limit))
         if model.draft is not None:
@@ -96,9 +95,14 @@ class Speculation:
         return sample(logits.numpy(), picks)
 
 
-def _max_drafts(model: HostedModel, sequence: Sequence) -> int:
-    """Return how many drafts the server and the request allow; none under a grammar, which judges token by token."""
-    return 0 if sequence.guide is not None else model.max_drafts(sequence.request.max_drafts)
+def _propose(sequence: Sequence, limit: int, price: float) -> None:
+    """Set the drafts of a sequence that need no model, at most `limit`; none where they are not worth the price."""
+    if sequence.guide is not None and sequence.guide.forced:
+        sequence.trust = sequence.forced_trust
+        sequence.drafts = sequence.guide.forced[: min(limit, sequence.trust.length(price))]
+    else:
+        sequence.drafts = sequence.lookup.propose(sequence.tokens, limit, price) if limit else []
+        sequence.trust = sequence.lookup.trust
 
 
 def _make_room(model: HostedModel, draft: DraftModel, without: list[tuple[Sequence, int]]) -> None:

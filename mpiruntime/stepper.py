@@ -85,6 +85,7 @@ class Stepper:
         planned = self.speculation.fill(model, planned)
         if not planned:
             return False
+        self._foresee(planned)
         drafted = time.perf_counter()
         step = Step(model.number, [chunk for _, chunk in planned])
         self.runner.send(step)
@@ -111,6 +112,13 @@ class Stepper:
         if sequence.guide is not None:
             sequence.guide.close()
             self._held.drop(model.number, sequence)
+
+    def _foresee(self, planned: list[tuple[Sequence, Chunk]]) -> None:
+        """Have the masks behind drafts made while the step is computed."""
+        for sequence, chunk in planned:
+            if sequence.guide is not None and chunk.num_logits > 1:
+                sequence.guide.foresee(sequence.drafts)
+        self.guides.flush()
 
     def _sample(
         self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
@@ -194,7 +202,7 @@ def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:
 def _goes_on(sequence: Sequence, drafts: list[int], tokens: list[int | None], index: int) -> bool:
     """Return whether the token at `index` was drafted, so that the one behind it stands too."""
     return (
-        index < len(drafts)
+        index + 1 < len(tokens)  # a grammar may cut the drafts short
         and tokens[index] == drafts[index]
         and tokens[index + 1] is not None
         and sequence.finish_reason is None

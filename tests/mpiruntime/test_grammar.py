@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support.checkpoints import PROMPT, reference_greedy
-from support.grammars import CLOSE, END, byte_tokenizer, fits, write_speaker
-from support.servers import descendants
+from support.grammars import CLOSE, fits, write_speaker
+from support.guided import DRAWN, GREEDY, REGEXES, SCHEMAS, answers, ask, text
 from support.worlds import Recorder, generate, run_engine
 
-from ollampi.mpiruntime.guides import Guide, Guides
-from ollampi.mpiruntime.held import HeldRows
 from ollampi.mpiruntime.hosted import EngineSettings
-from ollampi.mpiruntime.inbox import Event
-from ollampi.mpiruntime.request import GenerateRequest, Grammar, ModelRef, Sampling
-from ollampi.mpiruntime.sequence import Sequence
-from ollampi.mpiruntime.step import Chunk
+from ollampi.mpiruntime.request import Grammar, Sampling
 from ollampi.mpiruntime.thread_world import run_threads
 
-SETTINGS = EngineSettings(cache_tokens=2048, block_size=4, max_step_tokens=64)
-GREEDY, DRAWN = Sampling(temperature=0.0), Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=7)
-SCHEMAS: list[dict[str, Any]] = [
-    {"type": "boolean"},
-    {"enum": ["red", 7, None, "gr\u00fcn"]},
-    {"type": "string", "maxLength": 5},
-    {"type": "array", "items": {"type": "integer", "minimum": -3, "maximum": 12}, "minItems": 1, "maxItems": 2},
-    {
-        "type": "object",
-        "properties": {
-            "a": {"type": "integer", "minimum": 0, "maximum": 255},
-            "b": {"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 3}]},
-            "c": {"type": "array", "items": {"enum": ["x", "y"]}, "maxItems": 2},
-        },
-        "required": ["b", "a"],
-        "additionalProperties": False,
-        "x-guidance": {"whitespace_pattern": " "},
-    },
-]
-REGEXES = [r"[a-f]{4}-\d{2,3}", r"(yes|no|may ?be)!?", r"\w{1,3}@\w{2}\.(com|org)", "é{2}[^a-z]x"]
 LARK = 'start: "(" (start | NAME) ")"\nNAME: /[a-z]{2}/\n'
 BROKEN = [
     Grammar("regex", "(" * 5000 + "a" + ")" * 5000),
@@ -69,22 +41,6 @@ ODD = [  # accepted, and cheap to follow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_speaker(tmp_path_factory.mktemp("model") / "m")
-
-
-def ask(number: int, folder: Path, grammar: Grammar | None, sampling: Sampling = DRAWN, **fields: Any) -> Any:
-    defaults = {"stop_tokens": [END], "max_tokens": 150, "context": 256}
-    return generate(number, folder, PROMPT, grammar=grammar, sampling=sampling, **(defaults | fields))
-
-
-def answers(size: int, messages: list[dict[str, Any]], client: Recorder | None = None) -> Recorder:
-    recorder = run_threads(size, lambda c: run_engine(c, messages, SETTINGS, client))[0]
-    assert recorder is not None
-    return recorder
-
-
-def text(recorder: Recorder, number: int) -> str:
-    assert recorder.last(number)["kind"] == "done", recorder.last(number)
-    return str(byte_tokenizer().decode(recorder.tokens(number), skip_special_tokens=False))
 
 
 def test_answers_fit_their_grammars_and_are_equal_on_all_world_sizes(folder: Path) -> None:
@@ -190,90 +146,3 @@ def test_a_cancel_while_the_grammar_is_compiled_ends_the_request(folder: Path) -
     recorder = answers(1, messages, Leaver(messages))
     assert recorder.last(1)["reason"] == "cancel"
     assert re.fullmatch("[xyz]{4}", text(recorder, 2))
-
-
-class Killer(Recorder):
-    """Kills the grammar process at the tenth token of request 1, `times` times."""
-
-    def __init__(self, messages: list[dict[str, Any]], times: int) -> None:
-        super().__init__(messages)
-        self.times = times
-
-    def post(self, event: Event) -> None:
-        super().post(event)
-        if event["kind"] == "tokens" and event["id"] == 1 and len(self.tokens(1)) % 10 == 0 and self.times:
-            self.times -= 1
-            for pid in descendants(os.getpid()):
-                if b"grammar_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(pid, signal.SIGKILL)
-
-
-def test_answers_survive_one_death_of_the_grammar_process_and_end_with_the_second(folder: Path) -> None:
-    messages = [ask(1, folder, Grammar("regex", "([a-m]{3}[0-9]){12}")), ask(2, folder, None, GREEDY, max_tokens=40)]
-    undisturbed = answers(1, messages)
-    once, twice = (answers(1, messages, Killer(messages, times)) for times in (1, 2))
-    assert once.tokens(1) == undisturbed.tokens(1)
-    assert re.fullmatch("([a-m]{3}[0-9]){12}", text(once, 1))
-    assert twice.last(1)["code"] == "internal"
-    for recorder in (once, twice):
-        assert recorder.tokens(2) == undisturbed.tokens(2)
-
-
-# ---- rows that wait ----
-
-
-class Silent(Guides):
-    """Guides without a process."""
-
-    def wait_for(self, guides: Any, timeout_s: float) -> None:
-        """Wait for nobody."""
-
-
-def plain() -> Sequence:
-    sequence = Sequence(GenerateRequest(ModelRef("m", "/m"), [1]), context=9, seed=0)
-    sequence.num_cached = 1
-    return sequence
-
-
-def guided(guides: Guides) -> Sequence:
-    sequence = plain()
-    sequence.guide = Guide(guides, {"id": 0, "tokens": []})
-    return sequence
-
-
-def rows(*sequences: tuple[Sequence, int]) -> list[tuple[Sequence, Chunk]]:
-    return [(sequence, Chunk([1], 0, [0], num_logits)) for sequence, num_logits in sequences]
-
-
-def allow(sequence: Sequence) -> None:
-    assert sequence.guide is not None
-    sequence.guide.masks = [None]
-
-
-def test_a_late_mask_holds_its_own_row_and_no_other() -> None:
-    guides = Silent()
-    held = HeldRows(guides)
-    drafted, late, dropped, back = plain(), guided(guides), guided(guides), guided(guides)
-    logits = np.arange(10, dtype=np.float32).reshape(5, 2)
-    planned, kept = held.sift(0, rows((late, 1), (drafted, 2), (dropped, 1), (back, 1)), logits)
-    assert [sequence for sequence, _ in planned] == [drafted]
-    assert kept.tolist() == [[2, 3], [4, 5]]
-    for sequence in (late, dropped, back):
-        allow(sequence)
-    held.drop(0, dropped)
-    back.num_cached = 0  # it stepped back, and is computed again
-    assert held.release(1)[0] == []
-    planned, kept = held.release(0)
-    assert [sequence for sequence, _ in planned] == [late]
-    assert kept.tolist() == [[0, 1]]
-    assert held.release(0)[0] == []
-
-
-def test_a_row_that_was_computed_again_replaces_the_one_that_waits() -> None:
-    guides = Silent()
-    held, late = HeldRows(guides), guided(guides)
-    held.sift(0, rows((late, 1)), np.zeros((1, 2), np.float32))
-    allow(late)
-    planned, kept = held.sift(0, rows((late, 1)), np.ones((1, 2), np.float32))
-    assert (planned[0][0], kept.tolist()) == (late, [[1, 1]])
-    assert held.release(0)[0] == []

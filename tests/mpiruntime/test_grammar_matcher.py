@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -125,8 +126,49 @@ def test_a_draft_is_followed_as_far_as_it_fits_and_not_taken(path: str) -> None:
     one_by_one = [plain.advance(ids(c), [])[0] for c in "abx"]
     assert [allowed(mask) for mask in masks] == [allowed(mask) for mask in one_by_one]
     assert len(follow.advance(ids("b"), ids("q"))) == 1
-    assert len(follow.advance(ids("c"), [*ids("d"), END, END])) == 2  # nothing follows the end
+    assert len(follow.advance(ids("c"), [*ids("d"), END, END])) == 1  # nothing is left to choose at the end
     assert follow.complete(follow.advance(ids("d"), [])[0])
+
+
+@pytest.mark.parametrize("text", ["(ab|cd){1,9}x?", "a*b", "[a-d]{2,6}"])
+def test_drafts_of_any_kind_leave_no_trace(path: str, text: str) -> None:
+    vocabulary = read_vocabulary(path, 0, VOCABULARY, (END,))
+    drafted, plain = matcher(vocabulary, text), matcher(vocabulary, text)
+    rng = random.Random(text)
+    mask = plain.advance([], [])[0]
+    assert drafted.advance([], ids("abab")) == drafted.advance([], ids("abab"))
+    while tokens := sorted(allowed(mask) - {END}):
+        token = rng.choice(tokens)
+        mask = plain.advance([token], [])[0]
+        assert drafted.advance([token], [rng.choice(ids("abcdx")) for _ in range(rng.randint(0, 5))])[0] == mask
+        if plain.complete(mask) or rng.random() < 0.1:
+            break
+
+
+def test_a_draft_that_takes_long_is_judged_in_part_and_ends_no_answer(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollampi.mpiruntime.grammar_matcher.DRAFT_S", 0.0)
+    monkeypatch.setattr("ollampi.mpiruntime.grammar_matcher._MOST_DRAFT_S", 0.0)
+    follow = matcher(read_vocabulary(path, 0, VOCABULARY, (END,)), "a*")
+    assert len(follow.advance(ids("a"), ids("a") * 9)) == 1
+    assert len(follow.advance(ids("a"), [])) == 1
+
+
+def test_what_must_come_next_is_known_as_far_as_there_is_no_choice(path: str) -> None:
+    vocabulary = read_vocabulary(path, 0, VOCABULARY, (END,))
+    follow = matcher(vocabulary, "ab(cde|cdf)(gh)?")
+    follow.advance([], [])
+    assert follow.forced() == ids("abcd")
+    assert len(follow.advance(ids("a"), ids("bcd"))) == 4
+    assert follow.forced() == ids("bcd")
+    follow.advance(ids("bcde"), [])
+    assert follow.forced() == []
+    follow.advance(ids("g"), [])
+    assert follow.forced() == ids("h")
+    thinking = matcher(vocabulary, "ab", reasoning=Reasoning([OPEN], b"</think>", inside=True))
+    thinking.advance([], [])
+    assert thinking.forced() == []
 
 
 def test_an_answer_that_costs_too_much_ends(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +185,9 @@ def test_an_answer_that_costs_too_much_ends(path: str, monkeypatch: pytest.Monke
 def test_reasoning_that_the_prompt_opened_is_free_until_its_end(path: str) -> None:
     vocabulary = read_vocabulary(path, 0, VOCABULARY, (END,))
     follow = matcher(vocabulary, "ab", reasoning=Reasoning([OPEN], b"</think>", inside=True))
-    assert follow.advance([], ids("zz")) == [None]  # no draft is judged before the grammar begins
+    assert follow.advance([], [*ids("zz"), CLOSE, *ids("a")]) == [None] * 3  # none is judged before the grammar begins
+    spelt = [token for char in "z</think>a" for token in ids(char)]
+    assert follow.advance([], spelt) == [None] * 9
     assert follow.advance(ids("anything {"), []) == [None]
     assert allowed(follow.advance([CLOSE], [])[0]) == set(ids("a"))
 
