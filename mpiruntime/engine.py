@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
 from ollampi.mpiruntime.embedding import Inputs
@@ -16,6 +15,7 @@ from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.inside import InsideView
 from ollampi.mpiruntime.metrics import RequestMeter
+from ollampi.mpiruntime.porter import LATE_TEXT, Answered, Porter
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
@@ -26,7 +26,6 @@ from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
-_LATE_TEXT = "the request was not complete in its time; ask for less, or raise options.timeout or engine.timeout_s"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 
@@ -50,10 +49,11 @@ class Engine:
     ) -> None:
         self.runner = runner
         self.models = models
-        self.inbox = inbox
         self.drain_timeout_s = drain_timeout_s
         self._guides = Guides()
         self._inside = InsideView(runner, models, observe)
+        self._porter = Porter(inbox, models.settings.timeout_s, self._inside.refused)
+        models.while_loading = lambda: self._porter.standing_in(self._end_late)
         self._stepper = Stepper(runner, self._guides, self._inside.step)
         self.supervise = supervise
         self.announce = announce
@@ -108,30 +108,32 @@ class Engine:
 
     def _take_messages(self, wait_s: float) -> None:
         """Act on every message that is there; wait for the first one for at most wait_s."""
-        while (taken := self.inbox.get(wait_s)) is not None:
-            client, message = taken
-            self._handle(client, message)
+        while (taken := self._porter.get(wait_s)) is not None:
+            self._handle(taken)
             wait_s = 0.0
 
-    def _handle(self, client: Client, message: Message) -> None:
+    def _handle(self, taken: Waiting) -> None:
         """Act on one message; an error goes back to its sender and harms nobody else."""
-        message.setdefault("arrived", time.monotonic())
+        self._porter.at_hand = taken
         try:
             try:
-                self._act(client, message)
+                self._act(taken.client, taken.message, taken.deadline)
             except NotYet as e:
-                self._waiting.add(Waiting(client, message, e.names, self._deadline(message)))
+                self._waiting.add(replace(taken, names=e.names))
+        except Answered:
+            return
         except OllampiError as e:
-            self._inside.refused[code_of(e)] += 1
-            client.post({"id": message.get("id", 0), "kind": "error", "code": code_of(e), "message": str(e)})
+            if self._porter.at_hand is not None:
+                self._inside.refused[code_of(e)] += 1
+                taken.refuse(code_of(e), str(e))
 
-    def _act(self, client: Client, message: Message) -> None:
+    def _act(self, client: Client, message: Message, deadline: float) -> None:
         """Act on one message; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
         if op == "generate":
-            self._generate(client, number, GenerateRequest.from_wire(message["request"]), self._deadline(message))
+            self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline)
         elif op == "embed":
-            self._embed(client, number, EmbedRequest.from_wire(message["request"]), self._deadline(message))
+            self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline)
         elif op == "load":
             usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
             client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
@@ -152,12 +154,6 @@ class Engine:
         began = time.monotonic()
         self._model(ref, context).keep(keep_alive_s)
         return Usage(load_ns=int((time.monotonic() - began) * 1e9))
-
-    def _deadline(self, message: Message) -> float:
-        """Return when, on the clock of time.monotonic, a message must have been answered."""
-        asked = message.get("request", {}).get("timeout_s")
-        timeouts = [t for t in (asked, self.models.settings.timeout_s) if t is not None]
-        return float(message["arrived"] + min(timeouts, default=math.inf))
 
     def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
         """Queue a request, loading its model first where needed."""
@@ -197,20 +193,18 @@ class Engine:
         return self.models.get(ref, context)
 
     def _retry(self) -> None:
-        """Act again on the messages that wait, in order, where a request has ended since."""
-        if self._waiting and self._retry_due:
-            for waiting in self._waiting.empty():
-                self._handle(waiting.client, waiting.message)
+        """Take the messages that wait again, in order and before all others, where a request has ended since."""
+        if self._retry_due:
+            self._porter.put_back(self._waiting.empty())
         self._retry_due = False
 
     def _end_late(self, now: float) -> None:
-        """End the requests whose deadline has passed."""
+        """End the requests whose deadline has passed; in another thread while this one loads a model."""
         for waiting in self._waiting.late(now):
-            waiting.refuse("timeout", _LATE_TEXT)
-            self._inside.refused["timeout"] += 1
+            self._porter.refuse_late(waiting)
             self._retry_due = True
         for active in [a for a in self._by_id.values() if a.deadline <= now]:
-            self._fail(active, "timeout", _LATE_TEXT)
+            self._fail(active, "timeout", LATE_TEXT)
 
     def _refuse_waiting(self) -> None:
         """Answer the messages that wait: the server is about to end."""
@@ -240,12 +234,14 @@ class Engine:
         active.post("done", reason=reason, usage=asdict(active.usage()))
 
     def _fail(self, active: Active, code: str, message: str, spoilt: bool = False) -> None:
-        """End a request with an error; spoilt as in Scheduler.remove."""
-        self._end(active, "error", spoilt)
+        """End a request with an error, a refusal where it could not begin yet; spoilt as in Scheduler.remove."""
+        taken = all(sequence.admissible for sequence in active.queued)
+        self._inside.refused[code] += not taken
+        self._end(active, "error" if taken else None, spoilt)
         active.post("error", code=code, message=message)
 
-    def _end(self, active: Active, outcome: str, spoilt: bool = False) -> None:
-        """Take a request out of everything that knows it; outcome as it is counted, spoilt as in Scheduler.remove."""
+    def _end(self, active: Active, outcome: str | None, spoilt: bool = False) -> None:
+        """Take a request out of everything that knows it; outcome as in RequestMeter.end, spoilt as in Scheduler."""
         active.meter.end(outcome)
         for sequence in active.queued:
             active.model.scheduler.remove(sequence, spoilt)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -181,6 +183,7 @@ class Models:
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._next_number = 0
+        self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
         """Load the model that the server was started for; it stays unless the settings or a request say otherwise.
@@ -204,7 +207,8 @@ class Models:
             leaving = min(self._hosted.values(), key=lambda m: (not m.scheduler.idle, m.keep_s < 0, m.last_used))
         if leaving is not None and not leaving.scheduler.idle:
             raise NotYet({ref.name, leaving.ref.name})
-        return self._load(ref, context, leaving)
+        with self.while_loading():
+            return self._load(ref, context, leaving)
 
     def busy(self) -> list[HostedModel]:
         """Return the models that have work."""

@@ -146,7 +146,7 @@ class RequestMeter:
     """What one request adds to the counts of its model; `arrived` by time.monotonic()."""
 
     def __init__(self, counts: ModelCounts, prompt_tokens: int, arrived: float) -> None:
-        counts.prompt_tokens += prompt_tokens
+        self._prompt_tokens = prompt_tokens  # not counted yet
         self._counts = counts
         self._generated = 0
         self._last = arrived
@@ -156,6 +156,7 @@ class RequestMeter:
         new = generated - self._generated
         if not new:
             return
+        self._count_prompt()
         now = time.monotonic()
         if self._generated:
             self._counts.inter_token.observe((now - self._last) / new, new)
@@ -165,9 +166,16 @@ class RequestMeter:
         self._counts.generated_tokens += new
         self._generated, self._last = generated, now
 
-    def end(self, outcome: str) -> None:
-        """Count the request: stop, length, cancel or error."""
-        self._counts.outcomes[outcome] += 1
+    def end(self, outcome: str | None) -> None:
+        """Count the request: stop, length, cancel or error; None for one that was refused after all."""
+        if outcome is not None:
+            self._count_prompt()
+            self._counts.outcomes[outcome] += 1
+
+    def _count_prompt(self) -> None:
+        """Count the prompt, once."""
+        self._counts.prompt_tokens += self._prompt_tokens
+        self._prompt_tokens = 0
 
 
 def _phase(labels: dict[str, str], phase: str, seconds: float) -> Sample:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import PROMPT, write_checkpoint
+from support.grammars import END, write_speaker
 from support.worlds import Scraper, generate, run_engine
 
 from ollampi.api.metrics import FAMILIES
@@ -17,7 +18,7 @@ from ollampi.mpiruntime.engine import DRAIN
 from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.metrics import Histogram, ModelCounts, RequestMeter, StepCounts
-from ollampi.mpiruntime.request import Sampling
+from ollampi.mpiruntime.request import Grammar, Sampling
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.timed import Timed
@@ -232,3 +233,17 @@ def test_drafts_are_counted() -> None:
     found = {name: value for name, _, value in counts.samples("m")}
     assert found["ollampi_draft_tokens_proposed_total"] == 12
     assert found["ollampi_draft_tokens_accepted_total"] == 5
+
+
+def test_a_grammar_that_cannot_be_used_is_a_refusal_and_no_outcome(tmp_path: Path) -> None:
+    folder = write_speaker(tmp_path / "m")
+    messages = [
+        generate(i, folder, PROMPT, grammar=Grammar("regex", text), max_tokens=2, stop_tokens=[END])
+        for i, text in enumerate(["(((", "[a-z]{9}", "[^\\s\\S]"])
+    ]
+    client = Scraper(messages)
+    run_threads(1, lambda c: run_engine(c, messages, ONE_BY_ONE, client))
+    assert client.sample("ollampi_requests_refused_total", code="request") == 2
+    outcomes = {outcome: client.sample("ollampi_requests_total", outcome=outcome) for outcome in ("error", "length")}
+    assert outcomes == {"error": 0, "length": 1}
+    assert client.sample("ollampi_prompt_tokens_total") == len(PROMPT)
