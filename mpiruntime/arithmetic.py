@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import ModelError
+
+_SPARE_BITS = 52  # of fp64's 53, less one for what rounding adds to a bound
 
 
 class Arithmetic(Protocol):
@@ -30,6 +33,9 @@ class Arithmetic(Protocol):
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
+
+    def summands(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """Return what rms_norm with weight [D] made, hidden [T, D], in fp64 as it is summed over tokens."""
 
     def silu_multiply(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
@@ -62,6 +68,10 @@ class Plain:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
         return ops.rms_norm(x, weight, eps)
+
+    def summands(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """Return hidden [T, D] in fp64."""
+        return hidden.double()
 
     def silu_multiply(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
@@ -110,6 +120,14 @@ class Exact:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
         return exact.rms_norm(x, weight, eps)
+
+    def summands(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """Return hidden [T, D] in fp64, each column on a grid on which the sum of `longest` tokens is exact.
+
+        It comes from the weight alone: RMSNorm makes nothing larger than sqrt(D) times that.
+        """
+        bound = grid.power_of_two(math.sqrt(len(weight)) * weight.double().abs())
+        return grid.on_grid(hidden, bound, _SPARE_BITS - (self.longest - 1).bit_length())
 
     def silu_multiply(self, gate_up: Tensor) -> Tensor:
         """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""

@@ -91,7 +91,7 @@ class Decoder:
 
         x is the same on every rank, so that rank 0 needs nobody else for it.
         """
-        hidden = self.norm(torch.cat([x[rows] for rows in pools])).double()
+        hidden = self.norm.summands(torch.cat([x[rows] for rows in pools]))
         parts = torch.split(hidden, [rows.stop - rows.start for rows in pools])
         return torch.stack([part.sum(0) for part in parts])
 

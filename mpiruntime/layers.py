@@ -27,6 +27,10 @@ class Norm:
         """Return the normalised x [T, D] in fp32."""
         return self.arithmetic.rms_norm(x, self.weight, self.eps)
 
+    def summands(self, x: Tensor) -> Tensor:
+        """Return the normalised x [T, D] in fp64, to be summed over tokens."""
+        return self.arithmetic.summands(self(x), self.weight)
+
     def tensors(self) -> list[Tensor]:
         """Return the weights held."""
         return [self.weight]
