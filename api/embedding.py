@@ -27,7 +27,11 @@ from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.mpiruntime.request import EmbedRequest, Usage
 
 MAX_INPUTS = 2048
-TOO_LONG_TEXT = "the input length exceeds the context length"
+TOO_LONG_TEXT = "the input length exceeds the context length"  # Ollama's words
+_OVER_TEXT = (
+    ": input {} has {} tokens and the model takes {} (max_seq_length in its sentence_bert_config.json); shorten it,"
+    " or let /api/embed cut it with truncate"
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Embeddings:
         if not texts:
             self._load(ask)
             return warned(json_answer({"model": ask.name, "embeddings": []}), ask.options.ignored)
-        prompts = self._prompts(ask, texts, truncate, too_long=bad_request(TOO_LONG_TEXT))
+        prompts = self._prompts(ask, texts, truncate, too_long_status=400)
         vectors, usage = self._run(ask, prompts, lambda values: _unit(_cut(values, dimensions)), {"internal": 400})
         metrics = {
             "total_duration": time.perf_counter_ns() - started_ns,
@@ -84,7 +88,7 @@ class Embeddings:
         if not text:
             self._load(ask)
             return warned(json_answer({"embedding": []}), ask.options.ignored)
-        prompts = self._prompts(ask, [text], truncate=False, too_long=ApiError(500, TOO_LONG_TEXT))
+        prompts = self._prompts(ask, [text], truncate=False, too_long_status=500)
         (vector,), _ = self._run(ask, prompts, list, {"context": 500, "request": 500})
         return warned(text_answer(f'{{"embedding":{vector}}}'), ask.options.ignored)
 
@@ -110,14 +114,17 @@ class Embeddings:
         """Load the model of a request without text."""
         load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s)
 
-    def _prompts(self, ask: _Ask, texts: list[str], truncate: bool, too_long: ApiError) -> list[array[int]]:
-        """Return the token ids of the texts, cut to the context where that is allowed; raise `too_long` or ApiError."""
+    def _prompts(self, ask: _Ask, texts: list[str], truncate: bool, too_long_status: int) -> list[array[int]]:
+        """Return the token ids of the texts, cut to what the model takes where that is allowed; raise ApiError."""
         tokenizer = self._tokenizers.get(ask.model)
+        context = ask.context or ask.model.context_length
+        limit = min(context, ask.model.longest_input or context)
         prompts = []
         for place, text in enumerate(texts):
-            ids, whole = tokenizer.framed(text, ask.context or ask.model.context_length)
-            if not whole and not truncate:
-                raise too_long
+            ids, count = tokenizer.framed(text, limit)
+            if count > limit and not truncate:
+                more = _OVER_TEXT.format(place, count, limit) if limit < context else ""
+                raise ApiError(too_long_status, TOO_LONG_TEXT + more)
             if not ids:
                 raise bad_request(f"input {place} has no tokens; write some text")
             prompts.append(array("i", ids))

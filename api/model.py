@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ollampi.api.names import Name
-from ollampi.api.pooling import LAST_TOKEN, POOLING_FILE, pooling_of
+from ollampi.api.pooling import LAST_TOKEN, LENGTH_FILE, POOLING_FILE, longest_input, pooling_of
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.model_config import is_headless
 from ollampi.mpiruntime.request import ModelRef
@@ -30,6 +30,7 @@ _WATCHED = (
     "generation_config.json",
     "chat_template.jinja",
     POOLING_FILE,
+    LENGTH_FILE,
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _QUANTIZATION = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
@@ -41,7 +42,8 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 class Model:
     """What the HTTP layer knows of a model; config holds config.json, details is as /api/tags shows it.
 
-    pooling: how hidden states become an embedding: "last", "mean", or another name where we cannot do it.
+    pooling: how hidden states become an embedding: "last", "mean", or another name where we cannot do it;
+    longest_input: tokens of a text to embed that count, None for as many as the context holds.
     """
 
     name: Name
@@ -58,6 +60,7 @@ class Model:
     details: dict[str, Any]
     tensors: list[TensorEntry]
     pooling: str
+    longest_input: int | None
     capabilities: list[str]
 
     @property
@@ -135,6 +138,7 @@ def _read_model(name: Name, path: Path) -> Model:
         details=_details(config, text_config, tensors),
         tensors=tensors,
         pooling=pooling_of(path, read_json(path / POOLING_FILE, LAST_TOKEN)),
+        longest_input=longest_input(read_json(path / LENGTH_FILE, {})),
         capabilities=_capabilities(template, (path / POOLING_FILE).is_file() or is_headless(config)),
     )
 

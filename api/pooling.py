@@ -1,4 +1,4 @@
-"""Say how a model folder wants hidden states to become an embedding."""
+"""Say how a model folder wants texts to become embeddings: how long they may be, and how hidden states are pooled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 POOLING_FILE = "1_Pooling/config.json"  # of sentence-transformers
+LENGTH_FILE = "sentence_bert_config.json"
 LAST_TOKEN = {"pooling_mode_lasttoken": True}  # which alone has seen the whole text in a causal model
 _PREFIX = "pooling_mode_"
 _KNOWN = {"lasttoken": "last", "mean_tokens": "mean"}
@@ -20,3 +21,9 @@ def pooling_of(path: Path, values: dict[str, Any]) -> str:
     steps += [folder.name for folder in sorted(path.glob("[2-9]_*")) if not folder.name.endswith("_Normalize")]
     name = "+".join(steps) or "unknown"
     return _KNOWN.get(name, name)
+
+
+def longest_input(values: dict[str, Any]) -> int | None:
+    """Return how many tokens of a text count by the values of the folder's LENGTH_FILE; None where it does not say."""
+    length = values.get("max_seq_length")
+    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None

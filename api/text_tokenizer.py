@@ -66,16 +66,19 @@ class TextTokenizer:
             return ids
         return ids if self.bos_token and text.startswith(self.bos_token) else self._leading + ids
 
-    def framed(self, text: str, at_most: int) -> tuple[list[int], bool]:
-        """Return the ids of text as one whole input, with all that its tokenizer adds, and whether nothing was cut off.
+    def framed(self, text: str, at_most: int) -> tuple[list[int], int]:
+        """Return the ids of text as one whole input, with all that its tokenizer adds, and how many it has.
 
-        There are at most `at_most`: the end of the text goes. Of text far beyond the context only that much is read.
+        The ids are at most `at_most`: the end of the text goes. Of text far beyond the context only that much is read,
+        so it has at least as many as are returned here, and more than `at_most`.
         """
         head = text[: 2 * self.half_chars]
         ids = self.encode_plain(head) if any(special in head for special in self.special_texts) else self.encode(head)
-        room = max(0, at_most - len(self._before) - len(self._after))
-        whole = len(head) == len(text) and len(ids) <= room
-        return [*self._before, *ids[:room], *self._after], whole
+        frame = len(self._before) + len(self._after)
+        count = frame + len(ids)
+        if len(head) < len(text):
+            count = max(count, at_most + 1)
+        return [*self._before, *ids[: max(0, at_most - frame)], *self._after], count
 
     def continued(self, before: list[int], ids: list[int]) -> list[int]:
         """Return `ids` behind the tokens of an earlier text; a second start token is dropped."""

@@ -14,6 +14,7 @@ from ollampi.api.embedding import MAX_INPUTS
 from ollampi.api.engine_client import Done, EngineError
 from ollampi.api.model import read_model
 from ollampi.api.names import Name
+from ollampi.api.pooling import longest_input
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime.request import Usage
 
@@ -201,12 +202,44 @@ def test_an_input_gets_what_the_tokenizer_adds_even_where_it_is_cut(tokenizer, t
     own.save(str(tmp_path / "tokenizer.json"))
     framed = TextTokenizer(tmp_path / "tokenizer.json", "", None, 64).framed
     whole = own.encode("Hello, world").ids
-    assert framed("Hello, world", 64) == framed("Hello, world", len(whole)) == (whole, True)
+    assert framed("Hello, world", 64) == framed("Hello, world", len(whole)) == (whole, len(whole))
     first, last = ([special[0][1]] if before else []), ([special[1][1]] if after else [])
-    ids, complete = framed("Hello, world", len(whole) - 1)
-    assert not complete
+    ids, count = framed("Hello, world", len(whole) - 1)
+    assert count == len(whole)
     assert ids == [*first, *tokenizer.encode("Hello, world").ids[:-1], *last]
-    assert framed("", 64) == ([*first, *last], True)
+    assert framed("", 64) == ([*first, *last], len(first) + len(last))
+
+
+@pytest.mark.parametrize("length", [5, 64, 1000])
+def test_a_model_folder_may_bound_its_inputs(make_client, make_model, engine, tmp_path, length):
+    client = make_client(tmp_path)
+    file = make_model(tmp_path / "demo") / "sentence_bert_config.json"
+    file.write_text(json.dumps({"max_seq_length": length, "do_lower_case": False}))
+    text = "Hello, world. " * 50
+    ids = engine.tokenizer.encode(text).ids
+    for options, limit in (({}, min(length, 64)), ({"num_ctx": 16}, min(length, 16))):
+        engine.embeds([1.0], [2.0])
+        assert embed(client, input=["x", text], options=options).status_code == 200
+        assert engine.embed_requests[-1].prompts[1].tolist() == ids[:limit]
+        expected = "the input length exceeds the context length"
+        if length == 5:
+            expected += (
+                f": input {{}} has {len(ids)} tokens and the model takes 5 (max_seq_length in its"
+                " sentence_bert_config.json); shorten it, or let /api/embed cut it with truncate"
+            )
+        response = embed(client, input=["x", text], options=options, truncate=False)
+        assert (response.status_code, response.json) == (400, {"error": expected.format(1)})
+        response = embeddings(client, prompt=text, options=options)
+        assert (response.status_code, response.json) == (500, {"error": expected.format(0)})
+        engine.embeds([1.0])
+        assert embed(client, input=engine.tokenizer.decode(ids[:5]), truncate=False).status_code == 200
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_bounds_of_a_folder_that_are_no_positive_numbers_do_not_count(value):
+    positive = type(value) is int and value > 0
+    assert longest_input({"max_seq_length": value}) == (value if positive else None)
+    assert longest_input({}) is None
 
 
 ERRORS = [
