@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
+from ollampi.api.pooling import POOLING_FILE
 from ollampi.mpiruntime.hosted import HostedModel
 from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.world import RankFacts
@@ -35,8 +37,16 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
     if unread:
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")
     name = hosted.ref.name.removesuffix(":latest")
-    body = json.dumps({"model": name, "prompt": "Write the function close. Close the file."})
-    return "\n".join([*lines, "", f"serving at {address}", f"  curl {address}/api/generate -d '{body}'", ""])
+    route, body = _first_request(hosted)
+    curl = f"  curl {address}/api/{route} -d '{json.dumps({'model': name, **body})}'"
+    return "\n".join([*lines, "", f"serving at {address}", curl, ""])
+
+
+def _first_request(hosted: HostedModel) -> tuple[str, dict[str, str]]:
+    """Return the route and the fields of a request to try; some models make embeddings only."""
+    if hosted.config.has_head and not (Path(hosted.ref.path) / POOLING_FILE).is_file():
+        return "generate", {"prompt": "Write the function close. Close the file."}
+    return "embed", {"input": "Close the file."}
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -172,7 +172,9 @@ _ENVIRONMENT = {
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",
     "OLLAMA_MAX_QUEUE": "engine.max_queue",
     "OLLAMA_MAX_LOADED_MODELS": "engine.max_loaded_models",
+    "OLLAMA_KV_CACHE_TYPE": "engine.cache_dtype",
 }
+_CACHE_TYPES = {"f16": "auto", "q8_0": "int8"}
 _ZERO_IS_DEFAULT = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_MAX_LOADED_MODELS")
 
 
@@ -205,8 +207,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
         values |= {"server.host": address.host, "server.port": address.port}
     for name, path in _ENVIRONMENT.items():
         if given[name] and not (given[name] == "0" and name in _ZERO_IS_DEFAULT):
-            values[path] = _parse(path, name, given[name])
+            values[path] = _parse(
+                path, name, _cache_dtype(given[name]) if path == "engine.cache_dtype" else given[name]
+            )
     return values
+
+
+def _cache_dtype(cache_type: str) -> str:
+    """Return the setting for one of Ollama's cache types; raise ConfigError where there is none."""
+    if cache_type.lower() not in _CACHE_TYPES:
+        raise ConfigError(
+            f"OLLAMA_KV_CACHE_TYPE is {cache_type!r}; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0"
+            " (engine.cache_dtype=int8)"
+        )
+    return _CACHE_TYPES[cache_type.lower()]
 
 
 def _parse(path: str, name: str, text: str) -> Value:

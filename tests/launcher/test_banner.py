@@ -1,5 +1,6 @@
 """Test the table that a started server prints."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,11 +11,11 @@ from ollampi.mpiruntime.hosted import HostedModel
 from ollampi.mpiruntime.request import ModelRef
 
 
-def hosted(context: int, max_context: int) -> HostedModel:
+def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = True) -> HostedModel:
     """Return as much of a model as the banner reads."""
     report = SimpleNamespace(weight_bytes=0, cache_bytes=0, read_bytes=0, heads=(0, 2), kv_heads=(0, 1), unread=[])
-    config = SimpleNamespace(max_context=max_context)
-    values: Any = SimpleNamespace(ref=ModelRef("m:latest", "/m"), dtype="float32", context=context, config=config)
+    config = SimpleNamespace(max_context=max_context, has_head=has_head)
+    values: Any = SimpleNamespace(ref=ModelRef("m:latest", path), dtype="float32", context=context, config=config)
     values.reports, values.cache_tokens, values.cache_dtype = [report], 8192, "int8"
     values.draft = SimpleNamespace(name="small:latest", reports=[SimpleNamespace(weight_bytes=1024, cache_bytes=1024)])
     return cast(HostedModel, values)
@@ -33,3 +34,16 @@ def test_the_first_line_says_where_the_context_ends(max_context: int, text: str)
     assert lines[0].startswith(f"m:latest in float32, {text}")
     assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0"]
     assert "small:latest drafts for it; weights and cache per rank: 2 KiB" in lines
+
+
+@pytest.mark.parametrize(("has_head", "pools"), [(True, False), (True, True), (False, False)])
+def test_the_first_request_is_one_that_the_model_can_answer(tmp_path: Path, has_head: bool, pools: bool) -> None:
+    if pools:
+        (tmp_path / "1_Pooling").mkdir()
+        (tmp_path / "1_Pooling" / "config.json").write_text("{}")
+    facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0], threads=1)]
+    last = banner(hosted(16, 16, str(tmp_path), has_head), facts, "no MPI", "http://h:1").splitlines()[-1]
+    if has_head and not pools:
+        assert last.startswith('  curl http://h:1/api/generate -d \'{"model": "m", "prompt": ')
+    else:
+        assert last == """  curl http://h:1/api/embed -d '{"model": "m", "input": "Close the file."}'"""

@@ -91,6 +91,9 @@ def test_only_the_bad_setting_is_named(override: str, text: str) -> None:
         ({"OLLAMA_CONTEXT_LENGTH": " '8192' "}, {"engine.context_length": 8192}),
         ({"OLLAMA_CONTEXT_LENGTH": "0", "OLLAMA_MAX_LOADED_MODELS": "0"}, {}),
         ({"OLLAMA_MAX_QUEUE": "0"}, {"engine.max_queue": 0}),
+        ({"OLLAMA_KV_CACHE_TYPE": "f16"}, {"engine.cache_dtype": "auto"}),
+        ({"OLLAMA_KV_CACHE_TYPE": "Q8_0"}, {"engine.cache_dtype": "int8"}),
+        ({"OLLAMA_KV_CACHE_TYPE": ""}, {}),
         ({"OLLAMA_HOST": ":11500"}, {"server.host": "0.0.0.0", "server.port": 11500}),
         ({"OLLAMA_HOST": "http://node7:8000/"}, {"server.host": "node7", "server.port": 8000}),
         ({"OLLAMA_HOST": "[::1]"}, {"server.host": "::1", "server.port": 11434}),
@@ -109,6 +112,11 @@ def test_ollamas_variables_give_values(environ: dict[str, str], values: dict[str
             "OLLAMA_CONTEXT_LENGTH is 'abc'; it must be a whole number from 4 to 16777216",
         ),
         ("OLLAMA_MAX_QUEUE", "-1", "OLLAMA_MAX_QUEUE is -1; it must be a whole number from 0 to 1048576"),
+        (
+            "OLLAMA_KV_CACHE_TYPE",
+            "q4_0",
+            "OLLAMA_KV_CACHE_TYPE is 'q4_0'; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0 (engine.",
+        ),
         ("OLLAMA_HOST", "a:b", "OLLAMA_HOST is 'a:b'; it must be host, host:port"),
     ],
 )
