@@ -106,6 +106,7 @@ class Matcher:
         self._next: list[Mask] = []  # the mask of the next token, once it is known
         self._left_s = ALLOWANCE_S
         self._draft_s = _MOST_DRAFT_S
+        self.judged = False  # a draft, behind which states may have been made that count against the limits
         self.last_s = 0.0  # what the last call cost
         self.grown_bytes = grown_bytes
 
@@ -113,7 +114,7 @@ class Matcher:
         """Take the tokens of the answer; return the mask of the next one, then those behind tokens of the draft.
 
         There are as many of the latter as tokens of the draft fit, one after the other, and leave something to choose;
-        fewer where judging them takes long. They are not taken, and whatever goes wrong behind them ends no answer.
+        fewer where judging them takes long. They are not taken.
         """
         began = time.thread_time()
         for token in tokens:
@@ -182,6 +183,7 @@ class Matcher:
         masks: list[Mask] = []
         (mask,) = self._next
         trial = self._matcher.deep_copy()
+        self.judged = True
         for token in draft:
             late = time.thread_time() - began > self._draft_s
             if late or mask is None or not self._vocabulary.usable(token) or not allows(mask, token):

@@ -153,7 +153,8 @@ class _Worker:
             if matcher.grown_bytes > GROWTH_BYTES:
                 raise refusal(f"it needs more than {GROWTH_BYTES >> 20} MB; make it smaller")
         except RequestError as e:
-            self._replies.append({"id": number, "code": "request", "error": str(e)})
+            again = {"again": True}  # without drafts, which may be to blame
+            self._replies.append({"id": number, **(again if matcher.judged else {"code": "request", "error": str(e)})})
             self._close(number)
             return
         self._replies.append({"id": number, "end": matcher.complete(masks[0]), "masks": masks, "forced": forced})

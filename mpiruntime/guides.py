@@ -21,8 +21,8 @@ class Guide:
 
     opened: the grammar was accepted; ready: it is known what may come next; masks: for the next token and behind the
     tokens of a draft that fit, each a bit for each token, the lowest first, or None where all are allowed; forced: the
-    tokens that must come next, as far as that is known; complete: nothing may come any more; error: why the request
-    must end, with its code.
+    tokens that must come next, as far as that is known; plain: no drafts can be judged; complete: nothing may come any
+    more; error: why the request must end, with its code.
     """
 
     def __init__(self, guides: Guides, opening: Message) -> None:
@@ -33,6 +33,7 @@ class Guide:
         self.masks: list[bytes | None] = []
         self.forced: list[int] = []
         self._unanswered = 1
+        self.plain = False
         self.complete = False
         self.error: tuple[str, str] | None = None
 
@@ -63,6 +64,11 @@ class Guide:
     def take(self, reply: Message) -> None:
         """Note what the process said; only its last word counts."""
         self._unanswered -= 1
+        if "again" in reply:
+            self.plain = True
+            self.masks, self._unanswered = [], 1
+            self._guides.send(self.opening)
+            return
         if "error" in reply:
             self.error = (reply["code"], reply["error"])
             return
@@ -115,14 +121,14 @@ class Guides:
             "tokens": [],
         }
         guide = self._guides[opening["id"]] = Guide(self, opening)
-        self._send(opening)
+        self.send(opening)
         return guide
 
     def flush(self) -> None:
         """Send the tokens that guides took."""
         if self.outbox:
             items, self.outbox = self.outbox, []
-            self._send({"op": "advance", "items": items})
+            self.send({"op": "advance", "items": items})
 
     def collect(self) -> None:
         """Take the replies that are there."""
@@ -156,7 +162,7 @@ class Guides:
         """Forget a guide; one that is forgotten already is ignored."""
         number = guide.opening["id"]
         if self._guides.pop(number, None) is not None:
-            self._send({"op": "close", "id": number})
+            self.send({"op": "close", "id": number})
 
     def close(self) -> None:
         """End the grammar process."""
@@ -164,7 +170,7 @@ class Guides:
             self._link.close()
             self._link = None
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send a message to the process, which starts where it does not run."""
         try:
             self._link = self._link or Link()
@@ -192,4 +198,4 @@ class Guides:
             guide.begin_again(number in blamed)
         for guide in sorted(self._guides.values(), key=lambda guide: guide.blamed):
             if not guide.over:
-                self._send(guide.opening)
+                self.send(guide.opening)

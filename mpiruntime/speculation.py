@@ -27,7 +27,7 @@ class Speculation:
     def propose(self, model: HostedModel) -> None:
         """Give running answers drafts that are forced or from their own text, or else room for the draft model's."""
         decoding = [s for s in model.scheduler.running if s.pending == 1 and s.pool is None]
-        most = [min(model.max_drafts(s.request.max_drafts), s.draft_room) for s in decoding]
+        most = [_most(model, s) for s in decoding]
         price = model.pace.price(len(decoding), sum(most))
         if price is None or price > _TOO_DEAR:
             return
@@ -93,6 +93,13 @@ class Speculation:
             logits = self.runner.step(step).logits
         assert logits is not None
         return sample(logits.numpy(), picks)
+
+
+def _most(model: HostedModel, sequence: Sequence) -> int:
+    """Return how many drafts of a sequence the server, the request, its grammar and its length allow."""
+    if sequence.guide is not None and sequence.guide.plain:
+        return 0
+    return min(model.max_drafts(sequence.request.max_drafts), sequence.draft_room)
 
 
 def _propose(sequence: Sequence, limit: int, price: float) -> None:

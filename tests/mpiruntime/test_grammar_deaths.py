@@ -74,7 +74,7 @@ class Dead(Guides):
         self._link = SimpleNamespace(at_work_on=lambda: set(numbers), close=lambda: None)  # type: ignore[assignment]
         self._start_again()
 
-    def _send(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self.sent.append(message["id"])
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT
-from support.grammars import END, write_speaker
+from support.grammars import END, byte_tokenizer, write_speaker
 from support.guided import DRAWN, GREEDY, REGEXES, SCHEMAS, SETTINGS, Killer, answers, ask, text
 from support.worlds import Recorder, run_engine
 
-from ollampi.mpiruntime import speculation
+from ollampi.mpiruntime import grammar_link, speculation
 from ollampi.mpiruntime.drafts import Lookup
 from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.pace import Pace
@@ -120,3 +121,36 @@ def test_drafts_meet_context_shifts_preemption_and_deaths(folder: Path) -> None:
         recorder = answers(2, messages, client, small)
         for i in range(4):
             assert re.fullmatch(grammar.text, text(recorder, i))
+
+
+SMALL = """
+from llguidance import LLParserLimits
+from ollampi.mpiruntime import grammar_matcher, grammar_worker
+
+grammar_matcher.limits = lambda: LLParserLimits(max_lexer_states=600, verbose_errors=False)
+grammar_worker.main()
+"""
+
+
+@pytest.mark.usefixtures("always")
+def test_drafts_that_lead_a_grammar_to_its_limits_end_no_answer(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is a row of zeros; each draft makes states of the lexer that it would never have needed."""
+    script = tmp_path / "worker.py"
+    script.write_text(SMALL)
+    monkeypatch.setattr(grammar_link, "_COMMAND", [sys.executable, str(script)])
+    a, b, zero = (byte_tokenizer().encode(char).ids[0] for char in "ab0")
+    sampling = Sampling(temperature=0.0, logit_bias=[(zero, 1000.0)])
+    message = ask(0, folder, Grammar("regex", "([0-9]|(a|b)*a(a|b){12}c){60}"), sampling)
+    expected = answers(1, undrafted([message]))
+    assert text(expected, 0) == "0" * 60
+    rng, made = random.Random(1), []
+
+    def propose(self: Lookup, tokens: list[int], most: int, price: float) -> list[int]:
+        made.append(1)
+        return [a if rng.random() < 0.5 else b for _ in range(16)][:most]
+
+    monkeypatch.setattr(Lookup, "propose", propose)
+    assert_same_answers(answers(1, [message]), expected, 1)
+    assert 0 < len(made) < 58  # none any more behind the limit
