@@ -10,19 +10,20 @@ from typing import Any
 from flask import Response, request
 
 from ollampi.api.ask import Ask, parse_ask
+from ollampi.api.delivery import Delivery
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.durations import now_text
 from ollampi.api.engine_client import Engine, EngineError
 from ollampi.api.errors import bad_request
 from ollampi.api.fields import MAX_OBJECTS, Fields
-from ollampi.api.generation import Outcome, Piece, follow, text_path
+from ollampi.api.generation import Answer, Outcome, Piece, follow
 from ollampi.api.guard import json_body
 from ollampi.api.loading import load_or_unload
 from ollampi.api.model import Model
 from ollampi.api.prompt import Message, Prompt, Prompts, fit
 from ollampi.api.settings import Settings
 from ollampi.api.store import Store
-from ollampi.api.stream import json_answer, ndjson_answer, warned
+from ollampi.api.stream import NDJSON, growing_answer, json_answer, warned
 from ollampi.api.thinking import CLOSE, OPEN, ThinkSplitter
 from ollampi.mpiruntime.request import GenerateRequest, Grammar
 
@@ -126,7 +127,7 @@ class Completions:
         if not prompt.tokens:
             raise bad_request("the prompt has no tokens; write some text")
         tokenizer = self._prompts.tokenizers.get(ask.model)
-        path = text_path(tokenizer, prompt.tokens, ask.options.stop, _splitter(ask, prompt))
+        answer = Answer(tokenizer, prompt.tokens, ask.options.stop, _splitter(ask, prompt))
         stream = self._engine.generate(_engine_request(ask, prompt))
         unwatch = self._watcher.watch(request.environ.get("gunicorn.socket"), stream.cancel)
 
@@ -135,14 +136,18 @@ class Completions:
             unwatch()
             stream.close()
 
-        pieces = follow(stream, path)
         before = prompt.tokens if with_context else None
-        objects = (_object(ask, shape, piece, before, started_ns) for piece in pieces)
+
+        def shaped(piece: Piece | Outcome) -> _JSON:
+            """Return one object of the answer."""
+            return _object(ask, shape, piece, before, started_ns)
+
         if ask.stream:
-            return warned(ndjson_answer(objects, close), ask.options.ignored)
+            pipe = request.environ.get("ollampi.pipe")
+            lines = Delivery(stream, answer, lambda piece: NDJSON.line(shaped(piece)), pipe)
+            return warned(growing_answer(iter(lines), NDJSON, close), ask.options.ignored)
         try:
-            answer = json_answer(_object(ask, shape, _joined(pieces), before, started_ns))
-            return warned(answer, ask.options.ignored)
+            return warned(json_answer(shaped(_joined(follow(stream, answer)))), ask.options.ignored)
         finally:
             close()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
+from collections.abc import Mapping
+from typing import Protocol
+
 from ollampi.api.text_tokenizer import TextTokenizer
 
 _REPLACEMENT = "\ufffd"
@@ -10,11 +14,43 @@ _WINDOW_TOKENS = 24
 _PATIENCE_TOKENS = 8
 
 
-class Detokenizer:
+class Detokenizer(Protocol):
+    """Turns tokens into text, one by one; the pieces joined are what decoding all tokens at once gives."""
+
+    def feed(self, token: int) -> str:
+        """Return the text that `token` completes."""
+        ...
+
+    def flush(self) -> str:
+        """Return what still waits; the answer has ended."""
+        ...
+
+
+def detokenizer(tokenizer: TextTokenizer, before: list[int]) -> Detokenizer:
+    """Return the detokenizer of an answer that follows the tokens `before`."""
+    return WindowDetokenizer(tokenizer, before) if tokenizer.bytes_of is None else ByteDetokenizer(tokenizer.bytes_of)
+
+
+class ByteDetokenizer:
+    """Join the bytes of tokens, where these are all that counts; bytes that are no character become U+FFFD."""
+
+    def __init__(self, bytes_of: Mapping[int, bytes]) -> None:
+        self._bytes_of = bytes_of
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """Return the text that `token` completes."""
+        return self._decoder.decode(self._bytes_of[token])
+
+    def flush(self) -> str:
+        """Return what still waits; the answer has ended."""
+        return self._decoder.decode(b"", final=True)
+
+
+class WindowDetokenizer:
     """Decode tokens one by one in a sliding window; what may still be half a character waits.
 
-    The pieces joined are what decoding all tokens at once gives. `before` are tokens that precede the answer: some
-    tokenizers drop the blank of a token that begins a text.
+    `before` are tokens that precede the answer: some tokenizers drop the blank of a token that begins a text.
     """
 
     def __init__(self, tokenizer: TextTokenizer, before: list[int]) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from ollampi.api.errors import bad_request, shown
 
@@ -34,12 +35,17 @@ def parse_keep_alive(value: object) -> float | None:
 def now_text() -> str:
     """Return the present in UTC with nanoseconds: 2026-01-02T03:04:05.000000006Z."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+    return f"{_second_text(seconds)}.{nanoseconds:09d}Z"
 
 
 def local_text(seconds: float) -> str:
     """Return epoch seconds in the local zone with microseconds and offset, as datetime.fromisoformat reads them."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="microseconds")
+
+
+@lru_cache(maxsize=2)
+def _second_text(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _seconds(value: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -61,6 +61,14 @@ class Stream(Protocol[E]):
         """Tell the engine to stop; safe from any thread, any number of times, and after the end.
 
         reason is what the engine counts: stop or length where the answer is complete as it is.
+        """
+        ...
+
+    def divert(self, push: Callable[[Tokens], bool], catch_up: Callable[[], None]) -> None:
+        """Let the thread that brings events hand tokens to `push`, while whoever iterates waits for the next event.
+
+        push must not wait; it returns whether nothing is left to do. Else, or where it raises, the iterating thread goes
+        on: it runs catch_up and gets Tokens without tokens, or what push raised.
         """
         ...
 

@@ -21,7 +21,7 @@ from ollampi.api.app import create_app
 from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.api.store import Store
-from ollampi.api.worker import Worker, heed_close
+from ollampi.api.worker import Worker, adapted
 from ollampi.mpiruntime.lifetime import die_with
 
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # the process that started us decides
@@ -73,7 +73,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Any:
         """Return the application; gunicorn calls this in the worker."""
         store = Store([Path(path) for path in self._front.models])
-        return heed_close(create_app(SocketEngine(self._front.engine), store, self._front.settings()))
+        return adapted(create_app(SocketEngine(self._front.engine), store, self._front.settings()))
 
 
 def gunicorn_options(config: FrontConfig, num_descriptors: int) -> dict[str, Any]:

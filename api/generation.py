@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ollampi.api.detokenizer import Detokenizer, StopFilter
+from ollampi.api.detokenizer import StopFilter, detokenizer
 from ollampi.api.engine_client import Done, EngineError, Stream, Tokens
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
@@ -53,95 +53,97 @@ class Repeats:
         return self._count > MAX_REPEATS
 
 
-@dataclass(frozen=True)
-class TextPath:
-    """The steps from tokens to text of one answer."""
+class Answer:
+    """One answer as it grows: tokens in, pieces of text out, until the engine ends it or it must end itself."""
 
-    tokenizer: TextTokenizer
-    detokenizer: Detokenizer
-    stops: StopFilter
-    thinking: ThinkSplitter | None
-    repeats: Repeats = field(default_factory=Repeats)
+    def __init__(
+        self, tokenizer: TextTokenizer, prompt: list[int], stops: list[str], thinking: ThinkSplitter | None
+    ) -> None:
+        self.tokens: list[int] = []
+        self._tokenizer = tokenizer
+        self._detokenizer = detokenizer(tokenizer, prompt[-64:])
+        self._stops = StopFilter(stops)
+        self._thinking = thinking
+        self._repeats = Repeats()
+        self._text = ""  # that no piece has held yet
+        self._logprobs: list[dict[str, Any]] = []  # the same
 
     @property
     def end(self) -> str | None:
         """Return why the answer must end here, or None where it may go on."""
-        if self.stops.stopped:
+        if self._stops.stopped:
             return "stop"
-        return "length" if self.repeats.exceeded else None
+        return "length" if self._repeats.exceeded else None
+
+    def feed(self, event: Tokens) -> Piece | None:
+        """Return what the next tokens add; None where that must wait, or comes with the Outcome because of `end`."""
+        for index, token in enumerate(event.tokens):
+            self.tokens.append(token)
+            if index < len(event.logprobs):
+                self._logprobs.append(_logprob(event.logprobs[index], self._tokenizer))
+            text = self._detokenizer.feed(token)
+            if text or token in self._tokenizer.special_ids:  # else a part of a character
+                self._repeats.feed(text)
+            self._text += self._stops.feed(text)
+            if self.end:
+                break
+        if self.end:
+            return None
+        piece = self._piece(final=False)
+        return piece if piece.text or piece.thinking else None
+
+    def finish(self, done: Done) -> Outcome:
+        """Return the end of an answer that the engine ended; raise EngineError where it was cancelled."""
+        if done.reason == "cancel":
+            raise EngineError("cancelled", "request canceled")
+        self._text += self._stops.feed(self._detokenizer.flush())
+        return self._outcome("stop" if self._stops.stopped else done.reason, done.usage)
+
+    def cut(self, reason: str, usage: Usage) -> Outcome:
+        """Return the end of an answer that must end here; of its usage only the tokens up to here count."""
+        return self._outcome(reason, replace(usage, generated_tokens=len(self.tokens)))
+
+    def _outcome(self, reason: str, usage: Usage) -> Outcome:
+        self._text += self._stops.flush()
+        return Outcome(self._piece(final=True), reason, usage, self.tokens)
+
+    def _piece(self, final: bool) -> Piece:
+        """Return what no piece has held yet, split from the reasoning where the model thinks."""
+        thought, content = "", self._text
+        if self._thinking is not None:
+            thought, content = self._thinking.feed(self._text)
+            if final:
+                more_thought, more_content = self._thinking.flush()
+                thought, content = thought + more_thought, content + more_content
+        self._text = ""
+        piece = Piece(content, thought, self._logprobs)
+        if content or thought:
+            self._logprobs = []
+        return piece
 
 
-def text_path(
-    tokenizer: TextTokenizer, prompt: list[int], stops: list[str], thinking: ThinkSplitter | None
-) -> TextPath:
-    """Return the steps for an answer to `prompt`."""
-    return TextPath(tokenizer, Detokenizer(tokenizer, prompt[-64:]), StopFilter(stops), thinking)
-
-
-def follow(stream: Stream[Tokens | Done], path: TextPath) -> Iterator[Piece | Outcome]:
+def follow(stream: Stream[Tokens | Done], answer: Answer) -> Iterator[Piece | Outcome]:
     """Yield the pieces of an answer and at last its Outcome; raise EngineError where the engine gives up."""
-    tokens: list[int] = []
-    pending: list[dict[str, Any]] = []
     for event in stream:
         if isinstance(event, Done):
-            yield _outcome(event, path, tokens, pending)
+            yield answer.finish(event)
             return
-        text = _take(event, path, tokens, pending)
-        if reason := path.end:
+        piece = answer.feed(event)
+        if reason := answer.end:
             stream.cancel(reason)
-            usage = _rest(stream, len(tokens))
-            yield Outcome(_piece(path, text + path.stops.flush(), pending, final=True), reason, usage, tokens)
+            yield answer.cut(reason, _rest(stream))
             return
-        piece = _piece(path, text, [], final=False)
-        if piece.text or piece.thinking:
-            yield Piece(piece.text, piece.thinking, pending)
-            pending = []
+        if piece is not None:
+            yield piece
     raise EngineError("internal", "the engine ended an answer without saying why")
 
 
-def _take(event: Tokens, path: TextPath, tokens: list[int], pending: list[dict[str, Any]]) -> str:
-    """Return the text that an event adds; append its tokens and log-probabilities up to where the answer must end."""
-    text = ""
-    for index, token in enumerate(event.tokens):
-        tokens.append(token)
-        if index < len(event.logprobs):
-            pending.append(_logprob(event.logprobs[index], path.tokenizer))
-        piece = path.detokenizer.feed(token)
-        if piece or token in path.tokenizer.special_ids:  # else a part of a character
-            path.repeats.feed(piece)
-        text += path.stops.feed(piece)
-        if path.end:
-            break
-    return text
-
-
-def _piece(path: TextPath, text: str, logprobs: list[dict[str, Any]], final: bool) -> Piece:
-    """Return `text` as content, or split from the reasoning where the model thinks."""
-    if path.thinking is None:
-        return Piece(text, "", logprobs)
-    thought, content = path.thinking.feed(text)
-    if final:
-        more_thought, more_content = path.thinking.flush()
-        thought, content = thought + more_thought, content + more_content
-    return Piece(content, thought, logprobs)
-
-
-def _outcome(done: Done, path: TextPath, tokens: list[int], pending: list[dict[str, Any]]) -> Outcome:
-    """Return the end of an answer that the engine ended."""
-    if done.reason == "cancel":
-        raise EngineError("cancelled", "request canceled")
-    text = path.stops.feed(path.detokenizer.flush())
-    reason = "stop" if path.stops.stopped else done.reason
-    return Outcome(_piece(path, text + path.stops.flush(), pending, final=True), reason, done.usage, tokens)
-
-
-def _rest(stream: Stream[Tokens | Done], num_tokens: int) -> Usage:
-    """Return what a cancelled answer cost, counting only the tokens that belong to it."""
+def _rest(stream: Stream[Tokens | Done]) -> Usage:
+    """Return what a cancelled answer cost."""
     try:
-        usage = next((event.usage for event in stream if isinstance(event, Done)), Usage())
+        return next((event.usage for event in stream if isinstance(event, Done)), Usage())
     except EngineError:
-        usage = Usage()
-    return Usage(usage.prompt_tokens, num_tokens, usage.load_ns, usage.prompt_ns, usage.decode_ns)
+        return Usage()
 
 
 def _logprob(entry: TokenLogprob, tokenizer: TextTokenizer) -> dict[str, Any]:

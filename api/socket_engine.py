@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
+from ollampi.api.mailbox import Mailbox, Message
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import OllampiError
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
@@ -22,8 +23,6 @@ QUERY_TIMEOUT_S = 10.0
 METRICS_TIMEOUT_S = 5.0  # Prometheus itself waits 10 s unless told otherwise
 CANCEL_TIMEOUT_S = 5.0  # how long a cancelled request waits for its last event
 
-_Message = dict[str, Any]
-_Inbox = queue.SimpleQueue[_Message]
 _E = TypeVar("_E")
 
 
@@ -32,15 +31,15 @@ class _Connection:
 
     def __init__(self, address: str) -> None:
         self._socket = _connect(address)
-        self._inboxes: dict[int, _Inbox] = {}
+        self._inboxes: dict[int, Mailbox] = {}
         self._lock = threading.Lock()  # inboxes and `alive`
         self._send_lock = threading.Lock()
         self.alive = True
         threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
 
-    def open(self, number: int, message: _Message) -> _Inbox:
+    def open(self, number: int, message: Message) -> Mailbox:
         """Send the first message of request `number`; return where its events arrive. Raise Closed."""
-        inbox: _Inbox = queue.SimpleQueue()
+        inbox = Mailbox()
         with self._lock:
             if not self.alive:
                 raise wire.Closed("the connection broke earlier")
@@ -52,7 +51,7 @@ class _Connection:
             raise
         return inbox
 
-    def send(self, message: _Message) -> None:
+    def send(self, message: Message) -> None:
         """Send one message; block until the kernel has it. Raise Closed."""
         with self._send_lock:
             wire.send(self._socket, message)
@@ -82,7 +81,7 @@ class _Connection:
             with self._send_lock:  # never close a descriptor that a sender still uses
                 self._socket.close()
 
-    def _deliver(self, event: _Message) -> None:
+    def _deliver(self, event: Message) -> None:
         with self._lock:
             inbox = self._inboxes.get(event["id"])
         if inbox is not None:
@@ -99,7 +98,7 @@ class _Connection:
 class SocketStream(Generic[_E]):
     """The events of one request on a connection; `read` makes them of messages."""
 
-    def __init__(self, read: Callable[[_Message], _E], connection: _Connection, number: int, inbox: _Inbox) -> None:
+    def __init__(self, read: Callable[[Message], _E], connection: _Connection, number: int, inbox: Mailbox) -> None:
         self._read = read
         self._connection = connection
         self._number = number
@@ -112,9 +111,11 @@ class SocketStream(Generic[_E]):
         timeout_s = None
         while True:
             try:
-                event = self._inbox.get(timeout=timeout_s)
+                event = self._inbox.get(timeout_s)
             except queue.Empty:
                 event = {"kind": "error", "code": "cancelled", "message": "request canceled"}
+            if event["kind"] == "broken":
+                raise event["error"]
             if event["kind"] == "cancelling":
                 timeout_s = CANCEL_TIMEOUT_S
                 continue
@@ -137,6 +138,10 @@ class SocketStream(Generic[_E]):
                 self._connection.send({"op": "cancel", "id": self._number, "reason": reason})
             except wire.Closed:
                 self._connection.close()
+
+    def divert(self, push: Callable[[_E], bool], catch_up: Callable[[], None]) -> None:
+        """Let the engine reader's thread hand tokens to `push`, while whoever iterates waits for the next event."""
+        self._inbox.divert(lambda event: push(self._read(event)), catch_up)
 
     def close(self) -> None:
         """Cancel the request unless it has ended, and drop its events from now on."""
@@ -192,11 +197,11 @@ class SocketEngine:
         if connection is not None:
             connection.close()
 
-    def _ask(self, message: _Message, timeout_s: float | None) -> _Message:
+    def _ask(self, message: Message, timeout_s: float | None) -> Message:
         """Send a message and return its one answer."""
         connection, number, inbox = self._open(message)
         try:
-            event = inbox.get(timeout=timeout_s)
+            event = inbox.get(timeout_s)
         except queue.Empty:
             raise EngineError("unavailable", "the engine does not answer; try again in a few seconds") from None
         finally:
@@ -205,7 +210,7 @@ class SocketEngine:
             raise _error(event)
         return event
 
-    def _open(self, message: _Message) -> tuple[_Connection, int, _Inbox]:
+    def _open(self, message: Message) -> tuple[_Connection, int, Mailbox]:
         """Send the first message of a request; a connection that proves dead is replaced once."""
         number = next(self._numbers)
         for _ in range(2):
@@ -243,21 +248,21 @@ def _connect(address: str) -> socket.socket:
     return connection
 
 
-def _model(model: ModelRef) -> _Message:
+def _model(model: ModelRef) -> Message:
     return {"name": model.name, "path": model.path}
 
 
-def _done(event: _Message) -> Done:
+def _done(event: Message) -> Done:
     return Done(event["reason"], Usage(**event["usage"]))
 
 
-def _embedding(event: _Message) -> Embedding | Done:
+def _embedding(event: Message) -> Embedding | Done:
     if event["kind"] == "done":
         return _done(event)
     return Embedding(event["place"], array("f", event["values"]))
 
 
-def _tokens(event: _Message) -> Tokens | Done:
+def _tokens(event: Message) -> Tokens | Done:
     if event["kind"] == "done":
         return _done(event)
     logprobs = [
@@ -267,5 +272,5 @@ def _tokens(event: _Message) -> Tokens | Done:
     return Tokens(list(event["tokens"]), logprobs)
 
 
-def _error(event: _Message) -> EngineError:
+def _error(event: Message) -> EngineError:
     return EngineError(event.get("code", "internal"), event.get("message", "the engine failed"))

@@ -6,21 +6,31 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Response
 
 from ollampi.api.errors import answer_for, is_expected
 
-NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one on every call
 _log = logging.getLogger(__name__)
 
 
 def encode(value: object) -> str:
     """Return compact JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
+
+
+class Form(NamedTuple):
+    """How an answer is written while it grows: its content type, and what makes the text of one object."""
+
+    content_type: str
+    line: Callable[[dict[str, Any]], str]
+
+
+NDJSON = Form("application/x-ndjson", lambda value: encode(value) + "\n")
 
 
 def json_answer(value: object, status: int = 200) -> Response:
@@ -41,27 +51,28 @@ def warned(response: Response, ignored: list[str]) -> Response:
     return response
 
 
-def ndjson_answer(objects: Iterator[dict[str, Any]], on_close: Callable[[], None]) -> Response:
-    """Return objects as lines; wait for the first, so that a failure before it keeps its own status.
+def growing_answer(lines: Iterator[str], form: Form, on_close: Callable[[], None]) -> Response:
+    """Return lines as an answer that grows; wait for the first, so that a failure before it keeps its own status.
 
     on_close runs when the answer is complete, failed, or its client is gone.
     """
     try:
-        first = next(objects)
+        first = next(lines)
     except BaseException:
         on_close()
         raise
-    response = Response(_lines(chain([first], objects)), content_type=NDJSON)
+    response = Response(_to_the_end(chain([first], lines), form), content_type=form.content_type)
     response.call_on_close(on_close)
     return response
 
 
-def _lines(objects: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """Yield one line per object; a failure becomes the last line, because the status is already sent."""
+def _to_the_end(lines: Iterator[str], form: Form) -> Iterator[str]:
+    """Yield the lines; a failure becomes the last one, because the status is already sent."""
     try:
-        for value in objects:
-            yield encode(value) + "\n"
+        yield from lines
+    except OSError:  # of the client's connection
+        raise
     except Exception as e:
         if not is_expected(e):
             _log.exception("a stream failed")
-        yield encode({"error": answer_for(e)[1]}) + "\n"
+        yield form.line({"error": answer_for(e)[1]})

@@ -37,6 +37,7 @@ class TextTokenizer:
         self._leading = leading[:1] if leading[:1] == [bos_token_id] or len(leading) == 1 else []
         self._before, self._after = _frame(self._tokenizer)
         self._byte_of = _byte_alphabet() if isinstance(self._tokenizer.decoder, ByteLevelDecoder) else None
+        self.bytes_of = None if self._byte_of is None else _Bytes(self._tokenizer, self._byte_of, self.special_ids)
 
     def cut(self, text: str) -> str:
         """Return text without its middle where it is far too long for the context: those tokens are dropped anyhow."""
@@ -98,6 +99,23 @@ class TextTokenizer:
         if self._byte_of and token not in self.special_ids and all(char in self._byte_of for char in piece):
             return bytes(self._byte_of[char] for char in piece)
         return str(piece).replace("\u2581", " ").encode()
+
+
+class _Bytes(dict[int, bytes]):
+    """What each token of a byte-level tokenizer adds to the bytes of a text, looked up once; special ones add nothing."""
+
+    def __init__(self, tokenizer: Tokenizer, byte_of: dict[str, int], special_ids: frozenset[int]) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+        self._byte_of = byte_of
+        self._special_ids = special_ids
+
+    def __missing__(self, token: int) -> bytes:
+        """Return and keep the bytes of a token; of one with a character beyond the byte alphabet those of its text."""
+        text = "" if token in self._special_ids else self._tokenizer.id_to_token(token) or ""
+        own = all(char in self._byte_of for char in text)
+        self[token] = raw = bytes(self._byte_of[char] for char in text) if own else text.encode()
+        return raw
 
 
 class Tokenizers:

@@ -36,6 +36,7 @@ class ClientSocket(socket.socket):
 
     ends = math.inf  # when what is being read must have come, by time.monotonic()
     in_head = False
+    _left = b""
 
     @classmethod
     def around(cls, accepted: socket.socket) -> ClientSocket:
@@ -62,8 +63,21 @@ class ClientSocket(socket.socket):
         finally:
             self.settimeout(None)
 
+    def send_now(self, data: bytes) -> bool:
+        """Send without waiting; return whether the client took all. What is left goes before anything else.
+
+        Nobody else may send meanwhile, and nothing may be left from before.
+        """
+        try:
+            sent = self.send(data, socket.MSG_DONTWAIT)
+        except OSError:  # nothing fits now, or the client is gone, which the next sendall will say
+            sent = 0
+        self._left = data[sent:]
+        return not self._left
+
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send `data`; raise ConnectionResetError where the client stops taking it."""
+        """Send what is left and `data`; raise ConnectionResetError where the client stops taking it."""
+        data, self._left = self._left + data, b""
         try:
             super().sendall(data, flags)
         except TimeoutError:
@@ -74,6 +88,22 @@ class ClientSocket(socket.socket):
         with contextlib.suppress(OSError):
             close_graceful(self.dup())
             self.shutdown(socket.SHUT_RD)
+
+
+class Pipe:
+    """A way past gunicorn to a client whose answer has begun; what goes through it is framed as gunicorn does."""
+
+    def __init__(self, client: ClientSocket, answer: Any) -> None:
+        self._client = client
+        self._answer = answer
+
+    def send_now(self, data: bytes) -> bool:
+        """Send part of the body as ClientSocket.send_now does."""
+        return self._client.send_now(b"%X\r\n%b\r\n" % (len(data), data) if self._answer.chunked else data)
+
+    def flush(self) -> None:
+        """Send what is left; raise OSError where the client is gone."""
+        self._client.sendall(b"")
 
 
 class Door:
@@ -127,11 +157,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             client.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
 
 
-def heed_close(application: Any) -> Any:
-    """Return the WSGI application with `Connection: close` of its answers heeded; gunicorn ignores that header."""
+def adapted(application: Any) -> Any:
+    """Return the WSGI application with a Pipe in its environ, and with `Connection: close` of its answers heeded.
+
+    Gunicorn ignores that header.
+    """
 
     def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
         """Serve one request."""
+        environ["ollampi.pipe"] = Pipe(environ["gunicorn.socket"], start_response.__self__)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             """Begin the answer."""

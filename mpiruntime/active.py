@@ -32,6 +32,10 @@ class Active:
         """Send the client an event about this request."""
         self.client.post({"id": self.id, "kind": kind, **values})
 
+    def collect(self, kind: str, **values: object) -> None:
+        """Send the client an event about this request, together with the others of the step."""
+        self.client.collect({"id": self.id, "kind": kind, **values})
+
     def usage(self) -> Usage:
         """Return what the request has cost so far."""
         return self.inputs.usage() if self.inputs else next(iter(self.queued)).usage()
@@ -40,12 +44,12 @@ class Active:
         """Count and tell the client the next tokens of its answer, num_generated with those before."""
         self.meter.advance(num_generated)
         if tokens:
-            self.post("tokens", tokens=tokens, logprobs=[asdict(entry) for entry in logprobs])
+            self.collect("tokens", tokens=tokens, logprobs=[asdict(entry) for entry in logprobs])
 
     def take_embedding(self, sequence: Sequence, values: bytes) -> list[Sequence]:
         """Tell the client the embedding (native float32) of an input; return the inputs that are queued instead."""
         if self.inputs is None:
             raise OllampiError("an embedding came for a request that asked for text")
         place, fed = self.inputs.finish(sequence)
-        self.post("embedding", place=place, values=values)
+        self.collect("embedding", place=place, values=values)
         return fed

@@ -54,7 +54,7 @@ class Engine:
         self._inside = InsideView(runner, models, observe)
         self._porter = Porter(inbox, models.settings.timeout_s, self._inside.refused)
         models.while_loading = lambda: self._porter.standing_in(self._end_late)
-        self._stepper = Stepper(runner, self._guides, self._inside.step)
+        self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
         self._active: dict[Sequence, Active] = {}

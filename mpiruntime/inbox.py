@@ -23,12 +23,18 @@ class Client(Protocol):
     def post(self, event: Event) -> None:
         """Send an event; never blocks and never fails, an event for a client that is gone is dropped."""
 
+    def collect(self, event: Event) -> None:
+        """Keep an event until the inbox is flushed or another one is posted, then send them together."""
+
 
 class Inbox(Protocol):
     """Where the engine's loop takes its messages from."""
 
     def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
         """Return the next message and its sender, or None where none came in time. 0 does not wait."""
+
+    def flush(self) -> None:
+        """Send what all clients have collected; never blocks."""
 
 
 class Local:
@@ -41,6 +47,13 @@ class Local:
     def post(self, event: Event) -> None:
         """Keep the event in `events`."""
         self.events.put(event)
+
+    def collect(self, event: Event) -> None:
+        """Keep the event in `events`."""
+        self.post(event)
+
+    def flush(self) -> None:
+        """Do nothing: no event waits."""
 
     def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
         """Return the next message put into `messages`."""
@@ -56,7 +69,8 @@ class SocketClient:
     def __init__(self, connection: socket.socket, deliver: Callable[[SocketClient, wire.Message], None]) -> None:
         self._connection = connection
         self._deliver = deliver
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._collected: list[Event] = []
+        self._events: queue.SimpleQueue[list[Event] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
 
     def start(self) -> None:
@@ -65,8 +79,19 @@ class SocketClient:
         threading.Thread(target=self._read, daemon=True).start()
 
     def post(self, event: Event) -> None:
-        """Queue the event for the writer."""
-        self._events.put(event)
+        """Queue the event for the writer, behind those collected."""
+        self._collected.append(event)
+        self.flush()
+
+    def collect(self, event: Event) -> None:
+        """Keep the event until the next flush."""
+        self._collected.append(event)
+
+    def flush(self) -> None:
+        """Queue what was collected for the writer."""
+        if self._collected:
+            self._events.put(self._collected)
+            self._collected = []
 
     def close(self, timeout_s: float | None) -> None:
         """Send what is queued, then close the connection; waits at most timeout_s where one is given."""
@@ -87,14 +112,12 @@ class SocketClient:
 
     def _write(self) -> None:
         """Send the queued events, all that are there in one frame."""
-        while (event := self._events.get()) is not None:
-            events = [event]
+        while (events := self._events.get()) is not None:
             last = False
             while not self._events.empty():
                 more = self._events.get()
                 last = last or more is None
-                if more is not None:
-                    events.append(more)
+                events += more or []
             try:
                 wire.send(self._connection, {"events": events})
             except wire.Closed:
@@ -121,6 +144,11 @@ class SocketInbox:
             return self._messages.get(timeout=timeout_s) if timeout_s else self._messages.get_nowait()
         except queue.Empty:
             return None
+
+    def flush(self) -> None:
+        """Send what all clients have collected."""
+        for client in list(self._clients):
+            client.flush()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Stop listening, send what is queued and close all connections."""

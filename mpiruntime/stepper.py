@@ -65,13 +65,23 @@ class Progress(NamedTuple):
 
 
 class Stepper:
-    """Turns the plan of a model's scheduler into tokens; observe gets the times of every step."""
+    """Turns the plan of a model's scheduler into tokens.
 
-    def __init__(self, runner: Runner, guides: Guides, observe: Callable[[HostedModel, StepTimes], None]) -> None:
+    observe gets the times of every step; flush is called when all that is known was delivered.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        guides: Guides,
+        observe: Callable[[HostedModel, StepTimes], None],
+        flush: Callable[[], None],
+    ) -> None:
         self.runner = runner
         self.guides = guides
         self.speculation = Speculation(runner)
         self.observe = observe
+        self.flush = flush
         self._held = HeldRows(guides)
 
     def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> bool:
@@ -79,6 +89,7 @@ class Stepper:
         began = time.perf_counter()
         for progress in self._sample(model, *self._held.release(model.number)):
             deliver(progress)
+        self.flush()
         self.speculation.propose(model)
         planned = model.scheduler.plan()
         ready = time.perf_counter()
@@ -104,6 +115,7 @@ class Stepper:
         sampled = time.perf_counter()
         for progress in progresses:
             deliver(progress)
+        self.flush()
         self.observe(model, StepTimes(began, ready, drafted, sent, computed, sampled, time.perf_counter()))
         return True
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from ollampi.api.detokenizer import Detokenizer, StopFilter
+from ollampi.api.detokenizer import StopFilter, detokenizer
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
 
@@ -15,8 +15,8 @@ ALPHABET = "ab <\n.äß€世界🙂🏳️‍🌈👩‍👧\u0301\u200d\ufffd\
 
 
 def pieces_of(tokenizer, ids, before=()):
-    detokenizer = Detokenizer(tokenizer, list(before))
-    return [*(detokenizer.feed(i) for i in ids), detokenizer.flush()]
+    answer = detokenizer(tokenizer, list(before))
+    return [*(answer.feed(i) for i in ids), answer.flush()]
 
 
 def test_random_unicode(text_tokenizer):
@@ -39,10 +39,10 @@ def test_random_tokens(text_tokenizer):
 
 def test_invalid_bytes_are_not_held_for_ever(text_tokenizer):
     broken = next(i for i in range(text_tokenizer.vocabulary_size) if text_tokenizer.token_bytes(i) == b"\x80")
-    detokenizer = Detokenizer(text_tokenizer, [])
-    said = [detokenizer.feed(broken) for _ in range(100)]
+    answer = detokenizer(text_tokenizer, [])
+    said = [answer.feed(broken) for _ in range(100)]
     assert len("".join(said)) >= 99
-    assert len("".join(said) + detokenizer.flush()) == 100
+    assert len("".join(said) + answer.flush()) == 100
 
 
 def test_special_tokens_are_skipped(text_tokenizer):
