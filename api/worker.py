@@ -16,6 +16,7 @@ from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from ollampi.api.errors import shown
 from ollampi.api.stream import JSON, encode
+from ollampi.mpiruntime import wire
 
 HEAD_TIMEOUT_S = 10.0  # from the first byte of a request to the end of its headers
 BODY_TIMEOUT_S = 30.0  # without a byte of the body
@@ -68,11 +69,7 @@ class ClientSocket(socket.socket):
 
         Nobody else may send meanwhile, and nothing may be left from before.
         """
-        try:
-            sent = self.send(data, socket.MSG_DONTWAIT)
-        except OSError:  # nothing fits now, or the client is gone, which the next sendall will say
-            sent = 0
-        self._left = data[sent:]
+        self._left = wire.send_now(self, data)  # where the client is gone, the next sendall says so
         return not self._left
 
     def sendall(self, data: Any, flags: int = 0) -> None:

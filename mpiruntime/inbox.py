@@ -64,13 +64,15 @@ class Local:
 
 
 class SocketClient:
-    """One connection of the HTTP process: a thread reads its messages, another writes the events."""
+    """One connection of the HTTP process: a thread reads its messages, another writes what does not fit at once."""
 
     def __init__(self, connection: socket.socket, deliver: Callable[[SocketClient, wire.Message], None]) -> None:
         self._connection = connection
         self._deliver = deliver
         self._collected: list[Event] = []
-        self._events: queue.SimpleQueue[list[Event] | None] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # is held only for moments
+        self._behind = False  # the writer has something to send
         self._writer = threading.Thread(target=self._write, daemon=True)
 
     def start(self) -> None:
@@ -79,7 +81,7 @@ class SocketClient:
         threading.Thread(target=self._read, daemon=True).start()
 
     def post(self, event: Event) -> None:
-        """Queue the event for the writer, behind those collected."""
+        """Send the event behind those collected, or leave it to the writer."""
         self._collected.append(event)
         self.flush()
 
@@ -88,16 +90,25 @@ class SocketClient:
         self._collected.append(event)
 
     def flush(self) -> None:
-        """Queue what was collected for the writer."""
-        if self._collected:
-            self._events.put(self._collected)
-            self._collected = []
+        """Send what was collected in one frame, or leave to the writer what does not fit.
+
+        The engine's thread sends: another one would first have to wait until the engine lets go of Python's lock.
+        """
+        if not self._collected:
+            return
+        frame, self._collected = wire.frame({"events": self._collected}), []
+        with self._lock:
+            rest = frame if self._behind else wire.send_now(self._connection, frame)
+            if rest:
+                self._behind = True
+                self._frames.put(rest)
 
     def close(self, timeout_s: float | None) -> None:
         """Send what is queued, then close the connection; waits at most timeout_s where one is given."""
-        self._events.put(None)
+        self._frames.put(None)
         self._writer.join(timeout_s)
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     def _read(self) -> None:
         """Deliver every message; at the end of the connection close it and tell the engine that this client is gone."""
@@ -111,19 +122,14 @@ class SocketClient:
             self._deliver(self, _GONE)
 
     def _write(self) -> None:
-        """Send the queued events, all that are there in one frame."""
-        while (events := self._events.get()) is not None:
-            last = False
-            while not self._events.empty():
-                more = self._events.get()
-                last = last or more is None
-                events += more or []
+        """Send the queued frames."""
+        while (frame := self._frames.get()) is not None:
             try:
-                wire.send(self._connection, {"events": events})
-            except wire.Closed:
+                self._connection.sendall(frame)
+            except OSError:
                 return
-            if last:
-                return
+            with self._lock:
+                self._behind = not self._frames.empty()
 
 
 class SocketInbox:

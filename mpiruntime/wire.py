@@ -38,13 +38,26 @@ def peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack("3i", raw)[1])
 
 
+def frame(message: Message) -> bytes:
+    """Return the frame of one message."""
+    body = msgpack.packb(message)
+    return _LENGTH.pack(len(body)) + body
+
+
 def send(connection: socket.socket, message: Message) -> None:
     """Send one message; block until the kernel has taken it. Raise Closed where the peer is gone."""
-    body = msgpack.packb(message)
     try:
-        connection.sendall(_LENGTH.pack(len(body)) + body)
+        connection.sendall(frame(message))
     except OSError as e:
         raise Closed(f"the connection is closed: {e}") from e
+
+
+def send_now(connection: socket.socket, data: bytes) -> bytes:
+    """Send what fits without waiting; return the rest, which is all of it where the peer is gone."""
+    try:
+        return data[connection.send(data, socket.MSG_DONTWAIT) :]
+    except OSError:
+        return data
 
 
 def receive(connection: socket.socket) -> Message:
