@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 from flask import Response, request
 
@@ -22,6 +21,7 @@ from ollampi.api.loading import load_or_unload
 from ollampi.api.model import Model
 from ollampi.api.prompt import Message, Prompt, Prompts, fit
 from ollampi.api.settings import Settings
+from ollampi.api.shape import CHAT, GENERATE, Shape, Writer, head
 from ollampi.api.store import Store
 from ollampi.api.stream import NDJSON, growing_answer, json_answer, warned
 from ollampi.api.thinking import CLOSE, OPEN, ThinkSplitter
@@ -29,29 +29,6 @@ from ollampi.mpiruntime.request import GenerateRequest, Grammar
 
 _LONGEST_ANSWER = 10  # contexts
 _RAW_TEXT = "raw mode does not support template, system, or context"
-_JSON = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How one route writes its objects: the part with the text, and in which order the rest follows."""
-
-    part: Callable[[Piece], _JSON]
-    logprobs_first: bool
-    debug: _JSON
-
-
-def _response(piece: Piece) -> _JSON:
-    return {"response": piece.text} | ({"thinking": piece.thinking} if piece.thinking else {})
-
-
-def _message(piece: Piece) -> _JSON:
-    thinking = {"thinking": piece.thinking} if piece.thinking else {}
-    return {"message": {"role": "assistant", "content": piece.text} | thinking}
-
-
-GENERATE = Shape(_response, logprobs_first=False, debug={"response": ""})
-CHAT = Shape(_message, logprobs_first=True, debug={"message": {"role": "", "content": ""}})
 
 
 class Completions:
@@ -117,13 +94,13 @@ class Completions:
     def _load_or_unload(self, ask: Ask, shape: Shape) -> Response:
         """Answer a request without text: keep_alive 0 unloads the model, anything else loads it."""
         reason = load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s)
-        return json_answer(_head(ask) | shape.part(Piece()) | {"done": True, "done_reason": reason})
+        return json_answer(head(ask.name, now_text()) | shape.part(Piece()) | {"done": True, "done_reason": reason})
 
     def _run(self, ask: Ask, shape: Shape, prompt: Prompt, started_ns: int, with_context: bool) -> Response:
         """Generate the answer to a prompt."""
         if ask.debug_render_only:
             debug = {"rendered_template": prompt.text, "image_count": 0}
-            return json_answer(_head(ask) | shape.debug | {"done": False, "_debug_info": debug})
+            return json_answer(head(ask.name, now_text()) | shape.debug | {"done": False, "_debug_info": debug})
         if not prompt.tokens:
             raise bad_request("the prompt has no tokens; write some text")
         tokenizer = self._prompts.tokenizers.get(ask.model)
@@ -136,18 +113,12 @@ class Completions:
             unwatch()
             stream.close()
 
-        before = prompt.tokens if with_context else None
-
-        def shaped(piece: Piece | Outcome) -> _JSON:
-            """Return one object of the answer."""
-            return _object(ask, shape, piece, before, started_ns)
-
+        writer = Writer(ask.name, shape, prompt.tokens if with_context else None, started_ns)
         if ask.stream:
-            pipe = request.environ.get("ollampi.pipe")
-            lines = Delivery(stream, answer, lambda piece: NDJSON.line(shaped(piece)), pipe)
+            lines = Delivery(stream, answer, writer.line, request.environ.get("ollampi.pipe"))
             return warned(growing_answer(iter(lines), NDJSON, close), ask.options.ignored)
         try:
-            return warned(json_answer(shaped(_joined(follow(stream, answer)))), ask.options.ignored)
+            return warned(json_answer(writer.object(_joined(follow(stream, answer)))), ask.options.ignored)
         finally:
             close()
 
@@ -228,35 +199,3 @@ def _joined(pieces: Iterator[Piece | Outcome]) -> Outcome:
             logprobs = [entry for p in parts for entry in p.logprobs]
             return Outcome(Piece(text, thinking, logprobs), piece.reason, piece.usage, piece.tokens)
     raise EngineError("internal", "the engine ended an answer without saying why")
-
-
-def _head(ask: Ask) -> _JSON:
-    return {"model": ask.name, "created_at": now_text()}
-
-
-def _object(ask: Ask, shape: Shape, piece: Piece | Outcome, before: list[int] | None, started_ns: int) -> _JSON:
-    """Return one object of an answer, its keys in Ollama's order; `before` are the prompt's tokens where wanted."""
-    if isinstance(piece, Piece):
-        logprobs = {"logprobs": piece.logprobs} if piece.logprobs else {}
-        return _head(ask) | shape.part(piece) | {"done": False} | logprobs
-    end = {"done": True, "done_reason": piece.reason}
-    if before is not None:
-        end["context"] = before + piece.tokens
-    logprobs = {"logprobs": piece.last.logprobs} if piece.last.logprobs else {}
-    metrics = _metrics(piece, started_ns)
-    rest = logprobs | metrics if shape.logprobs_first else metrics | logprobs
-    return _head(ask) | shape.part(piece.last) | end | rest
-
-
-def _metrics(outcome: Outcome, started_ns: int) -> _JSON:
-    """Return what an answer cost; zeros are left out."""
-    usage = outcome.usage
-    values = {
-        "total_duration": time.perf_counter_ns() - started_ns,
-        "load_duration": usage.load_ns,
-        "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": usage.prompt_ns,
-        "eval_count": usage.generated_tokens,
-        "eval_duration": usage.decode_ns,
-    }
-    return {key: value for key, value in values.items() if value}

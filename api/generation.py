@@ -41,25 +41,25 @@ class Repeats:
         self._last: str | None = None
         self._count = 0
 
-    def feed(self, text: str) -> None:
-        """Take the next piece."""
+    def feed(self, text: str) -> bool:
+        """Take the next piece; return whether the answer must end."""
         text = text.strip()
         self._count = self._count + 1 if text == self._last else 0
         self._last = text
-
-    @property
-    def exceeded(self) -> bool:
-        """Return whether the answer must end."""
         return self._count > MAX_REPEATS
 
 
 class Answer:
-    """One answer as it grows: tokens in, pieces of text out, until the engine ends it or it must end itself."""
+    """One answer as it grows: tokens in, pieces of text out.
+
+    end: why it must end here, None while it may go on.
+    """
 
     def __init__(
         self, tokenizer: TextTokenizer, prompt: list[int], stops: list[str], thinking: ThinkSplitter | None
     ) -> None:
         self.tokens: list[int] = []
+        self.end: str | None = None
         self._tokenizer = tokenizer
         self._detokenizer = detokenizer(tokenizer, prompt[-64:])
         self._stops = StopFilter(stops)
@@ -68,26 +68,15 @@ class Answer:
         self._text = ""  # that no piece has held yet
         self._logprobs: list[dict[str, Any]] = []  # the same
 
-    @property
-    def end(self) -> str | None:
-        """Return why the answer must end here, or None where it may go on."""
-        if self._stops.stopped:
-            return "stop"
-        return "length" if self._repeats.exceeded else None
-
     def feed(self, event: Tokens) -> Piece | None:
         """Return what the next tokens add; None where that must wait, or comes with the Outcome because of `end`."""
         for index, token in enumerate(event.tokens):
-            self.tokens.append(token)
             if index < len(event.logprobs):
                 self._logprobs.append(_logprob(event.logprobs[index], self._tokenizer))
-            text = self._detokenizer.feed(token)
-            if text or token in self._tokenizer.special_ids:  # else a part of a character
-                self._repeats.feed(text)
-            self._text += self._stops.feed(text)
+            self._take(token)
             if self.end:
                 break
-        if self.end:
+        if self.end or not self._text:
             return None
         piece = self._piece(final=False)
         return piece if piece.text or piece.thinking else None
@@ -102,6 +91,15 @@ class Answer:
     def cut(self, reason: str, usage: Usage) -> Outcome:
         """Return the end of an answer that must end here; of its usage only the tokens up to here count."""
         return self._outcome(reason, replace(usage, generated_tokens=len(self.tokens)))
+
+    def _take(self, token: int) -> None:
+        self.tokens.append(token)
+        text = self._detokenizer.feed(token)
+        if (text or token in self._tokenizer.special_ids) and self._repeats.feed(text):  # else a part of a character
+            self.end = "length"
+        self._text += self._stops.feed(text)
+        if self._stops.stopped:
+            self.end = "stop"
 
     def _outcome(self, reason: str, usage: Usage) -> Outcome:
         self._text += self._stops.flush()

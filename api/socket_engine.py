@@ -269,7 +269,7 @@ def _tokens(event: Message) -> Tokens | Done:
         TokenLogprob(entry["token"], entry["logprob"], [(token, value) for token, value in entry["top"]])
         for entry in event.get("logprobs") or []
     ]
-    return Tokens(list(event["tokens"]), logprobs)
+    return Tokens(event["tokens"], logprobs)
 
 
 def _error(event: Message) -> EngineError:
