@@ -1,4 +1,4 @@
-"""Bring the lines of a growing answer to its client: by its own thread, or past it by the one that brings the tokens."""
+"""Bring the lines of an answer to its client: by its own thread, or past it by the one that brings the tokens."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Pipe(Protocol):
 class Delivery:
     """The lines of a streamed answer, for its own thread to send; `line` writes one.
 
-    As soon as the first is sent, the thread that brings the tokens sends their lines itself, as long as the client takes
-    them at once and the answer goes on. Without a pipe, as in tests, it does not.
+    As soon as the first is sent, the thread that brings the tokens sends their lines itself, as long as the client
+    takes them at once and the answer goes on. Without a pipe, as in tests, it does not.
     """
 
     def __init__(

@@ -64,11 +64,11 @@ class Stream(Protocol[E]):
         """
         ...
 
-    def divert(self, push: Callable[[Tokens], bool], catch_up: Callable[[], None]) -> None:
+    def divert(self, push: Callable[[E], bool], catch_up: Callable[[], None]) -> None:
         """Let the thread that brings events hand tokens to `push`, while whoever iterates waits for the next event.
 
-        push must not wait; it returns whether nothing is left to do. Else, or where it raises, the iterating thread goes
-        on: it runs catch_up and gets Tokens without tokens, or what push raised.
+        push must not wait; it returns whether nothing is left to do. Else, or where it raises, the iterating thread
+        goes on: it runs catch_up and gets Tokens without tokens, or what push raised.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Hand the messages about one request to the thread that waits for them, or past it where they can be handled at once."""
+"""Hand the messages about one request to the thread that waits for them, or past it where nothing has to wait."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import socket
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
 from ollampi.api.mailbox import Mailbox, Message

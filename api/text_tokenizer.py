@@ -102,7 +102,7 @@ class TextTokenizer:
 
 
 class _Bytes(dict[int, bytes]):
-    """What each token of a byte-level tokenizer adds to the bytes of a text, looked up once; special ones add nothing."""
+    """What each token of a byte-level tokenizer adds to the bytes of a text; special ones add nothing."""
 
     def __init__(self, tokenizer: Tokenizer, byte_of: dict[str, int], special_ids: frozenset[int]) -> None:
         super().__init__()

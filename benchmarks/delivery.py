@@ -1,9 +1,10 @@
-"""Print what HTTP adds to a token: from the engine's having it to the client's having read it.
+"""Print what HTTP adds to a token: from the engine's having it to its arrival at the client, and to its being read.
 
     python benchmarks/delivery.py [--streams 1 16 128] [--tokens 150]
 
 One rank with one thread computes the demo model; HTTP process and clients are processes of their own, as in a server.
-All clocks are CLOCK_MONOTONIC of this host.
+The clients are one process, which reads one connection after the other and wants a core for it; when a token arrived is
+what the kernel noted. All clocks are CLOCK_MONOTONIC of this host.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import json
 import select
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,16 +37,18 @@ from ollampi.mpiruntime.engine import END, Engine  # noqa: E402
 from ollampi.mpiruntime.hosted import Models  # noqa: E402
 from ollampi.mpiruntime.stepper import Progress  # noqa: E402
 
+SO_TIMESTAMPNS = 35  # of Linux; with each read, the kernel tells when the last of it arrived
 WARM_UP = 20  # tokens of each stream that do not count
 
 
 def read_streams(port: int, streams: int, tokens: int) -> None:
-    """Ask for all streams at once, read them, print when each token of each came."""
+    """Ask for all streams at once, read them, print when each token of each arrived and was read."""
     poll = select.epoll()
     connections: dict[int, tuple[socket.socket, int]] = {}
-    reads: list[tuple[float, int, bytes]] = []  # looked at in the end, so that the clients cost little meanwhile
+    reads: list[tuple[float, int, bytes, Any]] = []  # looked at in the end, so that reading costs little
     for number in range(streams):
         connection = socket.create_connection(("127.0.0.1", port))
+        connection.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         options = {"seed": number, "num_predict": tokens, "draft_num_predict": 0}
         body = json.dumps({"model": "endless", "prompt": f"# {number}\n", "raw": True, "options": options})
         head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -54,15 +59,20 @@ def read_streams(port: int, streams: int, tokens: int) -> None:
     while open_streams:
         for fd, _ in poll.poll():
             connection, number = connections[fd]
-            data = connection.recv(65536)
-            reads.append((time.monotonic(), number, data))
+            data, noted, _, _ = connection.recvmsg(65536, 64)
+            reads.append((time.monotonic(), number, data, noted))
             if not data or data.endswith(b"0\r\n\r\n"):
                 poll.unregister(fd)
                 open_streams -= 1
-    times: list[list[float]] = [[] for _ in range(streams)]
-    for now, number, data in reads:
-        times[number] += [now] * data.count(b'"done":false')
-    print(json.dumps(times))
+    since_1970 = time.time() - time.monotonic()
+    arrived: list[list[float]] = [[] for _ in range(streams)]
+    read: list[list[float]] = [[] for _ in range(streams)]
+    for now, number, data, noted in reads:
+        count = data.count(b'"done":false')
+        seconds, nanoseconds = struct.unpack("qq", noted[0][2]) if noted else (0, 0)
+        arrived[number] += [seconds + nanoseconds / 1e9 - since_1970] * count
+        read[number] += [now] * count
+    print(json.dumps([arrived, read]))
 
 
 def measure(model: Path, streams: int, tokens: int) -> None:
@@ -99,19 +109,22 @@ def measure(model: Path, streams: int, tokens: int) -> None:
         front.terminate()
         front.wait()
         listener.close()
-    late = [
+    gaps = [b - a for mine in sent for a, b in zip(mine[WARM_UP:], mine[WARM_UP + 1 :], strict=False)]
+    ends = [f"{what} after {_late(sent, times)}" for what, times in zip(("arrives", "is read"), received, strict=True)]
+    print(
+        f"{streams} streams: a token {', '.join(ends)}; {statistics.median(gaps) * 1e3:.1f} ms between tokens",
+        flush=True,
+    )
+
+
+def _late(sent: list[list[float]], received: list[list[float]]) -> str:
+    """Return the percentiles of how much later than sent the tokens were received."""
+    late = sorted(
         r - s
         for mine, theirs in zip(sent, received, strict=True)
         for s, r in list(zip(mine, theirs, strict=False))[WARM_UP:]
-    ]
-    late.sort()
-    gaps = [b - a for mine in sent for a, b in zip(mine[WARM_UP:], mine[WARM_UP + 1 :], strict=False)]
-    p50, p99 = statistics.median(late) * 1e3, late[int(len(late) * 0.99)] * 1e3
-    print(
-        f"{streams} streams: HTTP adds p50 {p50:.2f} ms, p99 {p99:.2f} ms to a token;"
-        f" {statistics.median(gaps) * 1e3:.1f} ms between tokens",
-        flush=True,
     )
+    return f"p50 {statistics.median(late) * 1e3:.2f} ms, p99 {late[int(len(late) * 0.99)] * 1e3:.2f} ms"
 
 
 def _run(engine: Engine, reader: subprocess.Popen[str], output: list[str]) -> None:

@@ -40,7 +40,7 @@ def peer_uid(connection: socket.socket) -> int:
 
 def frame(message: Message) -> bytes:
     """Return the frame of one message."""
-    body = msgpack.packb(message)
+    body: bytes = msgpack.packb(message)
     return _LENGTH.pack(len(body)) + body
 
 
@@ -55,7 +55,8 @@ def send(connection: socket.socket, message: Message) -> None:
 def send_now(connection: socket.socket, data: bytes) -> bytes:
     """Send what fits without waiting; return the rest, which is all of it where the peer is gone."""
     try:
-        return data[connection.send(data, socket.MSG_DONTWAIT) :]
+        sent = connection.send(data, socket.MSG_DONTWAIT)
+        return data[sent:]
     except OSError:
         return data
 

@@ -253,6 +253,11 @@ class FakeCoordinator:
         assert message["op"] == op, message
         return message
 
+    def send(self, number: int, *tokens: int, **event: Any) -> None:
+        """Send an event about request `number` over the one connection: the next tokens, or whatever else."""
+        event = event or {"kind": "tokens", "tokens": list(tokens), "logprobs": []}
+        wire.send(self.connections[0], {"events": [{"id": number, **event}]})
+
     def hang_up(self) -> None:
         """Break every connection; new ones are still accepted."""
         while self.connections:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from ollampi.api.detokenizer import StopFilter, detokenizer
+from ollampi.api.detokenizer import StopFilter, WindowDetokenizer, detokenizer
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
 
 ALPHABET = "ab <\n.äß€世界🙂🏳️‍🌈👩‍👧\u0301\u200d\ufffd\u2581"
 
 
-def pieces_of(tokenizer, ids, before=()):
-    answer = detokenizer(tokenizer, list(before))
+def pieces_of(tokenizer, ids, before=(), kind=detokenizer):
+    answer = kind(tokenizer, list(before))
     return [*(answer.feed(i) for i in ids), answer.flush()]
 
 
@@ -30,11 +30,46 @@ def test_random_unicode(text_tokenizer):
             assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_random_tokens(text_tokenizer):
+@pytest.mark.parametrize("kind", [detokenizer, WindowDetokenizer])
+def test_random_tokens(text_tokenizer, kind):
     rng = random.Random(2)
     for _ in range(300):
         ids = [rng.randrange(text_tokenizer.vocabulary_size) for _ in range(rng.randint(0, 80))]
-        assert "".join(pieces_of(text_tokenizer, ids)) == text_tokenizer.decode(ids)
+        assert "".join(pieces_of(text_tokenizer, ids, kind=kind)) == text_tokenizer.decode(ids)
+
+
+def test_random_bytes_and_odd_tokens(tokenizer, tmp_path):
+    """Tokens beyond the byte alphabet, ids beyond the vocabulary, and every kind of broken UTF-8."""
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.add_tokens([AddedToken(text) for text in ("a b", "世界", "\u0120x y", "▁c", "<0x41>", "é")])
+    own.add_special_tokens([AddedToken("<｜end｜>", special=True)])
+    own.save(str(tmp_path / "tokenizer.json"))
+    text = TextTokenizer(tmp_path / "tokenizer.json", "", None, 4096)
+    assert text.bytes_of is not None
+    size = text.vocabulary_size
+    single = [i for i in range(size) if len(text.token_bytes(i)) == 1]
+    rng = random.Random(4)
+    for _ in range(2000):
+        among = rng.choice([single, [i for i in single if text.token_bytes(i) >= b"\x80"], range(size + 3)])
+        ids = [rng.choice([rng.choice(among), rng.randrange(size - 8, size + 1)]) for _ in range(rng.randint(0, 12))]
+        assert "".join(pieces_of(text, ids)) == text.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Fuse(),
+        decoders.WordPiece(cleanup=True),
+        decoders.Sequence([decoders.ByteLevel(), decoders.Strip("a", 1, 0)]),
+    ],
+)
+def test_other_decoders_keep_the_window(tokenizer, tmp_path, decoder):
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.decoder = decoder
+    own.save(str(tmp_path / "tokenizer.json"))
+    text = TextTokenizer(tmp_path / "tokenizer.json", "", None, 4096)
+    assert text.bytes_of is None
+    assert isinstance(detokenizer(text, []), WindowDetokenizer)
 
 
 def test_invalid_bytes_are_not_held_for_ever(text_tokenizer):

@@ -77,3 +77,33 @@ def test_nothing_is_left_of_clients_that_are_gone(inbox: SocketInbox, farewell: 
     while num_descriptors() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert num_descriptors() == before
+
+
+def test_what_is_collected_goes_out_in_one_frame_before_what_is_posted(inbox: SocketInbox) -> None:
+    with connect(inbox) as connection:
+        connection.settimeout(5)
+        wire.send(connection, {"op": "loaded", "id": 0})
+        taken = inbox.get(5)
+        assert taken is not None
+        for number in range(3):
+            taken[0].collect({"id": number})
+        inbox.flush()
+        inbox.flush()
+        taken[0].collect({"id": 3})
+        taken[0].post({"id": 4})
+        taken[0].post({"id": 5})
+        frames = [wire.receive(connection)["events"] for _ in range(3)]
+        assert [[event["id"] for event in events] for events in frames] == [[0, 1, 2], [3, 4], [5]]
+
+
+def test_a_client_that_reads_late_gets_everything_in_order_and_holds_nobody_up(inbox: SocketInbox) -> None:
+    with connect(inbox) as connection:
+        wire.send(connection, {"op": "loaded", "id": 0})
+        taken = inbox.get(5)
+        assert taken is not None
+        for number in range(200):
+            taken[0].post({"id": number, "text": "x" * 50_000})  # far more than the socket holds
+        received = [wire.receive(connection)["events"][0]["id"] for _ in range(200)]
+        taken[0].post({"id": 200})
+        received.append(wire.receive(connection)["events"][0]["id"])
+        assert received == list(range(201))
