@@ -261,6 +261,32 @@ def test_a_cancel_ends_one_request_and_frees_its_cache(folder: Path, size: int) 
     assert client.tokens(2) == reference_greedy(folder, PROMPT, 9)
 
 
+class Flushed(Recorder):
+    """Keeps which requests had tokens in what went out together."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        super().__init__(messages)
+        self.together: list[list[int]] = [[]]
+
+    def collect(self, event: Event) -> None:
+        super().collect(event)
+        self.together[-1].append(event["id"])
+
+    def flush(self) -> None:
+        if self.together[-1]:
+            self.together.append([])
+
+
+def test_the_tokens_of_a_step_go_out_together(folder: Path) -> None:
+    messages = [generate(i, folder, PROMPT, sampling=GREEDY, max_tokens=9) for i in range(3)]
+    client = Flushed(messages)
+    run_threads(1, lambda c: run_engine(c, messages, SETTINGS, client))
+    assert sum(map(len, client.together)) == sum(e["kind"] == "tokens" for e in client.log)
+    assert all(len(set(ids)) == len(ids) for ids in client.together)
+    assert client.together.count([0, 1, 2]) >= 5
+    assert client.together[-1] == []
+
+
 class Noter(Recorder):
     """Leaves a note at the second token of request 1, then asks for more."""
 
