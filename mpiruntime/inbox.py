@@ -82,26 +82,23 @@ class SocketClient:
 
     def post(self, event: Event) -> None:
         """Send the event behind those collected, or leave it to the writer."""
-        self._collected.append(event)
-        self.flush()
+        with self._lock:
+            self._collected.append(event)
+            self._send()
 
     def collect(self, event: Event) -> None:
         """Keep the event until the next flush."""
-        self._collected.append(event)
+        with self._lock:
+            self._collected.append(event)
 
     def flush(self) -> None:
         """Send what was collected in one frame, or leave to the writer what does not fit.
 
         The engine's thread sends: another one would first have to wait until the engine lets go of Python's lock.
         """
-        if not self._collected:
-            return
-        frame, self._collected = wire.frame({"events": self._collected}), []
         with self._lock:
-            rest = frame if self._behind else wire.send_now(self._connection, frame)
-            if rest:
-                self._behind = True
-                self._frames.put(rest)
+            if self._collected:
+                self._send()
 
     def close(self, timeout_s: float | None) -> None:
         """Send what is queued, then close the connection; waits at most timeout_s where one is given."""
@@ -120,6 +117,14 @@ class SocketClient:
                 self._connection.shutdown(socket.SHUT_RDWR)  # a writer that waits for its peer wakes up
             self.close(timeout_s=None)
             self._deliver(self, _GONE)
+
+    def _send(self) -> None:
+        """Send what was collected, or leave it to the writer; the lock is held."""
+        frame, self._collected = wire.frame({"events": self._collected}), []
+        rest = frame if self._behind else wire.send_now(self._connection, frame)
+        if rest:
+            self._behind = True
+            self._frames.put(rest)
 
     def _write(self) -> None:
         """Send the queued frames."""
