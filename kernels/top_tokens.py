@@ -43,8 +43,8 @@ def top_tokens(scores: Scores, count: int) -> TopTokens:
         np.empty((num_rows, count), np.float32),
         np.empty(num_rows, np.bool_),
     )
-    heap, maxima = np.empty(count, np.uint64), np.empty(size // _DEPTH + _BLOCK // _DEPTH, np.int32)
-    native.ollampi_top_tokens(address(scores), num_rows, size, count, *map(address, (heap, maxima, *found)))
+    largest, maxima = np.empty(count, np.uint64), np.empty(size // _DEPTH + _BLOCK // _DEPTH, np.int32)
+    native.ollampi_top_tokens(address(scores), num_rows, size, count, *map(address, (largest, maxima, *found)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -110,6 +111,7 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
         hosted.keep(None)
         library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
         print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)
+        gc.freeze()  # what starting made stays: collections between steps need not look through it
         Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()
     except OllampiError:
         runner.lead(Stop())

@@ -34,6 +34,11 @@ class Trust:
             return 0
         return int(math.log(max(threshold, 1e-9)) / math.log(self.chance))
 
+    def expected(self, length: int) -> float:
+        """Return how many tokens of a draft are accepted on the average."""
+        chance = self.chance
+        return chance * (1 - chance**length) / (1 - chance)
+
     def fade(self) -> None:
         """Forget a little, so that drafts that did not pay are tried again."""
         self._accepted *= _FADE_UNUSED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -40,6 +41,11 @@ class Sampling:
     def adjusts(self) -> bool:
         """Return whether logits are changed before a token is chosen."""
         return self.penalises or bool(self.logit_bias)
+
+    @cached_property
+    def limits(self) -> tuple[float, float, float, float]:
+        """Return top_k, top_p, min_p and temperature as kernels.draw wants them."""
+        return self.top_k, self.top_p if self.top_p < 1 else math.inf, self.min_p, self.temperature
 
     @cached_property
     def draws(self) -> bool:

@@ -7,7 +7,6 @@ else.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +50,8 @@ def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
         top = top_tokens(scores, count)
     tokens = top.tokens[:, 0].copy()
     if narrow:
-        options = np.array([_options(picks[i]) for i in narrow], np.float64)
+        drawing = [picks[i] for i in narrow]
+        options = np.array([(*p.sampling.limits, chance(p.seed, p.position)) for p in drawing])
         tokens[narrow] = top.tokens[narrow, draw(top.scores[narrow], options)]
     if len(narrow) < len(drawn):
         for i in set(drawn).difference(narrow):
@@ -120,12 +120,6 @@ def _window(pick: Pick) -> list[int]:
 def _is_narrow(sampling: Sampling) -> bool:
     """Return whether few candidates are left after top_k, which comes first."""
     return 0 < sampling.top_k <= _MAX_NARROW and sampling.typical_p >= 1
-
-
-def _options(pick: Pick) -> tuple[float, float, float, float, float]:
-    """Return what `draw` wants to know."""
-    s = pick.sampling
-    return s.top_k, s.top_p if s.top_p < 1 else math.inf, s.min_p, s.temperature, chance(pick.seed, pick.position)
 
 
 def _draw_wide(scores: Floats, pick: Pick) -> int:

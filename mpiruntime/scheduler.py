@@ -84,6 +84,7 @@ class Scheduler:
         planned: list[tuple[Sequence, Chunk]] = []
         stepped_back: set[Sequence] = set()
         decoding = [s for s in self.running if s.pending == 1]
+        reading = [s for s in self.running if s.pending > 1] if len(decoding) < len(self.running) else []
         budget = self.max_step_tokens - len(decoding)
         for sequence in decoding:
             if sequence not in stepped_back and self._reserve(sequence, stepped_back):
@@ -91,7 +92,7 @@ class Scheduler:
                 budget -= len(planned[-1][1].tokens) - 1
         if planned:
             budget = min(budget, self.prompt_room(self.max_step_tokens - budget))
-        for sequence in [s for s in self.running if s.pending > 1]:
+        for sequence in reading:
             if budget and sequence not in stepped_back and self._reserve(sequence, stepped_back):
                 planned.append((sequence, self._chunk(sequence, budget)))
                 budget -= len(planned[-1][1].tokens)
@@ -181,7 +182,7 @@ class Scheduler:
 
         Return whether it has them; it may have had to step back itself.
         """
-        if not self._missing(sequence):
+        if len(sequence.tokens) <= len(sequence.blocks) * self.blocks.block_size:
             return True
         while self._missing(sequence) > self.blocks.num_free:
             youngest = self.running[-1]

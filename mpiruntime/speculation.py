@@ -27,15 +27,22 @@ class Speculation:
     def propose(self, model: HostedModel) -> None:
         """Give running answers drafts that are forced or from their own text, or else room for the draft model's."""
         decoding = [s for s in model.scheduler.running if s.pending == 1 and s.pool is None]
-        most = [_most(model, s) for s in decoding]
+        allowed = {asked: model.max_drafts(asked) for asked in {s.request.max_drafts for s in decoding}}
+        if not any(allowed.values()):
+            return
+        most = [_most(s, allowed[s.request.max_drafts]) for s in decoding]
         price = model.pace.price(len(decoding), sum(most))
-        if price is None or price > _TOO_DEAR:
+        if price is None:
+            return
+        if price > _TOO_DEAR:
+            model.pace.decline(len(decoding))
             return
         without = []
         for sequence, limit in zip(decoding, most, strict=True):
             _propose(sequence, limit, price)
             if not sequence.drafts and limit:
                 without.append((sequence, limit))
+        _drop_unworthy(model, decoding)
         if model.draft is not None:
             _make_room(model, model.draft, without)
 
@@ -95,11 +102,11 @@ class Speculation:
         return sample(logits.numpy(), picks)
 
 
-def _most(model: HostedModel, sequence: Sequence) -> int:
-    """Return how many drafts of a sequence the server, the request, its grammar and its length allow."""
+def _most(sequence: Sequence, allowed: int) -> int:
+    """Return how many of the allowed drafts of a sequence its grammar and its length allow too."""
     if sequence.guide is not None and sequence.guide.plain:
         return 0
-    return min(model.max_drafts(sequence.request.max_drafts), sequence.draft_room)
+    return min(allowed, sequence.draft_room)
 
 
 def _propose(sequence: Sequence, limit: int, price: float) -> None:
@@ -110,6 +117,16 @@ def _propose(sequence: Sequence, limit: int, price: float) -> None:
     else:
         sequence.drafts = sequence.lookup.propose(sequence.tokens, limit, price) if limit else []
         sequence.trust = sequence.lookup.trust
+
+
+def _drop_unworthy(model: HostedModel, decoding: list[Sequence]) -> None:
+    """Take the drafts away again where all together bring less than they cost: even few of them cost a good deal."""
+    num_drafts = sum(len(s.drafts) for s in decoding)
+    price = model.pace.price(len(decoding), num_drafts)
+    if price is not None and sum(s.trust.expected(len(s.drafts)) for s in decoding) < price * num_drafts:
+        model.pace.decline(len(decoding))
+        for sequence in decoding:
+            sequence.drafts = []
 
 
 def _make_room(model: HostedModel, draft: DraftModel, without: list[tuple[Sequence, int]]) -> None:
@@ -134,7 +151,8 @@ def _best_length(model: HostedModel, draft: DraftModel, chances: list[float], mo
     best, best_rate, tokens = 0, 0.0, 0.0
     for length in range(most + 1):
         tokens += sum(chance**length for chance in chances)
-        seconds = (model.pace.seconds(count * (1 + length)) or 0.0) + length * each
+        checked = (model.pace.seconds(count) or 0.0) + (model.pace.draft_seconds(count, count * length) or 0.0)
+        seconds = checked + length * each
         if seconds and tokens / seconds > best_rate:
             best, best_rate = length, tokens / seconds
     return best

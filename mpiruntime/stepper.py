@@ -101,7 +101,7 @@ class Stepper:
         step = Step(model.number, [chunk for _, chunk in planned])
         self.runner.send(step)
         sent = time.perf_counter()
-        with model.pace.timed(sum(len(chunk.tokens) for chunk in step.chunks)):
+        with model.pace.timed(*_size(step.chunks)):
             output = self.runner.step(step)
         computed = time.perf_counter()
         for sequence, chunk in planned:
@@ -141,35 +141,42 @@ class Stepper:
         """
         if not planned:
             return []
-        tokens = sample(logits, [pick for sequence, chunk in planned for pick in _picks(sequence, chunk)])
+        picks: list[Pick] = []
+        for sequence, chunk in planned:
+            picks += _picks(sequence, chunk.num_logits)
+        tokens = sample(logits, picks)
         progresses, row = [], 0
         for sequence, chunk in planned:
-            rows = slice(row, row + chunk.num_logits)
-            progresses.append(self._accept(model, sequence, logits[rows], tokens[rows]))
-            row = rows.stop
+            progresses.append(self._accept(model, sequence, tokens[row : row + chunk.num_logits], logits, row))
+            row += chunk.num_logits
         self.guides.flush()
         return progresses
 
     def _accept(
-        self, model: HostedModel, sequence: Sequence, logits: NDArray[np.float32], tokens: list[int | None]
+        self,
+        model: HostedModel,
+        sequence: Sequence,
+        tokens: list[int | None],
+        logits: NDArray[np.float32],
+        row: int,
     ) -> Progress:
         """Append a sequence's next token, and those behind it as long as its drafts are what was chosen.
 
-        The token that stops an answer is not shown.
+        tokens were chosen from logits [B', V] from `row` on. The token that stops an answer is not shown.
         """
         if tokens[0] is None:
             return Progress(sequence, [], [], self._explain(model, sequence))
         sampling, drafts = sequence.request.sampling, sequence.drafts
         progress = Progress(sequence, [], [])
         accepted = 0
-        for row, token in zip(logits, tokens, strict=True):
+        for token in tokens:
             assert token is not None
             sequence.append(token)
             if sequence.finish_reason != "stop":
                 progress.tokens.append(token)
                 if sampling.logprobs:
-                    progress.logprobs.append(describe(row, token, sampling.top_logprobs))
-            if not _goes_on(sequence, drafts, tokens, accepted):
+                    progress.logprobs.append(describe(logits[row + accepted], token, sampling.top_logprobs))
+            if not drafts or not _goes_on(sequence, drafts, tokens, accepted):
                 break
             accepted += 1
         if drafts:
@@ -178,7 +185,8 @@ class Stepper:
             model.counts.count_drafts(len(drafts), accepted)
             if sequence.num_cached:
                 model.scheduler.advance(sequence, accepted)
-        model.scheduler.trim(sequence)
+        if not sequence.num_cached:
+            model.scheduler.trim(sequence)
         if sequence.guide is not None and sequence.finish_reason is None:
             sequence.guide.advance(progress.tokens)
         return progress
@@ -202,13 +210,24 @@ def _pool(planned: list[tuple[Sequence, Chunk]], pooled: NDArray[np.float64]) ->
             yield Progress(sequence, [], [], embedding=pool.embedding)
 
 
-def _picks(sequence: Sequence, chunk: Chunk) -> Iterator[Pick]:
-    """Yield how the token after each of the chunk's last tokens is chosen."""
-    sampling, tokens = sequence.request.sampling, sequence.tokens
-    for index in range(chunk.num_logits):
+def _size(chunks: list[Chunk]) -> tuple[int, int, int]:
+    """Return the tokens of a step, its answers that go on, and their drafts."""
+    num_tokens = sum(len(chunk.tokens) for chunk in chunks)
+    num_drafts = sum(chunk.num_logits - 1 for chunk in chunks if chunk.num_logits > 1)
+    return num_tokens, sum(len(chunk.tokens) == max(1, chunk.num_logits) for chunk in chunks), num_drafts
+
+
+def _picks(sequence: Sequence, count: int) -> list[Pick]:
+    """Return how the next token is chosen, and those behind the sequence's drafts, `count` in all."""
+    sampling, tokens, position = sequence.request.sampling, sequence.tokens, sequence.position
+    if count == 1 and sequence.guide is None:
+        return [Pick(sampling, tokens, sequence.seed, position)]
+    picks = []
+    for index in range(count):
         before = tokens + sequence.drafts[:index] if index and sampling.penalises else tokens
         allowed = sequence.guide.masks[index] if sequence.guide is not None else None
-        yield Pick(sampling, before, sequence.seed, sequence.position + index, allowed)
+        picks.append(Pick(sampling, before, sequence.seed, position + index, allowed))
+    return picks
 
 
 def _goes_on(sequence: Sequence, drafts: list[int], tokens: list[int | None], index: int) -> bool:

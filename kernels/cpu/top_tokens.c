@@ -30,16 +30,12 @@ static inline uint64_t key_of(int32_t order, uint32_t token) {
 
 static inline int32_t order_of(uint64_t key) { return (int32_t)((uint32_t)(key >> 32) ^ 0x80000000u); }
 
-/* Put `key` in place of the smallest one, which is heap[0]. */
-static inline void replace_smallest(uint64_t *heap, int64_t count, uint64_t key) {
-    int64_t place = 0, child;
-    while ((child = 2 * place + 1) < count) {
-        child += child + 1 < count && heap[child + 1] < heap[child];
-        if (heap[child] >= key) break;
-        heap[place] = heap[child];
-        place = child;
-    }
-    heap[place] = key;
+/* Put `key` into its place among the `count` largest so far, the largest first. */
+static inline void insert(uint64_t *largest, int64_t count, uint64_t key) {
+    int64_t place = count - 1;
+    if (key <= largest[place]) return;
+    for (; place > 0 && largest[place - 1] < key; place--) largest[place] = largest[place - 1];
+    largest[place] = key;
 }
 
 /* Let maxima[lane] and minima[lane] take in one score for each of so many lanes. */
@@ -75,9 +71,9 @@ static inline int32_t reached(const int32_t *maxima, int64_t num_maxima, int64_t
 }
 
 /* scores [num_rows, size] -> the `count` largest of each row with their tokens (both [num_rows, count]), and whether
-   all of the row are finite. A row with fewer finite scores ends with token 0 and -inf. heap: room for `count`, maxima:
-   for size rounded up to whole blocks, divided by DEPTH. */
-CLONES void ollampi_top_tokens(const float *scores, int64_t num_rows, int64_t size, int64_t count, uint64_t *heap,
+   all of the row are finite. A row with fewer finite scores ends with token 0 and -inf. largest: room for `count`,
+   maxima: for size rounded up to whole blocks, divided by DEPTH. */
+CLONES void ollampi_top_tokens(const float *scores, int64_t num_rows, int64_t size, int64_t count, uint64_t *largest,
                                int32_t *maxima, int64_t *tokens, float *values, uint8_t *finite) {
     for (int64_t row = 0; row < num_rows; row++, scores += size, tokens += count, values += count) {
         int32_t low = INT32_MAX, high = INT32_MIN, minima[LANES];
@@ -91,21 +87,18 @@ CLONES void ollampi_top_tokens(const float *scores, int64_t num_rows, int64_t si
         for (int64_t i = 0; i < num_maxima; i++) high = maxima[i] > high ? maxima[i] : high;
         finite[row] = high < INFINITE && low > MINUS_INFINITE;
         int32_t bound = reached(maxima, num_maxima, count);
-        memset(heap, 0, count * sizeof *heap);
+        memset(largest, 0, count * sizeof *largest);
         for (int64_t i = 0; i < num_maxima; i++) {
             if (maxima[i] < bound) continue;
             int64_t first = i / LANES * BLOCK + i % LANES, end = (i / LANES + 1) * BLOCK;
             for (int64_t token = first; token < end && token < size; token += LANES) {
                 int32_t order = ordered(scores[token]);
-                uint64_t key = key_of(order, (uint32_t)token);
-                if (order >= bound && key > heap[0]) replace_smallest(heap, count, key);
+                if (order >= bound) insert(largest, count, key_of(order, (uint32_t)token));
             }
         }
-        for (int64_t left = count; left > 0; left--) { /* the smallest goes to the end */
-            uint64_t key = heap[0];
-            tokens[left - 1] = key ? (uint32_t)~key : 0;
-            values[left - 1] = score_of(key ? order_of(key) : MINUS_INFINITE);
-            replace_smallest(heap, left - 1, heap[left - 1]);
+        for (int64_t i = 0; i < count; i++) {
+            tokens[i] = largest[i] ? (uint32_t)~largest[i] : 0;
+            values[i] = score_of(largest[i] ? order_of(largest[i]) : MINUS_INFINITE);
         }
     }
 }

@@ -139,7 +139,7 @@ def with_draft(
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("draft", ["itself", "another"])
 def test_a_draft_model_changes_no_text(
-    folder: Path, other: Path, size: int, draft: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, other: Path, size: int, draft: str, always: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lookup, "propose", lambda *_: [])
     monkeypatch.setattr(speculation, "_best_length", lambda *_: 5)
@@ -222,6 +222,31 @@ def test_lookup_trusts_long_runs_and_short_ones_apart() -> None:
     text += [*range(5)]
     assert lookup.propose(text, 4, 0.1) == [5, 6, 7]  # four tokens are equal, which never failed
     assert lookup.propose([*text, 40, 7], 4, 0.1) == []
+
+
+def test_trust_tells_how_much_of_a_draft_to_expect() -> None:
+    trust = Trust()
+    trust.learn(4, 3)
+    chance = trust.chance
+    assert trust.expected(0) == 0
+    assert trust.expected(3) == pytest.approx(chance + chance**2 + chance**3)
+
+
+@pytest.mark.parametrize(("added_s", "drafted"), [(0.0001, True), (0.5, False)])
+def test_drafts_that_together_do_not_pay_are_dropped(
+    folder: Path, added_s: float, drafted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where any draft at all makes a step much slower, however cheap one more is."""
+    monkeypatch.setattr(Pace, "price", lambda self, n, count: added_s / max(1, count) / 0.01 if count < 60 else 0.001)
+    declined = []
+    monkeypatch.setattr(Pace, "decline", lambda self, n: declined.append(n))
+    messages = [
+        generate(i, folder, COPY, sampling=Sampling(temperature=0), max_tokens=40, max_drafts=16) for i in range(4)
+    ]
+    recorder = answers(1, messages)
+    assert (steps(recorder, 0) < 40) == drafted
+    assert bool(declined) != drafted
+    assert [recorder.tokens(i) for i in range(4)] == [answers(1, messages[:1], PLAIN).tokens(0)] * 4
 
 
 def test_trust_follows_what_happens_and_gives_another_chance() -> None:

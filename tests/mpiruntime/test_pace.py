@@ -65,9 +65,35 @@ def test_a_short_prompt_comes_in_at_once_and_credit_is_saved_up_again() -> None:
 
 
 def test_a_draft_costs_its_share_of_a_step() -> None:
-    pace = paced(1, 16)
+    pace = paced(1, 8, 16)
     assert pace.price(1, 15) == pytest.approx(0.0005 / line(1))
     assert pace.price(8, 8) == pytest.approx(8 * 0.0005 / line(8))
+
+
+def test_what_drafts_cost_is_seen_where_they_are_made() -> None:
+    pace = paced(1, 16, 256)
+    assert pace.price(4, 12) is None  # never seen without drafts
+    before = pace.price(16, 240)
+    for _ in range(50):
+        pace.observe(16, line(16))
+        pace.observe(16 + 40, line(16) + 40 * 0.003, 16, 40)
+        assert pace.price(16, 240) is not None
+    assert pace.price(16, 240) == pytest.approx(0.003 * 16 / line(16), rel=0.03)
+    assert pace.price(16, 240) > 5 * before
+    assert pace.price(1, 15) == pytest.approx(0.0005 / line(1))  # one answer is another matter
+    assert pace.seconds(56) == pytest.approx(line(56))  # and so are prompts
+    pace.observe(16, line(16))
+    for _ in range(64):
+        assert pace.price(16, 240) is not None
+        pace.observe(16 + 40, line(16) + 40 * 0.003, 16, 40)
+    assert pace.price(16, 240) is None  # a step without drafts is due
+    pace.observe(16, line(16))
+    pace.observe(100, 9.0, 16, 40)  # prompts and drafts in one step tell nothing of either
+    assert pace.seconds(100) == pytest.approx(line(100))
+    before = pace.price(16, 240)
+    for _ in range(300):
+        pace.decline(16)
+    assert pace.price(16, 240) < 0.1 * before  # tried again after a while
 
 
 def test_one_slow_step_says_little() -> None:
