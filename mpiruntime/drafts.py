@@ -10,6 +10,7 @@ import math
 
 _LENGTHS = (8, 4, 2, 1)  # how many last tokens are looked for in the text before them, the longest first
 _LONGEST_LOOK = 32768  # tokens that are remembered
+_FEW = 32  # new tokens, up to which a loop is the fastest way to take them in
 _PRIOR = 0.5  # chance of a draft token, in weight one observation
 _FADE = 0.9  # of older observations at each new one
 _FADE_UNUSED = 0.98
@@ -67,15 +68,24 @@ class Lookup:
 
         The text only grows from call to call. price: the least chance of being accepted that a draft token must have.
         """
-        begin = max(self._seen, len(tokens) - _LONGEST_LOOK)
-        self._seen = len(tokens)
-        for length, after in self._after.items():
-            new = tokens[max(0, begin - length) : -1]
-            runs = zip(*(new[offset:] for offset in range(length)), strict=False)
-            after.update(zip(runs, range(max(begin, length), len(tokens)), strict=False))
+        self._take_in(tokens)
         for length, after in self._after.items():
             at = after.get(tuple(tokens[-length:]))
             if at is not None:
                 self.trust = self._trusts[length]
                 return tokens[at : at + min(most, self.trust.length(price))]
         return []
+
+    def _take_in(self, tokens: list[int]) -> None:
+        """Note the runs that end before the tokens that are new."""
+        begin = max(self._seen, len(tokens) - _LONGEST_LOOK)
+        self._seen = len(tokens)
+        few = len(tokens) - begin < _FEW
+        for length, after in self._after.items():
+            ends = range(max(begin, length), len(tokens))
+            if few:
+                for end in ends:
+                    after[tuple(tokens[end - length : end])] = end
+            else:
+                new = tokens[max(0, begin - length) : -1]
+                after.update(zip(zip(*(new[offset:] for offset in range(length)), strict=False), ends, strict=False))

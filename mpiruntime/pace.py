@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 _WEIGHT = 0.2  # of the newest step in a mean
 _MIN_PIECE = 4  # prompt tokens that join running answers wherever any do, so that every prompt goes on
-_FADE = 0.99  # of what drafts cost each time that they would not pay
+_FADE = 0.97  # of what drafts cost each time that they would not pay
+_MARGIN = 1.5  # how much more than their cost drafts must bring beside other answers, which only wait for them
 _MOST_DRAFTED = 64  # steps with drafts in a row, before one without shows again what it takes
 _MOST_CREDIT_S = 0.1  # for prompts, saved up by steps without them: short ones come in at once
 
@@ -25,6 +26,10 @@ class _Curve:
         kind = _kind(count)
         counts, mean = self.means.get(kind, (count, seconds))
         self.means[kind] = (counts + _WEIGHT * (count - counts), mean + _WEIGHT * (seconds - mean))
+
+    def knows(self, count: int) -> bool:
+        """Return whether counts of this class were observed."""
+        return _kind(count) in self.means
 
     def at(self, count: int) -> float | None:
         """Return how long so many take, None where nothing is known.
@@ -94,7 +99,10 @@ class Pace:
         kind = _kind(num_decoding)
         self._drafted[kind] = self._drafted.get(kind, 0) + 1
         added = max(0.0, min(seconds, 2 * (alone + expected)) - alone)
-        self._added.setdefault(kind, _Curve()).observe(num_drafts, added)
+        curve = self._added.setdefault(kind, _Curve())
+        if not curve.knows(num_drafts):
+            curve.observe(num_drafts, expected)  # the first step of a kind is often slow, and says little
+        curve.observe(num_drafts, added)
 
     def seconds(self, num_tokens: int) -> float | None:
         """Return how long a step of so many tokens takes, none of them drafts; None where nothing is known."""
@@ -137,7 +145,8 @@ class Pace:
         alone, added = self.seconds(num_decoding), self.draft_seconds(num_decoding, num_drafts)
         if alone is None or added is None:
             return None
-        return added / num_drafts * num_decoding / alone
+        margin = _MARGIN if num_decoding > 1 else 1.0
+        return margin * added / num_drafts * num_decoding / alone
 
     def decline(self, num_decoding: int) -> None:
         """Take note that drafts would not pay; what they cost fades, so that they are tried again after a while."""

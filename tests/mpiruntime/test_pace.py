@@ -67,7 +67,7 @@ def test_a_short_prompt_comes_in_at_once_and_credit_is_saved_up_again() -> None:
 def test_a_draft_costs_its_share_of_a_step() -> None:
     pace = paced(1, 8, 16)
     assert pace.price(1, 15) == pytest.approx(0.0005 / line(1))
-    assert pace.price(8, 8) == pytest.approx(8 * 0.0005 / line(8))
+    assert pace.price(8, 8) == pytest.approx(1.5 * 8 * 0.0005 / line(8))
 
 
 def test_what_drafts_cost_is_seen_where_they_are_made() -> None:
@@ -78,7 +78,7 @@ def test_what_drafts_cost_is_seen_where_they_are_made() -> None:
         pace.observe(16, line(16))
         pace.observe(16 + 40, line(16) + 40 * 0.003, 16, 40)
         assert pace.price(16, 240) is not None
-    assert pace.price(16, 240) == pytest.approx(0.003 * 16 / line(16), rel=0.03)
+    assert pace.price(16, 240) == pytest.approx(1.5 * 0.003 * 16 / line(16), rel=0.03)
     assert pace.price(16, 240) > 5 * before
     assert pace.price(1, 15) == pytest.approx(0.0005 / line(1))  # one answer is another matter
     assert pace.seconds(56) == pytest.approx(line(56))  # and so are prompts
