@@ -93,7 +93,9 @@ class Completions:
 
     def _load_or_unload(self, ask: Ask, shape: Shape) -> Response:
         """Answer a request without text: keep_alive 0 unloads the model, anything else loads it."""
-        reason = load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s)
+        reason = load_or_unload(
+            self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s, ask.options.timeout_s
+        )
         return json_answer(head(ask.name, now_text()) | shape.part(Piece()) | {"done": True, "done_reason": reason})
 
     def _run(self, ask: Ask, shape: Shape, prompt: Prompt, started_ns: int, with_context: bool) -> Response:

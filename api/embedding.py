@@ -112,7 +112,7 @@ class Embeddings:
 
     def _load(self, ask: _Ask) -> None:
         """Load the model of a request without text."""
-        load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s)
+        load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s, ask.options.timeout_s)
 
     def _prompts(self, ask: _Ask, texts: list[str], truncate: bool, too_long_status: int) -> list[array[int]]:
         """Return the token ids of the texts, cut to what the model takes where that is allowed; raise ApiError."""

@@ -88,7 +88,9 @@ class Engine(Protocol):
         """Start a request and return its stream, with one Embedding per input in any order; raise as `generate`."""
         ...
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> Stream[Done]:
+    def load(
+        self, model: ModelRef, context: int | None, keep_alive_s: float | None, timeout_s: float | None = None
+    ) -> Stream[Done]:
         """Start to load a model and return its stream, whose only event is Done; raise EngineError as `generate`."""
         ...
 

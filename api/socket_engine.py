@@ -171,9 +171,12 @@ class SocketEngine:
         """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
         return SocketStream(_embedding, *self._open({"op": "embed", "request": request.to_wire()}))
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> SocketStream[Done]:
+    def load(
+        self, model: ModelRef, context: int | None, keep_alive_s: float | None, timeout_s: float | None = None
+    ) -> SocketStream[Done]:
         """Start to load a model, however long that takes; raise EngineError where the coordinator cannot be reached."""
         message = {"op": "load", "model": _model(model), "context": context, "keep_alive_s": keep_alive_s}
+        message["timeout_s"] = timeout_s
         return SocketStream(_done, *self._open(message))
 
     def unload(self, model: ModelRef) -> None:

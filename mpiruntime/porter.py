@@ -116,6 +116,7 @@ class Porter:
     def _dated(self, client: Client, message: Message) -> Waiting:
         """Return a message with its deadline: some ask for one themselves, the server's holds for all."""
         arrived = message.setdefault("arrived", time.monotonic())
-        timeouts = [t for t in (message.get("request", {}).get("timeout_s"), self._timeout_s) if t is not None]
+        asked = message.get("timeout_s"), message.get("request", {}).get("timeout_s")
+        timeouts = [t for t in (*asked, self._timeout_s) if t is not None]
         deadline = arrived + min(timeouts, default=math.inf) if message.get("op") in _TIMED else math.inf
         return Waiting(client, message, set(), deadline)

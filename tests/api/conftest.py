@@ -159,7 +159,9 @@ class FakeEngine:
         self.streams.append(FakeStream(self.events))
         return self.streams[-1]
 
-    def load(self, model: ModelRef, context: int | None, keep_alive_s: float | None) -> FakeStream:
+    def load(
+        self, model: ModelRef, context: int | None, keep_alive_s: float | None, timeout_s: float | None = None
+    ) -> FakeStream:
         self.calls.append(("load", model.name, context, keep_alive_s))
         self.streams.append(FakeStream([Done("load", USAGE)]))
         return self.streams[-1]

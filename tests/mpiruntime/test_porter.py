@@ -97,6 +97,17 @@ def test_deadlines_are_kept_while_a_model_is_loaded(
     assert client.tokens(4) == reference_greedy(folder, PROMPT, 5)
 
 
+def test_a_load_without_a_prompt_has_a_deadline_too(folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = {"op": "load", "id": 0, "model": {"name": "b:latest", "path": str(other)}, "context": None}
+    messages = [
+        {**load, "keep_alive_s": None, "timeout_s": 0.3},
+        of("b:latest", generate(1, other, PROMPT, sampling=GREEDY, max_tokens=5)),
+    ]
+    client = answers(1, Watcher(messages, {0}, []), other, monkeypatch)
+    assert client.last(0)["code"] == "timeout"
+    assert client.tokens(1) == reference_greedy(other, PROMPT, 5)
+
+
 def test_cancels_are_answered_while_a_model_is_loaded(
     folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
