@@ -15,7 +15,8 @@ setup(
             "ollampi.kernels.cpu.native",
             sources=sorted(str(path) for path in SOURCES.glob("*.c")),
             depends=sorted(str(path) for path in SOURCES.glob("*.h")),
-            extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra"],
+            extra_compile_args=["-std=c11", "-O3", "-fopenmp", "-ffp-contract=off", "-Wall", "-Wextra"],
+            extra_link_args=["-fopenmp"],  # the library that torch has loaded by then serves both
             libraries=["m"],
             py_limited_api=True,  # it knows nothing of Python: one file serves every version
             optional=True,

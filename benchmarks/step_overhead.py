@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ollampi.launcher.assemble import communicator
 from ollampi.mpiruntime.engine import END, Engine
-from ollampi.mpiruntime.hosted import EngineSettings, Models
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.mpi import Mpi
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Sampling

@@ -1,4 +1,4 @@
-"""Multiply by a weight matrix: the one call site that will pick a kernel for the weight format and token count."""
+"""Multiply by a weight matrix: the one call site that picks a kernel for the weight format and token count."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ollampi.kernels import quantised
+from ollampi.kernels.quantised import Quantised
+
+Matrix = Tensor | Quantised  # [out, in]
 _STEP = 32
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
     """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out] in the dtype of the weight."""
+    if isinstance(weight, Quantised):
+        product = quantised.matmul(x, weight)
+        return (product if bias is None else product + bias.float()).to(weight.dtype)
     x = x.to(weight.dtype)
     missing = padded_rows(len(x)) - len(x) if weight.dtype == torch.bfloat16 else 0
     if not missing:
@@ -22,3 +29,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def padded_rows(count: int) -> int:
     """Return the number of rows to compute for `count` tokens: a power of two up to 32, else a multiple of 32."""
     return 1 << max(0, count - 1).bit_length() if count <= _STEP else -(-count // _STEP) * _STEP
+
+
+def take_rows(weight: Matrix, rows: Tensor) -> Tensor:
+    """Return rows [R] of the weight as fp32 [R, in]."""
+    if isinstance(weight, Quantised):
+        return quantised.take_rows(weight, rows)
+    return F.embedding(rows, weight).float()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-_INTERFACE = 1  # what kernels/cpu/native.c says: a library of another one was built from other sources
+_INTERFACE = 2  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 
 
@@ -39,4 +39,11 @@ def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
     found.ollampi_top_tokens.restype = None
     found.ollampi_draw.argtypes = [pointer, number, number, *[pointer] * 3]
     found.ollampi_draw.restype = None
+    found.ollampi_matmul_level.restype = number
+    found.ollampi_quantise_weights.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer]
+    found.ollampi_quantise_weights.restype = None
+    found.ollampi_quantise.argtypes = [pointer, number, *[pointer] * 4]
+    found.ollampi_quantise.restype = None
+    found.ollampi_matmul.argtypes = [number, number, *[pointer] * 6, number, number, number, pointer]
+    found.ollampi_matmul.restype = None
     return found

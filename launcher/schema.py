@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 
 
 @dataclass
@@ -23,15 +23,16 @@ class Config:
     """`ollampi serve`.
 
     model: a name in model_folders or the path of a Hugging Face folder; draft: a smaller model with the same tokenizer
-    that proposes tokens for it; dtype: auto, float32 or bfloat16; deterministic: the same bits whatever else the server
-    does; threads: per rank, null for an equal share of the cores; drain_timeout_s: how long SIGUSR1 lets running
-    requests go on; trace: the file that rank 0 writes at the end, null for none.
+    that proposes tokens for it; dtype: auto, float32 or bfloat16; quantize: none, q8 or q4; deterministic: the same
+    bits whatever else the server does; threads: per rank, null for an equal share of the cores; drain_timeout_s: how
+    long SIGUSR1 lets running requests go on; trace: the file that rank 0 writes at the end, null for none.
     """
 
     model: str = "demo"
     draft: str | None = None
     model_folders: list[str] = field(default_factory=list)
     dtype: str = "auto"
+    quantize: str = "none"
     deterministic: bool = False
     drain_timeout_s: float = 60.0
     threads: int | None = None

@@ -138,11 +138,15 @@ _CACHE_DTYPE = Choice(
     ("auto", "float32", "bfloat16", "int8"),
     "auto takes the model's; int8 takes half the memory of bfloat16 for slightly less exact answers",
 )
+_QUANTIZE = Choice(
+    ("none", "q8", "q4"), "q8 takes 8.5 bits for each weight and loses next to nothing, q4 4.5 bits and loses a little"
+)
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
     "draft": Text("the name of a model or the path of its folder, or null", or_null=True),
     "dtype": _DTYPE,
+    "quantize": _QUANTIZE,
     "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
@@ -167,6 +171,7 @@ SETTINGS: dict[str, Kind] = {
     "engine.max_loaded_models": Number(int, 1, 64),
     "engine.keep_alive_s": Number(float, -(2**31), 2**31, or_null=True),
     "engine.deterministic": Flag(),
+    "engine.quantize": _QUANTIZE,
 }
 _ENVIRONMENT = {
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",

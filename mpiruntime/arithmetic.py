@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
+from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import ModelError
 
@@ -22,10 +23,10 @@ class Arithmetic(Protocol):
     def weight_rows(self, rows: Tensor) -> Tensor:
         """Return what is kept of whole rows [R, in] of a matrix."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
         """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out]."""
 
-    def linear_sum(self, x: Tensor, weight: Tensor, width: int, comm: Communicator) -> Tensor:
+    def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
         """Return x @ weight.T as [T, out] in fp32, the same on every rank; collective.
 
         x [T, in], weight [out, in]: this rank's part of an input of `width`.
@@ -57,11 +58,11 @@ class Plain:
         """Return the rows [R, in] as they are."""
         return rows
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
         """Return x @ weight.T + bias as [T, out] in the dtype of the weight."""
         return linear.linear(x, weight, bias)
 
-    def linear_sum(self, x: Tensor, weight: Tensor, width: int, comm: Communicator) -> Tensor:
+    def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
         """Return the sum [T, out] of all ranks' products; collective."""
         return comm.all_reduce(linear.linear(x, weight))
 
@@ -103,15 +104,17 @@ class Exact:
         """Return the rows [R, in] on their grids."""
         return exact.weight_rows(rows)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
         """Return x @ weight.T + bias as [T, out] in fp32."""
+        assert isinstance(weight, Tensor)
         return exact.linear(x, weight, bias)
 
-    def linear_sum(self, x: Tensor, weight: Tensor, width: int, comm: Communicator) -> Tensor:
+    def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
         """Return the exact sum [T, out] of all ranks' products, rounded once; collective.
 
         The ranks agree on the largest input of each token first, which their common grid depends on.
         """
+        assert isinstance(weight, Tensor)
         told = comm.collect(grid.largest(x).numpy().tobytes())
         tops = np.stack([np.frombuffer(message) for message in told])
         size = grid.power_of_two(torch.from_numpy(tops.max(axis=0)))[:, None]
@@ -146,14 +149,16 @@ class Exact:
         return exact_attention.attend(q, k, v, mask, kv_of_head, self.longest)
 
 
-def arithmetic(deterministic: bool, cache_dtype: str, longest: int, device: torch.device) -> Arithmetic:
-    """Return the arithmetic that a model is loaded for; raise ModelError where device or cache cannot do it."""
+def arithmetic(deterministic: bool, quantize: str, cache_dtype: str, longest: int, device: torch.device) -> Arithmetic:
+    """Return the arithmetic that a model is loaded for; raise ModelError where something forbids it."""
     if not deterministic:
         return Plain()
     if device.type != "cpu":
         raise ModelError(
             f"deterministic=true holds on CPUs only and this rank computes on {device.type}; use deterministic=false"
         )
+    if quantize != "none":
+        raise ModelError(f"deterministic=true cannot compute with quantize={quantize}; use quantize=none")
     if cache_dtype == "int8":  # its vectors lie on no grid of powers of two
         raise ModelError("deterministic=true cannot read cache_dtype=int8; use auto, float32 or bfloat16")
     return Exact(longest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ollampi.kernels.linear import Matrix
 from ollampi.kernels.ops import rotate
 from ollampi.mpiruntime.batch import Batch
 from ollampi.mpiruntime.checkpoint import Weights
@@ -54,7 +55,7 @@ class Attention:
             mixed[span.queries] = self.arithmetic.attend(q[span.queries], keys, values, span.mask, self.kv_of_head)
         return self.output(mixed.view(num_tokens, -1))
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.qkv, *([] if self.bias is None else [self.bias]), *self.output.tensors()]
 

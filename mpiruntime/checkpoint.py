@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
 from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.filling import Filling, PlainFilling, QuantisedFilling
 from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry, read_header
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -33,12 +35,16 @@ class Checkpoint:
     unread: set[str] = field(default_factory=set)
 
     def read(
-        self, name: str, rows: range, columns: range | None, out: Tensor, keep: Callable[[Tensor], Tensor] = _as_is
+        self,
+        name: str,
+        rows: range,
+        columns: range | None,
+        take: Callable[[Tensor], None],
+        keep: Callable[[Tensor], Tensor] = _as_is,
     ) -> None:
-        """Fill `out` with rows (and columns) of the matrix or vector `name`, converted to the dtype of out.
+        """Hand rows (and columns) of the matrix or vector `name` to `take`, a few at a time, in order.
 
-        keep: what is taken of whole rows [R, width] of a matrix, a few at a time. Raise CheckpointError where the file
-        cannot be read.
+        keep: what is taken of whole rows [R, width] of a matrix. Raise CheckpointError where the file cannot be read.
         """
         entry = self.entries[name]
         self.unread.discard(name)
@@ -61,7 +67,7 @@ class Checkpoint:
                     values = keep(values)
                 if columns is not None:
                     values = values[:, columns.start : columns.stop]
-                out[first - rows.start : last - rows.start].copy_(values)
+                take(values)
 
 
 def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEntry) -> bytearray:
@@ -131,52 +137,53 @@ def _indexed_files(index: Path) -> list[Path]:
 class Weights:
     """A checkpoint seen from a prefix: `weights / "layers.0"` narrows it; layers take the part that they own.
 
-    dtype is that of the tensors returned, arithmetic what they are computed with. Errors name the file, the tensor,
-    what was wanted and what was found.
+    dtype is that of the tensors returned, arithmetic what they are computed with, bits what matrices are quantised to,
+    None for not at all. Errors name the file, the tensor, what was wanted and what was found.
     """
 
     checkpoint: Checkpoint
     dtype: torch.dtype
     arithmetic: Arithmetic = field(default_factory=Plain)
+    bits: int | None = None
     prefix: str = ""
 
     def __truediv__(self, name: str) -> Weights:
-        return Weights(self.checkpoint, self.dtype, self.arithmetic, f"{self.prefix}{name}.")
+        return replace(self, prefix=f"{self.prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.checkpoint.entries
 
     def vector(self, name: str, size: int, part: range | None = None) -> Tensor:
         """Return the vector [size], or its part."""
-        return self._rows(name, (size,), part or range(size))
+        part = part or range(size)
+        pieces: list[Tensor] = []
+        self.checkpoint.read(self._checked(name, (size,)), part, None, lambda v: pieces.append(v.to(self.dtype)))
+        return torch.cat(pieces) if pieces else torch.empty(0, dtype=self.dtype)
 
-    def rows(self, name: str, shape: tuple[int, int], part: range) -> Tensor:
+    def rows(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
         """Return rows `part` of the matrix of `shape` as [len(part), shape[1]]."""
-        return self._rows(name, shape, part)
+        return self.stacked_rows([(name, shape, part)])
 
-    def columns(self, name: str, shape: tuple[int, int], part: range) -> Tensor:
+    def columns(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
         """Return columns `part` of the matrix of `shape` as [shape[0], len(part)]."""
-        out = torch.empty((shape[0], len(part)), dtype=self.dtype)
-        self.checkpoint.read(self._checked(name, shape), range(shape[0]), part, out, self.arithmetic.weight_rows)
-        return out
+        filling = self._filling(shape[0], len(part))
+        self.checkpoint.read(
+            self._checked(name, shape), range(shape[0]), part, filling.add, self.arithmetic.weight_rows
+        )
+        return filling.matrix()
 
-    def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Tensor:
-        """Return rows of several matrices of equal width under each other as [sum of rows, width], read in place."""
-        width = parts[0][1][1]
-        out = torch.empty((sum(len(part) for _, _, part in parts), width), dtype=self.dtype)
-        at = 0
+    def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Matrix:
+        """Return rows of several matrices of equal width under each other as [sum of rows, width]."""
+        filling = self._filling(sum(len(part) for _, _, part in parts), parts[0][1][1])
         for name, shape, part in parts:
-            self.checkpoint.read(
-                self._checked(name, shape), part, None, out[at : at + len(part)], self.arithmetic.weight_rows
-            )
-            at += len(part)
-        return out
+            self.checkpoint.read(self._checked(name, shape), part, None, filling.add, self.arithmetic.weight_rows)
+        return filling.matrix()
 
-    def _rows(self, name: str, shape: tuple[int, ...], part: range) -> Tensor:
-        """Return rows `part` of a tensor."""
-        out = torch.empty((len(part), *shape[1:]), dtype=self.dtype)
-        self.checkpoint.read(self._checked(name, shape), part, None, out, self.arithmetic.weight_rows)
-        return out
+    def _filling(self, num_rows: int, width: int) -> Filling:
+        """Return an empty matrix of this format."""
+        if self.bits is None:
+            return PlainFilling(num_rows, width, self.dtype)
+        return QuantisedFilling(num_rows, width, self.bits, self.dtype)
 
     def _checked(self, name: str, shape: tuple[int, ...]) -> str:
         """Return the full name of a tensor that exists with this shape and a dtype that can be read."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.attention import Attention
 from ollampi.mpiruntime.batch import Batch
 from ollampi.mpiruntime.checkpoint import Weights
@@ -95,7 +96,7 @@ class Decoder:
         parts = torch.split(hidden, [rows.stop - rows.start for rows in pools])
         return torch.stack([part.sum(0) for part in parts])
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """Return all weights that this rank holds, each once."""
         parts = [self.embedding, self.norm, *(p for layer in self.layers for p in layer.parts())]
         if self.head is not self.embedding:
@@ -105,4 +106,4 @@ class Decoder:
     @property
     def size_bytes(self) -> int:
         """Return the bytes of weights that this rank holds."""
-        return sum(t.numel() * t.element_size() for t in self.tensors())
+        return sum(t.nbytes for t in self.tensors())

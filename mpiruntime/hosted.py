@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError, RequestError
 from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
@@ -21,37 +22,6 @@ from ollampi.mpiruntime.step import Check, Load, Unload
 KEEP_ALIVE_S = 300.0
 MAX_DRAFTS = 16
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
-
-
-@dataclass
-class EngineSettings:
-    """Memory and batching; the `engine` part of the configuration.
-
-    dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; cache_tokens:
-    positions of the KV cache, shared by all requests, None for as many as are of use and fit into cache_fraction of
-    the memory that is left beside the weights; cache_dtype: float32, bfloat16, int8, or auto for that of the model;
-    max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; max_stretch: how many times as long
-    a step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step,
-    None as in HostedModel.max_drafts; timeout_s: after which a request ends with an error, None for never;
-    keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
-    in any batch and world, at a price (docs/determinism.md).
-    """
-
-    dtype: str = "auto"
-    context_length: int = 4096
-    cache_tokens: int | None = None
-    cache_fraction: float = 0.5
-    cache_dtype: str = "auto"
-    block_size: int = 16
-    max_step_tokens: int = 512
-    max_running: int = 256
-    max_stretch: float = 1.5
-    max_drafts: int | None = None
-    max_queue: int = 512
-    max_loaded_models: int = 3
-    timeout_s: float | None = None
-    keep_alive_s: float | None = None
-    deterministic: bool = False
 
 
 class NotYet(Exception):
@@ -248,6 +218,7 @@ class Models:
             name=ref.name,
             deterministic=settings.deterministic,
             cache_dtype=settings.cache_dtype,
+            quantize=settings.quantize,
         )
         check = Check(
             **asdict(load),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ollampi.kernels.linear import Matrix, take_rows
 from ollampi.mpiruntime.arithmetic import Arithmetic
 from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
@@ -31,7 +31,7 @@ class Norm:
         """Return the normalised x [T, D] in fp64, to be summed over tokens."""
         return self.arithmetic.summands(self(x), self.weight)
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.weight]
 
@@ -51,7 +51,7 @@ class RowParallel:
         total = self.arithmetic.linear_sum(x, self.weight, self.width, self.comm)
         return total if self.bias is None else total + self.bias.float()  # once, not once per rank
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
@@ -70,14 +70,14 @@ class Embedding:
         mine = (tokens >= self.rows.start) & (tokens < self.rows.stop)
         if not len(self.rows):
             return self.comm.all_reduce(torch.zeros(len(tokens), self.weight.shape[1]))
-        found = F.embedding((tokens - self.rows.start).clamp(0, len(self.rows) - 1), self.weight).float()
+        found = take_rows(self.weight, (tokens - self.rows.start).clamp(0, len(self.rows) - 1))
         return self.comm.all_reduce(found * mine[:, None])
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, V of this rank] of x [B, D]."""
         return self.arithmetic.linear(x, self.weight)
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.weight]
 

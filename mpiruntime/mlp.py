@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.layers import RowParallel
@@ -32,6 +33,6 @@ class MLP:
         """Return the MLP of x [T, D] as [T, D] in fp32; collective."""
         return self.down(self.arithmetic.silu_multiply(self.arithmetic.linear(x, self.gate_up, self.bias)))
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.gate_up, *([] if self.bias is None else [self.bias]), *self.down.tensors()]

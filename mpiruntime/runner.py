@@ -20,7 +20,7 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Decoder, Output, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.kv_cache import KVCache
-from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, shard_parameters
+from ollampi.mpiruntime.memory import BITS, RUNTIME_BYTES, cache_bytes, check_groups, shard_bytes
 from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.request import Sample
@@ -191,8 +191,10 @@ class Runner:
         for path in (check.path, *check.drafts):
             config = read_config(Path(path))
             open_checkpoint(Path(path))
-            arithmetic(check.deterministic, check.kept, config.max_context, self.device)
-            fixed += shard_parameters(config, self.shard) * ITEM_BYTES[check.dtype] + RUNTIME_BYTES
+            arithmetic(check.deterministic, check.quantize, check.kept, config.max_context, self.device)
+            if check.quantize != "none":
+                check_groups(config, self.shard)
+            fixed += shard_bytes(config, self.shard, check.dtype, BITS[check.quantize]) + RUNTIME_BYTES
             block += cache_bytes(config, self.shard, check.block_size, check.kept)
         leaving = [model for number, model in self._models.items() if number in check.leaving]
         staying = [model for number, model in self._models.items() if number not in check.leaving]
@@ -212,8 +214,9 @@ class Runner:
         checkpoint = open_checkpoint(Path(load.path))
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
-        how = arithmetic(load.deterministic, load.kept, config.max_context, self.device)
-        decoder = Decoder(Weights(checkpoint, dtype, how), config, self.shard, meter.comm, load.context)
+        how = arithmetic(load.deterministic, load.quantize, load.kept, config.max_context, self.device)
+        weights = Weights(checkpoint, dtype, how, BITS[load.quantize])
+        decoder = Decoder(weights, config, self.shard, meter.comm, load.context)
         cache = self._cache(config, load, dtype)
         self._models[load.model] = _Loaded(decoder, cache, meter)
         heads, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)

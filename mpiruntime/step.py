@@ -37,7 +37,8 @@ class Load:
     """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence.
 
     name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
-    cache_dtype: float32, bfloat16, int8, or auto for that of the model.
+    cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8 or
+    q4.
     """
 
     model: int
@@ -49,6 +50,7 @@ class Load:
     name: str = ""
     deterministic: bool = False
     cache_dtype: str = "auto"
+    quantize: str = "none"
 
     @property
     def kept(self) -> str:

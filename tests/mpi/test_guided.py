@@ -11,7 +11,7 @@ from support.grammars import END, write_speaker
 from support.worlds import generate, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import Grammar, Sampling
 

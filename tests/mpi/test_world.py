@@ -20,9 +20,9 @@ from support.worlds import Scraper, embed, generate, load_and_compute, load_repo
 
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError, OllampiError
-from ollampi.mpiruntime.hosted import EngineSettings
-from ollampi.mpiruntime.memory import shard_parameters
+from ollampi.mpiruntime.memory import shard_bytes
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
@@ -138,7 +138,7 @@ def test_weights_are_held_once_and_memory_is_as_planned(comm: Communicator, fold
     config = read_config(folders["llama3"])
     reports = load_reports(comm, folders["llama3"])
     for report in reports or []:
-        assert report.weight_bytes == 4 * shard_parameters(config, Shard(report.rank, comm.size))
+        assert report.weight_bytes == shard_bytes(config, Shard(report.rank, comm.size), "float32", None)
 
 
 def test_a_damaged_checkpoint_is_refused_by_all_and_the_next_load_works(

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from ollampi.kernels.cache_codec import decode, encode
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.scheduler import Scheduler

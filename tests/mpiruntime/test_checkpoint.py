@@ -15,8 +15,8 @@ from support.checkpoints import FAMILIES, PROMPT, write_checkpoint
 from support.worlds import generate, run_engine
 
 from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
-from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.model_config import parse_config
 from ollampi.mpiruntime.safetensors_header import read_header
 from ollampi.mpiruntime.thread_world import run_threads

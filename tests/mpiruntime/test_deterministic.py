@@ -15,8 +15,8 @@ from support.worlds import BLOCK, Recorder, generate, lead, load_message, logits
 
 from ollampi.mpiruntime.arithmetic import Exact, Plain, arithmetic
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.philox import uniforms
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.runner import Runner
@@ -180,12 +180,12 @@ def test_a_broken_sequence_harms_no_other(tmp_path: Path) -> None:
 
 
 def test_it_is_refused_where_it_cannot_hold() -> None:
-    assert isinstance(arithmetic(True, "float32", 128, torch.device("cpu")), Exact)
-    assert isinstance(arithmetic(False, "int8", 128, torch.device("cuda")), Plain)
+    assert isinstance(arithmetic(True, "none", "float32", 128, torch.device("cpu")), Exact)
+    assert isinstance(arithmetic(False, "none", "int8", 128, torch.device("cuda")), Plain)
     with pytest.raises(ModelError, match=r"deterministic=true holds on CPUs only .* on cuda"):
-        arithmetic(True, "float32", 128, torch.device("cuda"))
+        arithmetic(True, "none", "float32", 128, torch.device("cuda"))
     with pytest.raises(ModelError, match="cannot read cache_dtype=int8"):
-        arithmetic(True, "int8", 128, torch.device("cpu"))
+        arithmetic(True, "none", "int8", 128, torch.device("cpu"))
 
 
 def test_sums_over_ranks_keep_fp64() -> None:

@@ -11,7 +11,7 @@ from support.checkpoints import FAMILIES, PROMPT, reference_hidden, write_checkp
 from support.worlds import embed, generate, run_engine
 
 from ollampi.mpiruntime.arithmetic import Exact, Plain
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.thread_world import run_threads
 
 LONG = (PROMPT * 7)[:111]

@@ -13,8 +13,8 @@ from support.worlds import Recorder, generate, run_engine
 
 from ollampi.mpiruntime import speculation
 from ollampi.mpiruntime.drafts import Lookup, Trust
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.thread_world import run_threads

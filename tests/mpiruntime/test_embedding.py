@@ -15,7 +15,7 @@ from support.worlds import Recorder, embed, generate, load_reports, run_engine
 
 from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.block_manager import BlockManager
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.pool import Pool

@@ -13,7 +13,7 @@ from support.grammars import CLOSE, fits, write_speaker
 from support.guided import DRAWN, GREEDY, REGEXES, SCHEMAS, answers, ask, text
 from support.worlds import Recorder, generate, run_engine
 
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.request import Grammar, Sampling
 from ollampi.mpiruntime.thread_world import run_threads
 

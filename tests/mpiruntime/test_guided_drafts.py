@@ -17,7 +17,7 @@ from support.worlds import Recorder, run_engine
 
 from ollampi.mpiruntime import grammar_link, speculation
 from ollampi.mpiruntime.drafts import Lookup
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import Grammar, Sampling
 from ollampi.mpiruntime.thread_world import run_threads

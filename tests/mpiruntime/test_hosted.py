@@ -13,7 +13,8 @@ from support.worlds import Recorder, generate, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine import DRAIN
-from ollampi.mpiruntime.hosted import EngineSettings, Models
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.request import ModelRef, Sampling
 from ollampi.mpiruntime.runner import Runner

@@ -15,7 +15,7 @@ from ollampi.api.metrics import FAMILIES
 from ollampi.mpiruntime import metrics
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine import DRAIN
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.metrics import Histogram, ModelCounts, RequestMeter, StepCounts
 from ollampi.mpiruntime.request import Grammar, Sampling

@@ -8,8 +8,8 @@ import pytest
 from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_logits, write_checkpoint
 from support.worlds import generate, load_and_compute, load_message, load_reports, run_engine
 
-from ollampi.mpiruntime.hosted import EngineSettings
-from ollampi.mpiruntime.memory import shard_parameters
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.memory import shard_bytes
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
@@ -55,8 +55,8 @@ def test_every_weight_is_held_and_counted(folders: dict[str, Path]) -> None:
             assert reports is not None
             assert [r.unread for r in reports][0:1] == [[]] or size > 1
             for report in reports:
-                assert report.weight_bytes == 4 * shard_parameters(config, Shard(report.rank, size))
-        assert shard_parameters(config, Shard(0, 1)) == config.num_parameters
+                assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32", None)
+        assert shard_bytes(config, Shard(0, 1), "float32", None) == 4 * config.num_parameters
 
 
 def test_sharded_files_read_the_same(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, run_engine
 
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.porter import Answered, Porter
 from ollampi.mpiruntime.request import Sampling

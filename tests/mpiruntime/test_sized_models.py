@@ -11,8 +11,9 @@ from support.checkpoints import PROMPT, write_checkpoint
 from support.worlds import generate, lead, run_engine
 
 from ollampi.mpiruntime import runner as runner_module
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.hosted import EngineSettings, HostedModel, Models
+from ollampi.mpiruntime.hosted import HostedModel, Models
 from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, shard_parameters
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.request import ModelRef

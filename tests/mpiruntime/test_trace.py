@@ -15,8 +15,8 @@ from support.worlds import generate, run_engine
 
 from ollampi.mpiruntime import trace as trace_module
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ConfigError
-from ollampi.mpiruntime.hosted import EngineSettings
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.trace import KEPT_EXCHANGES, KEPT_STEPS, Trace, check_path, clock_ahead

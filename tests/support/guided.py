@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from ollampi.mpiruntime.hosted import EngineSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.request import Grammar, Sampling
 from ollampi.mpiruntime.thread_world import run_threads

@@ -11,8 +11,9 @@ import torch
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.hosted import EngineSettings, Models
+from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner

@@ -1,6 +1,6 @@
-"""Print what each type of KV cache costs in quality and saves in memory, for the demo model on its held-out text.
+"""Print what cache types and weight formats cost in quality and save in memory: the demo model, held-out text.
 
-    python benchmarks/cache_quality.py [--rows 64]
+    python benchmarks/quality.py [--rows 64]
 
 The text is what train_demo.py held out of the running Python's standard library, in windows of 1024 tokens; the loss
 is the mean over all their tokens, as train_demo.py computes it.
@@ -9,6 +9,7 @@ is the mean over all their tokens, as train_demo.py computes it.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from train_demo import corpus, encode
 
 from ollampi.mpiruntime.communicator import Single
-from ollampi.mpiruntime.memory import cache_bytes
+from ollampi.mpiruntime.memory import BITS, cache_bytes, shard_bytes
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.shard import Shard
@@ -30,14 +31,14 @@ NUM_BLOCKS = LENGTH // BLOCK
 KEPT = ("float32", "bfloat16", "int8")
 
 
-def window_logits(dtype: str, kept: str, windows: list[list[int]]) -> list[torch.Tensor]:
-    """Return the logits [T, V] of each window of a model in dtype with a cache that keeps `kept`."""
+def window_logits(dtype: str, kept: str, windows: list[list[int]], quantize: str = "none") -> list[torch.Tensor]:
+    """Return the logits [T, V] of each window of a model in dtype and format, with a cache that keeps `kept`."""
     comm = Single()
     runner = Runner(comm, survey(comm))
-    runner.lead_load(Load(0, str(DEMO), dtype, LENGTH, NUM_BLOCKS, BLOCK, cache_dtype=kept))
+    runner.lead_load(Load(0, str(DEMO), dtype, LENGTH, NUM_BLOCKS, BLOCK, cache_dtype=kept, quantize=quantize))
     rows = []
     for tokens in windows:
-        logits = runner.step(Step(0, [Chunk(tokens, 0, list(range(NUM_BLOCKS)), len(tokens))]))
+        logits = runner.step(Step(0, [Chunk(tokens, 0, list(range(NUM_BLOCKS)), len(tokens))])).logits
         assert logits is not None
         rows.append(logits)
     return rows
@@ -78,6 +79,18 @@ def main() -> None:
         for kept in KEPT[KEPT.index(dtype) :]:
             found = exact if kept == dtype else window_logits(dtype, kept, windows)
             print(f"model {dtype}, cache {kept}: {compare(found, exact, targets)}; {tokens_per_gib(kept)}", flush=True)
+    print_formats(windows, targets)
+
+
+def print_formats(windows: list[list[int]], targets: list[torch.Tensor]) -> None:
+    """Print one line per format of the weights."""
+    config = read_config(DEMO)
+    exact = window_logits("float32", "float32", windows)
+    for quantize, bits in BITS.items():
+        found = exact if bits is None else window_logits("float32", "float32", windows, quantize)
+        size = shard_bytes(config, Shard(0, 1), "float32", bits) * 8 / config.num_parameters
+        worse = 100 * (math.exp(loss(found, targets) - loss(exact, targets)) - 1)
+        print(f"weights {quantize}: {compare(found, exact, targets)}; perplexity {worse:+.2f} %; {size:.2f} bits each")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+/* The layout of quantised weights: panels of 16 rows, each in groups of 32 inputs.
+
+   8 bits: a group of a panel is [8 quads][16 rows][4 inputs], a byte each, 128 added. 4 bits: [4][16 rows][4 inputs],
+   the low halves the inputs of quads 0, 2, 4, 6 and the high halves those of the next quad, 8 added. Scales are bf16,
+   [panels][groups][16 rows]. Activations are [tokens][groups], 32 bytes each with a scale. */
+#ifndef OLLAMPI_MATMUL_H
+#define OLLAMPI_MATMUL_H
+#include <stdint.h>
+
+enum { ROWS = 16, GROUP = 32, TILE = 8 };
+#define SMALLEST 1e-30f /* a group of activations that are all smaller counts as zeros */
+
+typedef struct {
+    const int8_t *values;
+    const float *scales;
+    const int32_t *offsets8, *offsets4; /* of each group, what the 128 or 8 in every weight add up to, negated */
+} Activations;
+
+/* Multiply one panel's weights and scales by 1 to TILE tokens from a given one on: out[t * stride + row] is set. */
+typedef void (*Panel)(const uint8_t *weights, const uint16_t *scales, const Activations *x, int64_t token,
+                      int64_t num_groups, float *out, int64_t stride);
+
+/* For 8 and for 4 bits, for 1 to TILE tokens. */
+typedef const Panel Panels[2][TILE];
+extern Panels panels_portable, panels_avx2, panels_avx512;
+
+/* Define such a table from an inline function `panel` whose first arguments, count and bits, are constants here. */
+#define ONE_PANEL(N, BITS)                                                                                         \
+    static TARGET void panel_##N##_##BITS(const uint8_t *w, const uint16_t *s, const Activations *x, int64_t token, \
+                                          int64_t num_groups, float *out, int64_t stride) {                        \
+        panel(N, BITS, w, s, x, token, num_groups, out, stride);                                                   \
+    }
+#define EIGHT(BITS)                                                                             \
+    ONE_PANEL(1, BITS) ONE_PANEL(2, BITS) ONE_PANEL(3, BITS) ONE_PANEL(4, BITS) ONE_PANEL(5, BITS) \
+    ONE_PANEL(6, BITS) ONE_PANEL(7, BITS) ONE_PANEL(8, BITS)
+#define NAMES(BITS)                                                                             \
+    {panel_1_##BITS, panel_2_##BITS, panel_3_##BITS, panel_4_##BITS, panel_5_##BITS, panel_6_##BITS, \
+     panel_7_##BITS, panel_8_##BITS}
+#define DEFINE_PANELS(TABLE) EIGHT(8) EIGHT(4) Panels TABLE = {NAMES(8), NAMES(4)};
+#endif

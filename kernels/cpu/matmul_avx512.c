@@ -1,0 +1,69 @@
+/* Weights in groups of 32 times quantised activations, for CPUs with AVX-512 VNNI. matmul.h defines the layout. */
+#include "matmul.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+INLINE __m512 scales_of(const uint16_t *scales) { /* bf16 is the upper half of fp32 */
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)scales)), 16));
+}
+
+/* Add the products of 4 inputs of 16 rows to dots. */
+INLINE __m512i quad(__m512i dots, __m512i w, const int8_t *x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof four);
+    return _mm512_dpbusd_epi32(dots, w, _mm512_set1_epi32(four));
+}
+
+/* out[t][0..15] for `count` tokens and one panel. */
+INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Activations *x,
+                  int64_t token, int64_t num_groups, float *out, int64_t stride) {
+    __m512 sums[TILE];
+    for (int t = 0; t < count; t++) sums[t] = _mm512_setzero_ps();
+    const int64_t width = num_groups * GROUP;
+    const int8_t *values = x->values + token * width;
+    const float *steps = x->scales + token * num_groups;
+    const int32_t *offsets = (bits == 8 ? x->offsets8 : x->offsets4) + token * num_groups;
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int64_t g = 0; g < num_groups; g++) {
+        __m512i dots[TILE];
+#pragma GCC unroll 8
+        for (int t = 0; t < count; t++) dots[t] = _mm512_set1_epi32(offsets[t * num_groups + g]);
+        const int8_t *group = values + g * GROUP;
+        if (bits == 8) {
+#pragma GCC unroll 8
+            for (int q = 0; q < 8; q++) {
+                const __m512i w = _mm512_loadu_si512(weights + 64 * q);
+#pragma GCC unroll 8
+                for (int t = 0; t < count; t++) dots[t] = quad(dots[t], w, group + t * width + 4 * q);
+            }
+            weights += 512;
+        } else {
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; q++) {
+                const __m512i both = _mm512_loadu_si512(weights + 64 * q);
+                const __m512i first = _mm512_and_si512(both, low);
+                const __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+#pragma GCC unroll 8
+                for (int t = 0; t < count; t++) {
+                    dots[t] = quad(dots[t], first, group + t * width + 8 * q);
+                    dots[t] = quad(dots[t], second, group + t * width + 8 * q + 4);
+                }
+            }
+            weights += 256;
+        }
+        const __m512 scale = scales_of(scales + ROWS * g);
+#pragma GCC unroll 8
+        for (int t = 0; t < count; t++)
+            sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]),
+                                      _mm512_mul_ps(scale, _mm512_set1_ps(steps[t * num_groups + g])), sums[t]);
+    }
+    for (int t = 0; t < count; t++) _mm512_storeu_ps(out + t * stride, sums[t]);
+}
+
+DEFINE_PANELS(panels_avx512)
+#endif
