@@ -111,7 +111,7 @@ def quantise(weight: Tensor, bits: int) -> Quantised:
 
 
 def quantise_torch(weight: Tensor, bits: int) -> Quantised:
-    """Return the same as `quantise`, by torch; where two scales are nearly as good, it may choose the other."""
+    """Return weight [out, in] as `quantise` does, by torch; where two scales are nearly as good, it may choose the other."""
     groups = _split(_filled_up(weight), 1, -1, GROUP)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scale = _best_scale(groups, largest.abs() if bits == 8 else largest, bits)
@@ -163,7 +163,7 @@ def levels() -> list[int]:
 
 
 def matmul_torch(x: Tensor, matrix: Quantised) -> Tensor:
-    """Return the same as `matmul`, by torch; sums differ by rounding."""
+    """Return the same as `matmul` [T, out], by torch; sums differ by rounding."""
     return rounded(x) @ dequantise(matrix).T
 
 

@@ -28,7 +28,8 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
         rows.append([str(fact.rank), fact.host, *places, *held])
     limit = " (the model's limit)" if hosted.context == hosted.config.max_context else ""
     cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
-    head = f"{hosted.ref.name} in {hosted.dtype}, context {hosted.context}{limit}, {cache}, {library}"
+    kept = hosted.dtype if hosted.settings.quantize == "none" else f"{hosted.settings.quantize} and {hosted.dtype}"
+    head = f"{hosted.ref.name} in {kept}, context {hosted.context}{limit}, {cache}, {library}"
     lines = [head, "", *_aligned(rows)]
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]

@@ -17,6 +17,7 @@ def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = Tr
     config = SimpleNamespace(max_context=max_context, has_head=has_head)
     values: Any = SimpleNamespace(ref=ModelRef("m:latest", path), dtype="float32", context=context, config=config)
     values.reports, values.cache_tokens, values.cache_dtype = [report], 8192, "int8"
+    values.settings = SimpleNamespace(quantize="none")
     values.draft = SimpleNamespace(name="small:latest", reports=[SimpleNamespace(weight_bytes=1024, cache_bytes=1024)])
     return cast(HostedModel, values)
 
