@@ -111,7 +111,7 @@ def quantise(weight: Tensor, bits: int) -> Quantised:
 
 
 def quantise_torch(weight: Tensor, bits: int) -> Quantised:
-    """Return weight [out, in] as `quantise` does, by torch; where two scales are nearly as good, it may choose the other."""
+    """Return weight [out, in] as `quantise` does, by torch; of two scales nearly as good it may choose the other."""
     groups = _split(_filled_up(weight), 1, -1, GROUP)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scale = _best_scale(groups, largest.abs() if bits == 8 else largest, bits)
