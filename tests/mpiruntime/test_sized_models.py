@@ -14,7 +14,7 @@ from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import HostedModel, Models
-from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, shard_parameters
+from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, shard_bytes
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fixed(folder: Path, size: int) -> int:
     """Return the bytes of weights and buffers on all ranks."""
     config = read_config(folder)
-    return sum(4 * shard_parameters(config, Shard(r, size)) + RUNTIME_BYTES for r in range(size))
+    return sum(shard_bytes(config, Shard(r, size), "float32", None) + RUNTIME_BYTES for r in range(size))
 
 
 def kept(folder: Path, size: int, tokens: int, dtype: str = "float32") -> int:
@@ -165,5 +165,5 @@ def test_requests_are_answered_from_a_cache_that_was_sized(folder: Path) -> None
     assert len(recorder.tokens(1)) == 8
     (model,) = recorder.last(2)["models"]
     config = read_config(folder)
-    weights = sum(4 * shard_parameters(config, Shard(r, 2)) for r in range(2))
+    weights = sum(shard_bytes(config, Shard(r, 2), "float32", None) for r in range(2))
     assert model["size_bytes"] == weights + kept(folder, 2, 256 * 256)  # max_running contexts of this small model
