@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -94,6 +95,11 @@ class _Compiling:
             os.close(self._signal)
 
 
+def next_of(queue: Iterable[Message], now: float) -> Message:
+    """Return which grammar is opened next: one that is small for how long it waits, so that huge ones hold none up."""
+    return min(queue, key=lambda message: len(message["text"]) / (1 + now - message["since"]))
+
+
 class _Worker:
     """All grammars of a coordinator."""
 
@@ -125,6 +131,7 @@ class _Worker:
     def _act(self, message: Message) -> None:
         """Act on one message."""
         if message["op"] == "open":
+            message["since"] = time.monotonic()
             self._queue.append(message)
             self._open_next()
         elif message["op"] == "advance":
@@ -180,7 +187,9 @@ class _Worker:
     def _open_next(self) -> None:
         """Begin with the first grammar of the queue that is not refused at once."""
         while self._queue and self._work is None:
-            message = self._queue[0]
+            message = next_of(self._queue, time.monotonic())
+            self._queue.remove(message)
+            self._queue.appendleft(message)
             self._marks.mark(OPENED, message["id"])
             try:
                 vocabulary = _vocabulary_of(message)
