@@ -27,7 +27,7 @@ class EngineSettings:
     block_size: int = 16
     max_step_tokens: int = 512
     max_running: int = 256
-    max_stretch: float = 1.5
+    max_stretch: float = 1.25
     max_drafts: int | None = None
     max_queue: int = 512
     max_loaded_models: int = 3
