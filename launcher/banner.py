@@ -43,10 +43,10 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
     return "\n".join([*lines, "", f"serving at {address}", curl, ""])
 
 
-def _first_request(hosted: HostedModel) -> tuple[str, dict[str, str]]:
+def _first_request(hosted: HostedModel) -> tuple[str, dict[str, object]]:
     """Return the route and the fields of a request to try; some models make embeddings only."""
     if hosted.config.has_head and not (Path(hosted.ref.path) / POOLING_FILE).is_file():
-        return "generate", {"prompt": "Write the function close. Close the file."}
+        return "generate", {"prompt": "Write the function close. Close the file.", "options": {"num_predict": 100}}
     return "embed", {"input": "Close the file."}
 
 
