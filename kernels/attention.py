@@ -20,8 +20,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Ten
 
     q [N * T, H, d], T queries for each of N sequences; k, v [N, S, K, d]; mask broadcasts to [N, 1, T, S], true where
     a query may look, or None where all may look everywhere. kv_of_head [H] names the KV head of each query head; None
-    means that consecutive groups of H / K query heads share one.
+    means that consecutive groups of H / K query heads share one. Computed in the dtype of k and v.
     """
+    q = q.to(k.dtype)
     if kv_of_head is not None:
         k, v = k[:, :, kv_of_head], v[:, :, kv_of_head]
     num_sequences, _, num_kv_heads, size = k.shape

@@ -6,19 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ollampi.kernels import quantised
+from ollampi.kernels import dense, native, quantised
 from ollampi.kernels.quantised import Quantised
 
 Matrix = Tensor | Quantised  # [out, in]
 _STEP = 32
+_FEW = 8
 
 
 def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
-    """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out] in the dtype of the weight."""
+    """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out], in fp32 or in the dtype of the weight."""
     if isinstance(weight, Quantised):
         product = quantised.matmul(x, weight)
-        return (product if bias is None else product + bias.float()).to(weight.dtype)
-    x = x.to(weight.dtype)
+    elif len(x) <= _FEW and native.serves(weight):
+        product = dense.matmul(x, weight)
+    else:
+        return _by_torch(x.to(weight.dtype), weight, bias)
+    return product if bias is None else product.add_(bias)
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what `linear` does by torch's operator; x has the dtype of the weight."""
     missing = padded_rows(len(x)) - len(x) if weight.dtype == torch.bfloat16 else 0
     if not missing:
         return F.linear(x, weight, bias)

@@ -7,10 +7,26 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-_INTERFACE = 2  # what kernels/cpu/native.c says: a library of another one was built from other sources
+_INTERFACE = 3  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS: dict[str, list[type]] = {
+    "draw": [_POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3],
+    "top_tokens": [_POINTER, _NUMBER, _NUMBER, _NUMBER, *[_POINTER] * 5],
+    "quantise_weights": [_POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER],
+    "quantised": [_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "dense": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "rms_norm": [_NUMBER, _POINTER, _POINTER, _NUMBER, ctypes.c_float, _NUMBER, _NUMBER, _POINTER],
+    "silu_multiply": [_NUMBER, _POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER],
+    "mix": [_NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+}
+_RETURNS_STATUS = {"quantised", "dense", "mix"}  # 1 where there was no memory
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as kernels/cpu/numbers.h numbers them
+LEVEL_NAMES = ("plain C", "AVX2", "AVX-512 VNNI")
 
 
 @cache
@@ -19,12 +35,40 @@ def library() -> ctypes.CDLL | None:
     for path in sorted(_FOLDER.glob("native.*so")):
         try:
             found = ctypes.CDLL(str(path))
-            found.ollampi_interface.restype = ctypes.c_int64
+            found.ollampi_interface.restype = _NUMBER
             if found.ollampi_interface() == _INTERFACE:
                 return _typed(found)
         except (OSError, AttributeError):
             continue
     return None
+
+
+@cache
+def level() -> int:
+    """Return the best that this CPU can run of LEVEL_NAMES, 0 without a library."""
+    native = library()
+    return 0 if native is None else int(native.ollampi_level())
+
+
+def levels() -> list[int]:
+    """Return what kernels can be computed with here, as `level` counts; nothing without a library."""
+    return [] if library() is None else list(range(level() + 1))
+
+
+def number_of(dtype: torch.dtype) -> int:
+    """Return how the library calls a type that numbers are kept in."""
+    return _TYPES[dtype]
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Return whether the library can compute with tensors of the types that it knows, where they are."""
+    return library() is not None and all(t.device.type == "cpu" and t.dtype in _TYPES for t in tensors)
+
+
+def call(name: str, *arguments: object) -> None:
+    """Call a function of the library; raise MemoryError where it says that there was no memory."""
+    if getattr(library(), f"ollampi_{name}")(*arguments):
+        raise MemoryError(f"no memory for the buffers of the kernel {name}; load smaller models, or fewer")
 
 
 def address(array: NDArray[np.generic]) -> int:
@@ -34,16 +78,9 @@ def address(array: NDArray[np.generic]) -> int:
 
 def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
     """Return the library with its functions' arguments declared, as in the C files."""
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found.ollampi_top_tokens.argtypes = [pointer, number, number, number, *[pointer] * 5]
-    found.ollampi_top_tokens.restype = None
-    found.ollampi_draw.argtypes = [pointer, number, number, *[pointer] * 3]
-    found.ollampi_draw.restype = None
-    found.ollampi_matmul_level.restype = number
-    found.ollampi_quantise_weights.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer]
-    found.ollampi_quantise_weights.restype = None
-    found.ollampi_quantise.argtypes = [pointer, number, *[pointer] * 4]
-    found.ollampi_quantise.restype = None
-    found.ollampi_matmul.argtypes = [number, number, *[pointer] * 6, number, number, number, pointer]
-    found.ollampi_matmul.restype = None
+    found.ollampi_level.restype = _NUMBER
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(found, f"ollampi_{name}")
+        function.argtypes = arguments
+        function.restype = _NUMBER if name in _RETURNS_STATUS else None
     return found

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ollampi.kernels.native import library
+from ollampi.kernels import native
 
 GROUP = 32
 _ROWS = 16  # of a panel: the weights of so many outputs lie together, as kernels/cpu/matmul.h says
@@ -92,13 +91,13 @@ def quantise(weight: Tensor, bits: int) -> Quantised:
 
     In 8 bits the number of largest size in a group becomes 127, in 4 bits what leaves the least squared error.
     """
-    native = library()
-    if native is None:
+    if native.library() is None:
         return quantise_torch(weight, bits)
     matrix = empty(weight.shape[0], weight.shape[1], bits)
     full = _filled_up(weight).contiguous()
     divisors = torch.tensor(_DIVISORS[bits])
-    native.ollampi_quantise_weights(
+    native.call(
+        "quantise_weights",
         full.data_ptr(),
         bits,
         *matrix.scales.shape[:2],
@@ -129,37 +128,25 @@ def dequantise(matrix: Quantised) -> Tensor:
 def matmul(x: Tensor, matrix: Quantised, level: int | None = None) -> Tensor:
     """Return x [T, in] times the matrix, transposed, as fp32 [T, out].
 
-    level: the instructions to use, of those that `levels` returns; None for the best.
+    level: the instructions to use, of native.levels(); None for the best.
     """
-    native = library()
-    if native is None:
+    if native.library() is None:
         return matmul_torch(x, matrix)
-    x = F.pad(x.float(), (0, -matrix.width % GROUP)).contiguous()
-    num_tokens, groups = len(x), x.shape[1] // GROUP
-    values = torch.empty(x.shape, dtype=torch.int8)
-    scales = torch.empty(num_tokens, groups)
-    offsets = torch.empty(2, num_tokens, groups, dtype=torch.int32)
-    activations = [t.data_ptr() for t in (values, scales, offsets[0], offsets[1])]
-    native.ollampi_quantise(x.data_ptr(), num_tokens * groups, *activations)
-    panels = len(matrix.weights)
-    out = torch.empty(num_tokens, panels * _ROWS)
-    native.ollampi_matmul(
-        _best_level() if level is None else level,
+    x = x.float().contiguous()
+    out = torch.empty(len(x), matrix.num_rows)
+    native.call(
+        "quantised",
+        native.level() if level is None else level,
         matrix.bits,
         matrix.weights.data_ptr(),
         matrix.scales.data_ptr(),
-        *activations,
-        num_tokens,
-        panels,
-        groups,
+        matrix.num_rows,
+        matrix.width,
+        x.data_ptr(),
+        len(x),
         out.data_ptr(),
     )
-    return out[:, : matrix.num_rows]
-
-
-def levels() -> list[int]:
-    """Return what `matmul` can be computed with here: 0 plain C, 1 AVX2, 2 AVX-512 VNNI; nothing without a compiler."""
-    return [] if library() is None else list(range(_best_level() + 1))
+    return out
 
 
 def matmul_torch(x: Tensor, matrix: Quantised) -> Tensor:
@@ -174,12 +161,6 @@ def rounded(x: Tensor) -> Tensor:
     scale = torch.where(largest > _SMALLEST, largest / 127, torch.where(largest.isfinite(), 0.0, torch.nan))
     numbers = torch.where(largest > _SMALLEST, (groups * (127 / largest)).round(), 0.0)
     return (numbers * scale).flatten(1)[:, : x.shape[1]]
-
-
-@cache
-def _best_level() -> int:
-    native = library()
-    return 0 if native is None else int(native.ollampi_matmul_level())
 
 
 def _filled_up(weight: Tensor) -> Tensor:

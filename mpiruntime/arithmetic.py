@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
+from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, native, ops
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import ModelError
@@ -19,6 +19,8 @@ _SPARE_BITS = 52  # of fp64's 53, less one for what rounding adds to a bound
 
 class Arithmetic(Protocol):
     """What layers compute. Shapes and meanings as in the kernels of the same names."""
+
+    few_tokens: int  # the most tokens of a sequence in a step that attend natively; 0 where torch does it all
 
     def weight_rows(self, rows: Tensor) -> Tensor:
         """Return what is kept of whole rows [R, in] of a matrix."""
@@ -53,6 +55,8 @@ class Arithmetic(Protocol):
 
 class Plain:
     """As fast as the libraries are; the last bits depend on the shape of the batch and on the world."""
+
+    few_tokens = 16 if native.library() is not None else 0
 
     def weight_rows(self, rows: Tensor) -> Tensor:
         """Return the rows [R, in] as they are."""
@@ -96,6 +100,8 @@ class Exact:
 
     longest: the positions that a query of the model may see at most.
     """
+
+    few_tokens = 0
 
     def __init__(self, longest: int) -> None:
         self.longest = longest

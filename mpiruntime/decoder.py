@@ -15,6 +15,7 @@ from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.layers import Embedding, Norm, RotaryTable
+from ollampi.mpiruntime.mixing import Heads, Mixing, heads_of
 from ollampi.mpiruntime.mlp import MLP
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
@@ -37,16 +38,18 @@ class Output:
 class DecoderLayer:
     """x + attention(norm(x)), then x + mlp(norm(x)); two all-reduces."""
 
-    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, layer: int) -> None:
+    def __init__(
+        self, weights: Weights, config: ModelConfig, shard: Shard, heads: Heads, comm: Communicator, layer: int
+    ) -> None:
         self.number = layer
         self.attention_norm = Norm(weights / "input_layernorm", config.width, config.norm_eps)
-        self.attention = Attention(weights / "self_attn", config, shard, comm, layer)
+        self.attention = Attention(weights / "self_attn", config, heads, comm, layer)
         self.mlp_norm = Norm(weights / "post_attention_layernorm", config.width, config.norm_eps)
         self.mlp = MLP(weights / "mlp", config, shard, comm)
 
-    def __call__(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor, cache: KVCache, watch: Watch) -> Tensor:
+    def __call__(self, x: Tensor, mixing: Mixing, watch: Watch) -> Tensor:
         """Return the layer's output [T, D] in fp32 for x [T, D]; collective."""
-        x = x + self.attention(self.attention_norm(x), batch, cos, sin, cache)
+        x = x + self.attention(self.attention_norm(x), mixing)
         watch(f"the attention of layer {self.number}", x)
         x = x + self.mlp(self.mlp_norm(x))
         watch(f"the MLP of layer {self.number}", x)
@@ -66,9 +69,13 @@ class Decoder:
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, context: int) -> None:
         body = weights / "model" if "model.embed_tokens.weight" in weights else weights
         self.comm = comm
+        self.arithmetic = weights.arithmetic
+        self.heads = heads_of(config, shard)
         self.rotary = RotaryTable(config.rope, config.head_dim, context, weights.arithmetic)
         self.embedding = Embedding(body / "embed_tokens", config, shard, comm)
-        self.layers = [DecoderLayer(body / f"layers.{i}", config, shard, comm, i) for i in range(config.num_layers)]
+        self.layers = [
+            DecoderLayer(body / f"layers.{i}", config, shard, self.heads, comm, i) for i in range(config.num_layers)
+        ]
         self.norm = Norm(body / "norm", config.width, config.norm_eps)
         self.head = self.embedding if config.num_tables == 1 else Embedding(weights / "lm_head", config, shard, comm)
 
@@ -79,9 +86,9 @@ class Decoder:
         """
         x = self.embedding(batch.tokens)
         watch("the embedding", x)
-        cos, sin = self.rotary.at(batch.positions)
+        mixing = Mixing(self.arithmetic, self.heads, batch, *self.rotary.at(batch.positions), cache)
         for layer in self.layers:
-            x = layer(x, batch, cos, sin, cache, watch)
+            x = layer(x, mixing, watch)
         pooled = self._pooled(x, batch.pools) if batch.pools and self.comm.rank == 0 else None
         if not len(batch.logit_rows):
             return Output(pooled=pooled)

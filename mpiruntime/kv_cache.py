@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels.cache_codec import decode, encode
+from ollampi.kernels.paged_attention import Kept
 
 Shape = tuple[int, int, int, int]
 
@@ -21,6 +22,10 @@ class Slots(Protocol):
     """
 
     size_bytes: int
+
+    @property
+    def kept(self) -> Kept:
+        """Return the tensors that hold them."""
 
     def write(self, layer: int, slots: Tensor, x: Tensor) -> None:
         """Store x [T, K, d] in slots [T] of a layer."""
@@ -36,6 +41,11 @@ class PlainSlots:
         self.vectors = _lazy_zeros(shape, kept)
         self.dtype = dtype
         self.size_bytes = self.vectors.nbytes
+
+    @property
+    def kept(self) -> Kept:
+        """Return the vectors."""
+        return Kept(self.vectors)
 
     def write(self, layer: int, slots: Tensor, x: Tensor) -> None:
         """Store x [T, K, d]."""
@@ -54,6 +64,11 @@ class CodedSlots:
         self.scales = _lazy_zeros(shape[:-1], torch.bfloat16)
         self.dtype = dtype
         self.size_bytes = self.codes.nbytes + self.scales.nbytes
+
+    @property
+    def kept(self) -> Kept:
+        """Return codes and scales."""
+        return Kept(self.codes, self.scales)
 
     def write(self, layer: int, slots: Tensor, x: Tensor) -> None:
         """Store x [T, K, d]."""
@@ -101,10 +116,12 @@ class KVCache:
         """Return the bytes that the cache has taken at most: blocks are handed out lowest first."""
         return self.size_bytes * (int(self._last_slot) + 1) // self.num_slots
 
+    def note(self, slots: Tensor) -> None:
+        """Count slots [T] as taken; to be called once before all layers write them."""
+        self._last_slot = torch.maximum(self._last_slot, slots.max())
+
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k, v [T, K, d] in slots [T] of a layer."""
-        if layer == 0:  # every layer writes the same slots
-            self._last_slot = torch.maximum(self._last_slot, slots.max())
         self.keys.write(layer, slots, k)
         self.values.write(layer, slots, v)
 

@@ -132,7 +132,8 @@ class Runner:
         """Return what `step` returns."""
         began = time.perf_counter()
         model = self._models[step.model]
-        batch = make_batch(step, model.cache.block_size, model.cache.slot_bytes, self.device)
+        few = model.decoder.arithmetic.few_tokens
+        batch = make_batch(step, model.cache.block_size, model.cache.slot_bytes, self.device, few)
         logits = model.decoder(batch, model.cache, watch)
         model.meter.step(len(batch.tokens), began)
         return logits

@@ -13,7 +13,7 @@ enum { ROWS = 16, GROUP = 32, TILE = 8 };
 typedef struct {
     const int8_t *values;
     const float *scales;
-    const int32_t *offsets8, *offsets4; /* of each group, what the 128 or 8 in every weight add up to, negated */
+    const int32_t *offsets; /* of each group, what the 128 or 8 in every weight add up to, negated */
 } Activations;
 
 /* Multiply one panel's weights and scales by 1 to TILE tokens from a given one on: out[t * stride + row] is set. */

@@ -30,7 +30,7 @@ INLINE void half(int count, int bits, const uint8_t *weights, const uint16_t *sc
     const int64_t width = num_groups * GROUP;
     const int8_t *values = x->values + token * width;
     const float *steps = x->scales + token * num_groups;
-    const int32_t *offsets = x->offsets4 + token * num_groups;
+    const int32_t *offsets = x->offsets + token * num_groups;
     const __m256i low = _mm256_set1_epi8(15);
     for (int64_t g = 0; g < num_groups; g++, weights += 64 * bits) {
         const int8_t *group = values + g * GROUP;

@@ -27,7 +27,7 @@ INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *s
     const int64_t width = num_groups * GROUP;
     const int8_t *values = x->values + token * width;
     const float *steps = x->scales + token * num_groups;
-    const int32_t *offsets = (bits == 8 ? x->offsets8 : x->offsets4) + token * num_groups;
+    const int32_t *offsets = x->offsets + token * num_groups;
     const __m512i low = _mm512_set1_epi8(15);
     for (int64_t g = 0; g < num_groups; g++) {
         __m512i dots[TILE];

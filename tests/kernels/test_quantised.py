@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ollampi.kernels.native import levels
 from ollampi.kernels.quantised import (
     GROUP,
     Quantised,
     dequantise,
     empty,
-    levels,
     matmul,
     matmul_torch,
     quantise,

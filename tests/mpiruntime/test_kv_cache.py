@@ -77,8 +77,8 @@ def test_what_is_taken_follows_the_highest_slot_that_was_written() -> None:
     cache = KVCache(2, 10, 4, 2, 24, torch.float32, "int8")
     assert cache.size_bytes == 2 * 2 * 40 * 2 * (24 + 2)
     for slots, reached in (([], 0), ([3, 9, 4], 10), ([2], 10), ([39], 40)):
-        for layer in range(2) if slots else ():
-            cache.write(layer, torch.tensor(slots), torch.zeros(len(slots), 2, 24), torch.zeros(len(slots), 2, 24))
+        if slots:
+            cache.note(torch.tensor(slots))
         assert cache.taken_bytes == cache.size_bytes * reached // 40
 
 
@@ -100,6 +100,7 @@ def test_memory_is_taken_when_it_is_used(kept: str) -> None:
     assert resident_bytes(cache) == 0
     x = torch.randn(1024, 4, 64)
     for slots in torch.arange(16384).split(1024):
+        cache.note(slots)
         for layer in range(8):
             cache.write(layer, slots, x, x)
     assert cache.taken_bytes == cache.size_bytes // 4

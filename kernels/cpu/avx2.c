@@ -1,0 +1,9 @@
+/* per_token.h and dense.h for CPUs with AVX2. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma")
+#pragma GCC optimize("fp-contract=fast")
+#define LEVEL(name) name##_avx2
+enum { DENSE_ROWS = 2, DENSE_TOKENS = 2 };
+#include "per_token.h"
+#include "dense.h"
+#endif

@@ -1,0 +1,9 @@
+/* per_token.h and dense.h for CPUs with AVX-512. */
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
+#pragma GCC optimize("fp-contract=fast")
+#define LEVEL(name) name##_avx512
+enum { DENSE_ROWS = 4, DENSE_TOKENS = 4 };
+#include "per_token.h"
+#include "dense.h"
+#endif

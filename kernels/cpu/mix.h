@@ -1,0 +1,27 @@
+/* What attention over the cache needs to know. kernels/mix.py fills these in. */
+#ifndef OLLAMPI_MIX_H
+#define OLLAMPI_MIX_H
+#include <stdint.h>
+
+typedef struct { /* the vectors [layers, slots, KV heads, d] of keys or values; scales where they are in 8 bits */
+    void *vectors;
+    uint16_t *scales;
+} Kept;
+
+typedef struct { /* a token that looks at positions 0..length-1 of the sequence whose blocks begin at first_block */
+    int64_t token, length, first_block;
+} Row;
+
+typedef struct {
+    Kept keys, values;
+    int64_t kept; /* FP32, BF16 or INT8 */
+    int64_t num_slots, block_size, num_heads, num_kv_heads, head_dim;
+    const int64_t *first_heads; /* of each KV head the first query head that looks at it; one more: num_heads */
+    int64_t num_tokens;
+    const float *cos, *sin; /* [tokens, d/2] */
+    const int64_t *slots;   /* [tokens] */
+    int64_t num_rows, num_positions; /* of rows, and of all positions that they see */
+    const Row *rows;
+    const int64_t *blocks;
+} Mix;
+#endif

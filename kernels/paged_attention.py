@@ -1,0 +1,125 @@
+"""Let tokens attend to their sequences over the blocks of the KV cache, in place."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ollampi.kernels import native
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Keys or values of all layers: vectors [L, slots, K, d] in fp32 or bf16, or in int8 with bf16 scales.
+
+    scales: [L, slots, K], None where there are none.
+    """
+
+    vectors: Tensor
+    scales: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokens that look at the cache by themselves.
+
+    each: int64 [R, 3], of every such token its number in the step, the positions that it sees, and where the blocks of
+    its sequence begin in blocks [.] of int64.
+    """
+
+    each: Tensor
+    blocks: Tensor
+    num_positions: int  # that all of them see
+
+
+_NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Kept(ctypes.Structure):
+    _fields_ = [("vectors", _POINTER), ("scales", _POINTER)]
+
+
+class _Mix(ctypes.Structure):  # as kernels/cpu/mix.h says
+    _fields_ = [
+        ("keys", _Kept),
+        ("values", _Kept),
+        ("kept", _NUMBER),
+        ("num_slots", _NUMBER),
+        ("block_size", _NUMBER),
+        ("num_heads", _NUMBER),
+        ("num_kv_heads", _NUMBER),
+        ("head_dim", _NUMBER),
+        ("first_heads", _POINTER),
+        ("num_tokens", _NUMBER),
+        ("cos", _POINTER),
+        ("sin", _POINTER),
+        ("slots", _POINTER),
+        ("num_rows", _NUMBER),
+        ("num_positions", _NUMBER),
+        ("rows", _POINTER),
+        ("blocks", _POINTER),
+    ]
+
+
+class PagedAttention:
+    """Attention of one step over a cache with blocks of block_size slots; needs the native library, on the CPU.
+
+    first_heads: int64 [K + 1], of each KV head the first query head that looks at it, and their number at the end.
+    cos, sin: fp32 [T, d/2] of the tokens' positions; slots: int64 [T], where their keys and values go.
+    level: of native.levels(); None for the best.
+    """
+
+    def __init__(
+        self,
+        keys: Kept,
+        values: Kept,
+        block_size: int,
+        first_heads: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        rows: Rows,
+        level: int | None = None,
+    ) -> None:
+        _, num_slots, num_kv_heads, head_dim = keys.vectors.shape
+        self._held = keys, values, first_heads, cos, sin, slots, rows  # while their addresses are in use
+        self._width = int(first_heads[-1]) * head_dim
+        self._level = native.level() if level is None else level
+        self._mix = _Mix(
+            keys=_pointers(keys),
+            values=_pointers(values),
+            kept=native.number_of(keys.vectors.dtype),
+            num_slots=num_slots,
+            block_size=block_size,
+            num_heads=int(first_heads[-1]),
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            first_heads=first_heads.data_ptr(),
+            num_tokens=len(slots),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            slots=slots.data_ptr(),
+            num_rows=len(rows.each),
+            num_positions=rows.num_positions,
+            rows=rows.each.data_ptr(),
+            blocks=rows.blocks.data_ptr(),
+        )
+        self._address = ctypes.addressof(self._mix)
+
+    def mix(self, layer: int, qkv: Tensor) -> Tensor:
+        """Return what the rows see of one layer as [T, H * d] in fp32; what other tokens see is left open.
+
+        qkv [T, (H + 2K) d] in fp32 or bf16, contiguous: queries, keys and values of all tokens. Queries are rotated in
+        place; rotated keys, and values, are kept in the tokens' slots first.
+        """
+        out = torch.empty(len(qkv), self._width)
+        type_ = native.number_of(qkv.dtype)
+        native.call("mix", self._level, self._address, layer, qkv.data_ptr(), type_, out.data_ptr())
+        return out
+
+
+def _pointers(kept: Kept) -> _Kept:
+    return _Kept(kept.vectors.data_ptr(), None if kept.scales is None else kept.scales.data_ptr())

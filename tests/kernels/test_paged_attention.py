@@ -1,0 +1,152 @@
+"""Native attention over the cache's blocks gives what plain attention gives over each sequence's own keys."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from ollampi.kernels.attention import attend
+from ollampi.kernels.cache_codec import decode, encode
+from ollampi.kernels.native import levels
+from ollampi.kernels.ops import rotate
+from ollampi.kernels.paged_attention import Kept, PagedAttention, Rows
+
+LEVELS = pytest.mark.parametrize("level", levels())
+KEPT = pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.int8])
+LAYERS, BLOCK = 2, 4
+
+
+def empty(slots: int, kv_heads: int, size: int, kept: torch.dtype) -> Kept:
+    """Return a cache whose vectors are not finite: nobody may look at what was not written."""
+    shape = LAYERS, slots, kv_heads, size
+    if kept != torch.int8:
+        return Kept(torch.full(shape, torch.nan, dtype=kept))
+    return Kept(torch.ones(shape, dtype=torch.int8), torch.full(shape[:-1], torch.nan, dtype=torch.bfloat16))
+
+
+def rounded(x: Tensor, kept: torch.dtype) -> Tensor:
+    """Return x [..., d] as the cache keeps it, in fp32."""
+    return decode(*encode(x), torch.float32) if kept == torch.int8 else x.to(kept).float()
+
+
+def write(cache: Kept, layer: int, slot: int, x: Tensor) -> None:
+    """Keep x [K, d] in a slot."""
+    if cache.scales is None:
+        cache.vectors[layer, slot] = x.to(cache.vectors.dtype)
+    else:
+        cache.vectors[layer, slot], cache.scales[layer, slot] = encode(x)
+
+
+class Scene:
+    """Sequences with a past in the cache, and some new tokens of each."""
+
+    def __init__(self, seed: int, heads: list[int], size: int, kept: torch.dtype, dtype: torch.dtype) -> None:
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        self.heads, self.size, self.kept = heads, size, kept  # heads: of each KV head, how many look at it
+        self.num_heads, kv_heads = sum(heads), len(heads)
+        starts = [rng.choice([0, 1, 3, 4, 31, 32, 33, 70]) for _ in range(rng.randint(1, 5))]
+        counts = [rng.choice([1, 1, 2, 5]) for _ in starts]
+        free = list(range(200))
+        rng.shuffle(free)
+        self.keys, self.values = (empty(200 * BLOCK, kv_heads, size, kept) for _ in range(2))
+        each, blocks, slots, self.past = [], [], [], []
+        for start, count in zip(starts, counts, strict=True):
+            own = [free.pop() for _ in range(-(-(start + count) // BLOCK))]
+            past = torch.randn(2, start, kv_heads, size)
+            at = [own[p // BLOCK] * BLOCK + p % BLOCK for p in range(start + count)]
+            for p in range(start):
+                write(self.keys, 1, at[p], past[0, p])
+                write(self.values, 1, at[p], past[1, p])
+            for p in range(start, start + count):
+                each.append((len(slots), p + 1, len(blocks)))
+                slots.append(at[p])
+                self.past.append((past, start, p - start))
+            blocks += own
+        self.slots = torch.tensor(slots)
+        self.rows = Rows(torch.tensor(each), torch.tensor(blocks), sum(e[1] for e in each))
+        angles = torch.rand(len(slots), size // 2) * 6
+        self.cos, self.sin = angles.cos(), angles.sin()
+        self.qkv = torch.randn(len(slots), (self.num_heads + 2 * kv_heads) * size).to(dtype)
+
+    def found(self, level: int) -> Tensor:
+        """Return what the native library gives [T, H, d]; it changes a copy of qkv, which is kept."""
+        first = torch.tensor([sum(self.heads[:k]) for k in range(len(self.heads) + 1)])
+        paged = PagedAttention(self.keys, self.values, BLOCK, first, self.cos, self.sin, self.slots, self.rows, level)
+        self.changed = self.qkv.clone()
+        return paged.mix(1, self.changed).view(len(self.slots), self.num_heads, self.size)
+
+    def wanted(self) -> Tensor:
+        """Return the same by torch, token by token."""
+        q, k, v = self.qkv.view(len(self.slots), -1, self.size).split([self.num_heads, *[len(self.heads)] * 2], dim=1)
+        q, k = rotate(q, self.cos, self.sin).float(), rotate(k.float(), self.cos, self.sin)
+        of_head = torch.tensor([k for k, count in enumerate(self.heads) for _ in range(count)])
+        out = []
+        for token, (past, _, offset) in enumerate(self.past):
+            own = slice(token - offset, token + 1)
+            keys = rounded(torch.cat([past[0], k[own]]), self.kept)
+            values = rounded(torch.cat([past[1], v[own].float()]), self.kept)
+            out.append(attend(q[token : token + 1], keys[None], values[None], None, of_head))
+        return torch.cat(out)
+
+
+@LEVELS
+@KEPT
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "size"), [([1], 2), ([4, 4], 64), ([1, 3, 2], 24), ([7], 80), ([1] * 5, 10)])
+def test_attention(level: int, kept: torch.dtype, dtype: torch.dtype, heads: list[int], size: int) -> None:
+    for seed in range(4):
+        scene = Scene(seed, heads, size, kept, dtype)
+        assert_close(scene.found(level), scene.wanted(), rtol=1e-5, atol=3e-6 if kept != torch.int8 else 2e-4)
+
+
+@LEVELS
+@KEPT
+def test_new_keys_and_values_are_kept_and_queries_turned(level: int, kept: torch.dtype) -> None:
+    scene = Scene(3, [2, 2], 24, kept, torch.float32)
+    scene.found(level)
+    q, k, v = scene.qkv.view(len(scene.slots), -1, 24).split([4, 2, 2], dim=1)
+    assert_close(scene.changed.view(len(scene.slots), -1, 24)[:, :4], rotate(q, scene.cos, scene.sin))
+    for cache, x in ((scene.keys, rotate(k, scene.cos, scene.sin)), (scene.values, v)):
+        found = cache.vectors[1, scene.slots]
+        if cache.scales is not None:
+            found = decode(found, cache.scales[1, scene.slots], torch.float32)
+        step = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.int8: 0.03}[
+            kept
+        ]  # where rounding falls the other way
+        assert ((found.float() - rounded(x, kept)).abs() <= step * x.abs().amax(-1, keepdim=True)).all()
+
+
+@LEVELS
+@KEPT
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows_in_its_own_sequence_alone(level: int, kept: torch.dtype, bad: float) -> None:
+    scene = Scene(5, [2, 2], 24, kept, torch.float32)
+    token = len(scene.slots) - 1  # of the last sequence; nobody sees it but itself
+    scene.qkv[token, -24] = bad  # a value of the last KV head
+    found = scene.found(level)
+    assert not found[token, 2:, 0].isfinite().any()
+    assert found[:token].isfinite().all()
+
+
+@LEVELS
+def test_scores_beyond_the_range_of_exp(level: int) -> None:
+    scene = Scene(2, [2], 8, torch.float32, torch.float32)
+    scene.qkv *= 1000
+    assert_close(scene.found(level), scene.wanted(), rtol=1e-4, atol=1e-2)
+
+
+@KEPT
+def test_threads_change_nothing(kept: torch.dtype) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(Scene(7, [2, 2, 1], 16, kept, torch.float32).found(levels()[-1]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
