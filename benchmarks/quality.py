@@ -31,11 +31,20 @@ NUM_BLOCKS = LENGTH // BLOCK
 KEPT = ("float32", "bfloat16", "int8")
 
 
-def window_logits(dtype: str, kept: str, windows: list[list[int]], quantize: str = "none") -> list[torch.Tensor]:
+def held_out(rows: int) -> tuple[list[list[int]], list[torch.Tensor]]:
+    """Return so many windows of the text, and the tokens behind each of theirs."""
+    text = encode(Tokenizer.from_file(str(DEMO / "tokenizer.json")), corpus()[1])
+    windows = [text[i * LENGTH : (i + 1) * LENGTH].tolist() for i in range(rows)]
+    return windows, [text[i * LENGTH + 1 : (i + 1) * LENGTH + 1] for i in range(rows)]
+
+
+def window_logits(
+    dtype: str, kept: str, windows: list[list[int]], quantize: str = "none", folder: Path = DEMO
+) -> list[torch.Tensor]:
     """Return the logits [T, V] of each window of a model in dtype and format, with a cache that keeps `kept`."""
     comm = Single()
     runner = Runner(comm, survey(comm))
-    runner.lead_load(Load(0, str(DEMO), dtype, LENGTH, NUM_BLOCKS, BLOCK, cache_dtype=kept, quantize=quantize))
+    runner.lead_load(Load(0, str(folder), dtype, LENGTH, NUM_BLOCKS, BLOCK, cache_dtype=kept, quantize=quantize))
     rows = []
     for tokens in windows:
         logits = runner.step(Step(0, [Chunk(tokens, 0, list(range(NUM_BLOCKS)), len(tokens))])).logits
@@ -70,9 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=64, help="windows of the text")
     rows = parser.parse_args().rows
-    text = encode(Tokenizer.from_file(str(DEMO / "tokenizer.json")), corpus()[1])
-    windows = [text[i * LENGTH : (i + 1) * LENGTH].tolist() for i in range(rows)]
-    targets = [text[i * LENGTH + 1 : (i + 1) * LENGTH + 1] for i in range(rows)]
+    windows, targets = held_out(rows)
     print(f"{rows} windows of {LENGTH} tokens")
     for dtype in ("float32", "bfloat16"):
         exact = window_logits(dtype, dtype, windows)

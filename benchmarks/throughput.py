@@ -9,52 +9,17 @@ random model of 1.04 billion weights (width 2048, MLP 8192, 16 layers, 32 heads 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from large_model import large_model  # noqa: E402
 from support.servers import Server, endless_model, server  # noqa: E402
-
-LARGE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
-LARGE |= {"num_key_value_heads": 8, "vocab_size": 16384}
-
-
-def large_model(parent: Path) -> Path:
-    """Write the random model into `parent` in bf16, tensor by tensor; return its folder."""
-    folder = endless_model(parent)
-    config = json.loads((folder / "config.json").read_text()) | LARGE | {"head_dim": 64, "tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(config))
-    width, mlp, kv, vocab = 2048, 8192, 512, 16384
-    shapes = {
-        "model.embed_tokens.weight": (vocab, width),
-        "lm_head.weight": (vocab, width),
-        "model.norm.weight": (width,),
-    }
-    for layer in range(LARGE["num_hidden_layers"]):
-        for name, shape in (
-            ("input_layernorm", (width,)),
-            ("post_attention_layernorm", (width,)),
-            ("self_attn.q_proj", (width, width)),
-            ("self_attn.k_proj", (kv, width)),
-            ("self_attn.v_proj", (kv, width)),
-            ("self_attn.o_proj", (width, width)),
-            ("mlp.gate_proj", (mlp, width)),
-            ("mlp.up_proj", (mlp, width)),
-            ("mlp.down_proj", (width, mlp)),
-        ):
-            shapes[f"model.layers.{layer}.{name}.weight"] = shape
-    tensors = {name: torch.randn(shape, dtype=torch.bfloat16) * 0.02 for name, shape in shapes.items()}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 def answer(job: Server, model: str, number: int, tokens: int) -> int:
