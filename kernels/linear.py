@@ -7,18 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ollampi.kernels import dense, native, quantised
+from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.quantised import Quantised
 
 Matrix = Tensor | Quantised  # [out, in]
 _STEP = 32
-_FEW = 8
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
-    """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out], in fp32 or in the dtype of the weight."""
+def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice = NATIVE) -> Tensor:
+    """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out], in fp32 or in the dtype of the weight.
+
+    choice: up to how many tokens the native kernels serve.
+    """
     if isinstance(weight, Quantised):
-        product = quantised.matmul(x, weight)
-    elif len(x) <= _FEW and native.serves(weight):
+        multiply = quantised.matmul if choice.is_native(f"q{weight.bits}", len(x)) else quantised.matmul_torch
+        product = multiply(x, weight)
+    elif native.serves(weight) and choice.is_native(_NAMES[weight.dtype], len(x)):
         product = dense.matmul(x, weight)
     else:
         return _by_torch(x.to(weight.dtype), weight, bias)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_INTERFACE = 3  # what kernels/cpu/native.c says: a library of another one was built from other sources
+INTERFACE = 3  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {
@@ -36,7 +36,7 @@ def library() -> ctypes.CDLL | None:
         try:
             found = ctypes.CDLL(str(path))
             found.ollampi_interface.restype = _NUMBER
-            if found.ollampi_interface() == _INTERFACE:
+            if found.ollampi_interface() == INTERFACE:
                 return _typed(found)
         except (OSError, AttributeError):
             continue

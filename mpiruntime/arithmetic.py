@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, native, ops
+from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import ModelError
@@ -54,9 +55,15 @@ class Arithmetic(Protocol):
 
 
 class Plain:
-    """As fast as the libraries are; the last bits depend on the shape of the batch and on the world."""
+    """As fast as can be; the last bits depend on the shape of the batch and on the world.
+
+    choice: up to how many tokens the native kernels multiply.
+    """
 
     few_tokens = 16 if native.library() is not None else 0
+
+    def __init__(self, choice: Choice = NATIVE) -> None:
+        self._choice = choice
 
     def weight_rows(self, rows: Tensor) -> Tensor:
         """Return the rows [R, in] as they are."""
@@ -64,11 +71,11 @@ class Plain:
 
     def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
         """Return x @ weight.T + bias as [T, out] in the dtype of the weight."""
-        return linear.linear(x, weight, bias)
+        return linear.linear(x, weight, bias, self._choice)
 
     def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
         """Return the sum [T, out] of all ranks' products; collective."""
-        return comm.all_reduce(linear.linear(x, weight))
+        return comm.all_reduce(linear.linear(x, weight, None, self._choice))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
@@ -155,10 +162,12 @@ class Exact:
         return exact_attention.attend(q, k, v, mask, kv_of_head, self.longest)
 
 
-def arithmetic(deterministic: bool, quantize: str, cache_dtype: str, longest: int, device: torch.device) -> Arithmetic:
+def arithmetic(
+    deterministic: bool, quantize: str, cache_dtype: str, longest: int, device: torch.device, choice: Choice
+) -> Arithmetic:
     """Return the arithmetic that a model is loaded for; raise ModelError where something forbids it."""
     if not deterministic:
-        return Plain()
+        return Plain(choice)
     if device.type != "cpu":
         raise ModelError(
             f"deterministic=true holds on CPUs only and this rank computes on {device.type}; use deterministic=false"

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.mpiruntime.agreement import agree
-from ollampi.mpiruntime.arithmetic import arithmetic
+from ollampi.mpiruntime.arithmetic import Arithmetic, arithmetic
 from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
 from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
@@ -56,13 +57,16 @@ class _Loaded:
 class Runner:
     """The models of one rank. All ranks call `lead` (rank 0) or `follow` (the others) and so act alike.
 
-    trace: where the steps are recorded; all ranks have one, or none.
+    trace: where the steps are recorded; all ranks have one, or none. choice: the kernels, the same on all ranks.
     """
 
-    def __init__(self, comm: Communicator, facts: list[RankFacts], trace: Trace | None = None) -> None:
+    def __init__(
+        self, comm: Communicator, facts: list[RankFacts], trace: Trace | None = None, choice: Choice = NATIVE
+    ) -> None:
         self.comm = comm
         self.facts = facts
         self.trace = trace
+        self.choice = choice
         self.meters = Meters(comm, facts, trace)
         self.shard = Shard(comm.rank, comm.size)
         self.device = torch.device("cpu")
@@ -192,7 +196,7 @@ class Runner:
         for path in (check.path, *check.drafts):
             config = read_config(Path(path))
             open_checkpoint(Path(path))
-            arithmetic(check.deterministic, check.quantize, check.kept, config.max_context, self.device)
+            self._arithmetic(check, config)
             if check.quantize != "none":
                 check_groups(config, self.shard)
             fixed += shard_bytes(config, self.shard, check.dtype, BITS[check.quantize]) + RUNTIME_BYTES
@@ -208,6 +212,11 @@ class Runner:
             freed_bytes=sum(m.decoder.size_bytes + m.cache.taken_bytes for m in leaving),
         )
 
+    def _arithmetic(self, wanted: Check | Load, config: ModelConfig) -> Arithmetic:
+        """Return what a model is to be computed with; raise ModelError where something forbids it."""
+        context = config.max_context
+        return arithmetic(wanted.deterministic, wanted.quantize, wanted.kept, context, self.device, self.choice)
+
     def _load_slice(self, load: Load) -> LoadReport:
         """Read this rank's slice and make its cache; return what it holds."""
         began = time.monotonic()
@@ -215,7 +224,7 @@ class Runner:
         checkpoint = open_checkpoint(Path(load.path))
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
-        how = arithmetic(load.deterministic, load.quantize, load.kept, config.max_context, self.device)
+        how = self._arithmetic(load, config)
         weights = Weights(checkpoint, dtype, how, BITS[load.quantize])
         decoder = Decoder(weights, config, self.shard, meter.comm, load.context)
         cache = self._cache(config, load, dtype)

@@ -6,30 +6,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.linear import linear, padded_rows
+from ollampi.kernels.quantised import quantise
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 5, 31, 32, 33, 50, 96, 97])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_bfloat16_is_fp32_arithmetic_rounded_once_at_most(rows: int, with_bias: bool) -> None:
+@pytest.mark.parametrize("choice", [NATIVE, Choice({"bfloat16": 2}), Choice({"bfloat16": 0})])
+def test_bfloat16_is_fp32_arithmetic_rounded_once_at_most(rows: int, with_bias: bool, choice: Choice) -> None:
     torch.manual_seed(rows)
     x = torch.randn(rows, 48).bfloat16()
     weight, bias = torch.randn(40, 48).bfloat16(), torch.randn(40).bfloat16() if with_bias else None
     exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    out = linear(x, weight, bias)
+    out = linear(x, weight, bias, choice)
     assert out.shape == (rows, 40)
     assert out.dtype in (torch.bfloat16, torch.float32)
     torch.testing.assert_close(out.double(), exact, rtol=2**-7, atol=2**-5)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 50])
-def test_float32_is_taken_as_it_is(rows: int) -> None:
+@pytest.mark.parametrize("choice", [NATIVE, Choice({"float32": 0})])
+def test_float32_is_taken_as_it_is(rows: int, choice: Choice) -> None:
     x, weight, bias = torch.randn(rows, 8), torch.randn(3, 8), torch.randn(3)
     exact = F.linear(x.double(), weight.double(), bias.double())
-    torch.testing.assert_close(linear(x, weight, bias).double(), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(linear(x, weight, bias, choice).double(), exact, rtol=1e-6, atol=1e-6)
 
 
 def test_few_shapes_reach_the_library() -> None:
     shapes = {padded_rows(count) for count in range(1, 513)}
     assert all(padded_rows(count) >= count for count in range(513))
     assert len(shapes) == 6 + 15
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_quantised_weights_are_multiplied_alike_by_both_kernels(bits: int, with_bias: bool) -> None:
+    x, weight, bias = torch.randn(17, 96), quantise(torch.randn(20, 96), bits), torch.randn(20) if with_bias else None
+    native, twin = (linear(x, weight, bias, Choice({f"q{bits}": count})) for count in (512, 16))
+    torch.testing.assert_close(native, twin, rtol=1e-5, atol=1e-5)

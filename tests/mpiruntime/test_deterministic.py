@@ -13,6 +13,7 @@ import torch
 from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_logits, write_checkpoint
 from support.worlds import BLOCK, Recorder, generate, lead, load_message, logits_in_pieces, run_engine
 
+from ollampi.kernels.choice import NATIVE
 from ollampi.mpiruntime.arithmetic import Exact, Plain, arithmetic
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine_settings import EngineSettings
@@ -180,12 +181,12 @@ def test_a_broken_sequence_harms_no_other(tmp_path: Path) -> None:
 
 
 def test_it_is_refused_where_it_cannot_hold() -> None:
-    assert isinstance(arithmetic(True, "none", "float32", 128, torch.device("cpu")), Exact)
-    assert isinstance(arithmetic(False, "none", "int8", 128, torch.device("cuda")), Plain)
+    assert isinstance(arithmetic(True, "none", "float32", 128, torch.device("cpu"), NATIVE), Exact)
+    assert isinstance(arithmetic(False, "none", "int8", 128, torch.device("cuda"), NATIVE), Plain)
     with pytest.raises(ModelError, match=r"deterministic=true holds on CPUs only .* on cuda"):
-        arithmetic(True, "none", "float32", 128, torch.device("cuda"))
+        arithmetic(True, "none", "float32", 128, torch.device("cuda"), NATIVE)
     with pytest.raises(ModelError, match="cannot read cache_dtype=int8"):
-        arithmetic(True, "none", "int8", 128, torch.device("cpu"))
+        arithmetic(True, "none", "int8", 128, torch.device("cpu"), NATIVE)
 
 
 def test_sums_over_ranks_keep_fp64() -> None:
