@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +21,24 @@ _MATRICES = 4
 _TURNS = 3
 
 
+def counts(name: str) -> tuple[int, ...]:
+    """Return the numbers of tokens with which a format is measured; the last one stands for all beyond."""
+    return QUANTISED_COUNTS if name in ("q8", "q4") else PLAIN_COUNTS
+
+
 @dataclass(frozen=True)
 class Choice:
     """Of each format the most tokens that the native kernel multiplies faster; of one that is not named: any number."""
 
     most: dict[str, int]
+    _limits: dict[str, float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_limits", {name: self._limit(name) for name in FORMATS})
 
     def is_native(self, name: str, num_tokens: int) -> bool:
         """Return whether the native kernel is to multiply so many tokens by weights of a format."""
-        most = self.most.get(name, counts(name)[-1])
-        return native.library() is not None and (num_tokens <= most or most == counts(name)[-1])
+        return num_tokens <= self._limits[name]
 
     def told(self) -> str:
         """Return the choice as people read it."""
@@ -39,20 +48,22 @@ class Choice:
         beyond = f"; {', '.join(limits)}, torch's operators beyond" if limits else ""
         return f"native kernels, {native.LEVEL_NAMES[native.level()]}{beyond}"
 
+    def _limit(self, name: str) -> float:
+        """Return the most tokens of the native kernel; what holds for the last count that is tried holds beyond."""
+        if native.library() is None:
+            return -1
+        most = self.most.get(name, counts(name)[-1])
+        return most if most < counts(name)[-1] else math.inf
+
 
 NATIVE = Choice({})
 
 
 def measure() -> Choice:
     """Return the choice for this machine with the threads that torch has now; takes up to a second or two."""
-    return (
-        NATIVE if native.library() is None else Choice({name: _most(counts(name), *_kernels(name)) for name in FORMATS})
-    )
-
-
-def counts(name: str) -> tuple[int, ...]:
-    """Return the numbers of tokens with which a format is measured; the last one stands for all beyond."""
-    return QUANTISED_COUNTS if name in ("q8", "q4") else PLAIN_COUNTS
+    if native.library() is None:
+        return NATIVE
+    return Choice({name: _most(counts(name), *_kernels(name)) for name in FORMATS})
 
 
 def _most(

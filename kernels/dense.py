@@ -15,7 +15,7 @@ def matmul(x: Tensor, weight: Tensor, level: int | None = None) -> Tensor:
     instructions to use, of native.levels(); None for the best. Needs the native library.
     """
     x = x.float().contiguous()
-    out = torch.empty(len(x), len(weight))
+    out = torch.empty(x.shape[0], weight.shape[0])
     native.call(
         "dense",
         native.level() if level is None else level,
@@ -23,7 +23,7 @@ def matmul(x: Tensor, weight: Tensor, level: int | None = None) -> Tensor:
         weight.data_ptr(),
         *weight.shape,
         x.data_ptr(),
-        len(x),
+        x.shape[0],
         out.data_ptr(),
     )
     return out

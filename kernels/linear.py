@@ -12,7 +12,8 @@ from ollampi.kernels.quantised import Quantised
 
 Matrix = Tensor | Quantised  # [out, in]
 _STEP = 32
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_PLAIN = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_QUANTISED = {8: "q8", 4: "q4"}
 
 
 def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice = NATIVE) -> Tensor:
@@ -21,9 +22,9 @@ def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice
     choice: up to how many tokens the native kernels serve.
     """
     if isinstance(weight, Quantised):
-        multiply = quantised.matmul if choice.is_native(f"q{weight.bits}", len(x)) else quantised.matmul_torch
+        multiply = quantised.matmul if choice.is_native(_QUANTISED[weight.bits], x.shape[0]) else quantised.matmul_torch
         product = multiply(x, weight)
-    elif native.serves(weight) and choice.is_native(_NAMES[weight.dtype], len(x)):
+    elif native.serves(weight) and choice.is_native(_PLAIN[weight.dtype], x.shape[0]):
         product = dense.matmul(x, weight)
     else:
         return _by_torch(x.to(weight.dtype), weight, bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -60,15 +61,22 @@ def number_of(dtype: torch.dtype) -> int:
     return _TYPES[dtype]
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Return whether the library can compute with tensors of the types that it knows, where they are."""
-    return library() is not None and all(t.device.type == "cpu" and t.dtype in _TYPES for t in tensors)
+def serves(x: Tensor) -> bool:
+    """Return whether the library can compute with a tensor of this type, where it is."""
+    return library() is not None and x.is_cpu and x.dtype in _TYPES
 
 
 def call(name: str, *arguments: object) -> None:
     """Call a function of the library; raise MemoryError where it says that there was no memory."""
-    if getattr(library(), f"ollampi_{name}")(*arguments):
+    if _function(name)(*arguments):
         raise MemoryError(f"no memory for the buffers of the kernel {name}; load smaller models, or fewer")
+
+
+@cache
+def _function(name: str) -> Callable[..., int | None]:
+    """Return a function of the library."""
+    found: Callable[..., int | None] = getattr(library(), f"ollampi_{name}")
+    return found
 
 
 def address(array: NDArray[np.generic]) -> int:

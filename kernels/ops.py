@@ -14,7 +14,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, level: int | None = None) ->
 
     Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. level: of native.levels(); None for the best.
     """
-    if not native.serves(x, weight):
+    if not (native.serves(x) and native.serves(weight)):
         return rms_norm_torch(x, weight, eps)
     x = x.float().contiguous()
     out = torch.empty_like(x)
@@ -38,7 +38,7 @@ def silu_multiply(gate_up: Tensor, level: int | None = None) -> Tensor:
     if not native.serves(gate_up):
         return silu_multiply_torch(gate_up)
     gate_up = gate_up.contiguous()
-    num_tokens, width = len(gate_up), gate_up.shape[1] // 2
+    num_tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(num_tokens, width, dtype=gate_up.dtype)
     how = native.level() if level is None else level
     type_ = native.number_of(gate_up.dtype)

@@ -115,7 +115,7 @@ class PagedAttention:
         qkv [T, (H + 2K) d] in fp32 or bf16, contiguous: queries, keys and values of all tokens. Queries are rotated in
         place; rotated keys, and values, are kept in the tokens' slots first.
         """
-        out = torch.empty(len(qkv), self._width)
+        out = torch.empty(qkv.shape[0], self._width)
         type_ = native.number_of(qkv.dtype)
         native.call("mix", self._level, self._address, layer, qkv.data_ptr(), type_, out.data_ptr())
         return out

@@ -133,7 +133,7 @@ def matmul(x: Tensor, matrix: Quantised, level: int | None = None) -> Tensor:
     if native.library() is None:
         return matmul_torch(x, matrix)
     x = x.float().contiguous()
-    out = torch.empty(len(x), matrix.num_rows)
+    out = torch.empty(x.shape[0], matrix.num_rows)
     native.call(
         "quantised",
         native.level() if level is None else level,
@@ -143,7 +143,7 @@ def matmul(x: Tensor, matrix: Quantised, level: int | None = None) -> Tensor:
         matrix.num_rows,
         matrix.width,
         x.data_ptr(),
-        len(x),
+        x.shape[0],
         out.data_ptr(),
     )
     return out

@@ -130,7 +130,7 @@ def test_a_bf16_model_works_with_every_cache(folders: dict[str, Path]) -> None:
         found[kept] = logits
         assert (logits - expected).abs().mean() / expected.abs().mean() < 0.03
     assert torch.equal(found["auto"], found["bfloat16"])
-    assert torch.equal(found["auto"], found["float32"])  # which holds bf16 numbers as they are
+    assert (found["auto"] - found["float32"]).abs().mean() / expected.abs().mean() < 0.01  # products come in fp32
     assert not torch.equal(found["auto"], found["int8"])
 
 
