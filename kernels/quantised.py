@@ -69,6 +69,17 @@ def set_rows(matrix: Quantised, first: int, rows: Tensor) -> None:
 
 def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:
     """Return some rows [R] of the matrix as fp32 [R, width]."""
+    if native.library() is None:
+        return take_rows_torch(matrix, rows)
+    rows = rows.contiguous()
+    out = torch.empty(rows.shape[0], matrix.width)
+    held = matrix.weights.data_ptr(), matrix.scales.data_ptr()
+    native.call("take_rows", matrix.bits, *held, matrix.width, rows.data_ptr(), rows.shape[0], out.data_ptr())
+    return out
+
+
+def take_rows_torch(matrix: Quantised, rows: Tensor) -> Tensor:
+    """Return the same as `take_rows` [R, width], by torch."""
     panels, places = rows // _ROWS, rows % _ROWS
     quads = _split(matrix.weights[panels], 2, matrix.bits, _ROWS, 4)
     quads = quads.gather(3, places[:, None, None, None, None].expand(*quads.shape[:3], 1, 4))

@@ -18,6 +18,7 @@ from ollampi.kernels.quantised import (
     rounded,
     set_rows,
     take_rows,
+    take_rows_torch,
 )
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
@@ -108,6 +109,7 @@ def test_rows_can_be_set_in_pieces_and_taken_one_by_one(bits: int, shape: tuple[
     assert torch.equal(pieces.scales, whole.scales)
     wanted = torch.randint(0, shape[0], (7,), generator=DRAW)
     assert torch.equal(take_rows(whole, wanted), dequantise(whole)[wanted])
+    assert torch.equal(take_rows_torch(whole, wanted), dequantise(whole)[wanted])
     assert take_rows(whole, wanted[:0]).shape == (0, shape[1])
 
 
