@@ -157,7 +157,8 @@ class Weights:
         """Return the vector [size], or its part."""
         part = part or range(size)
         pieces: list[Tensor] = []
-        self.checkpoint.read(self._checked(name, (size,)), part, None, lambda v: pieces.append(v.to(self.dtype)))
+        full = self._checked(name, (size,))
+        self.checkpoint.read(full, part, None, lambda v: pieces.append(self._finite(full, v).to(self.dtype)))
         return torch.cat(pieces) if pieces else torch.empty(0, dtype=self.dtype)
 
     def rows(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
@@ -167,17 +168,38 @@ class Weights:
     def columns(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
         """Return columns `part` of the matrix of `shape` as [shape[0], len(part)]."""
         filling = self._filling(shape[0], len(part))
-        self.checkpoint.read(
-            self._checked(name, shape), range(shape[0]), part, filling.add, self.arithmetic.weight_rows
-        )
+        self._fill(filling, name, shape, range(shape[0]), part)
         return filling.matrix()
 
     def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Matrix:
         """Return rows of several matrices of equal width under each other as [sum of rows, width]."""
         filling = self._filling(sum(len(part) for _, _, part in parts), parts[0][1][1])
         for name, shape, part in parts:
-            self.checkpoint.read(self._checked(name, shape), part, None, filling.add, self.arithmetic.weight_rows)
+            self._fill(filling, name, shape, part)
         return filling.matrix()
+
+    def _fill(
+        self, filling: Filling, name: str, shape: tuple[int, int], rows: range, columns: range | None = None
+    ) -> None:
+        """Add rows (and columns) of a matrix to a filling."""
+        full = self._checked(name, shape)
+
+        def take(values: Tensor) -> None:
+            filling.add(self._finite(full, values))
+
+        self.checkpoint.read(full, rows, columns, take, self.arithmetic.weight_rows)
+
+    def _finite(self, full: str, values: Tensor) -> Tensor:
+        """Return the values; raise CheckpointError where they are to be quantised and some are no number in fp32."""
+        if self.bits is None or not values.numel():
+            return values
+        ends = torch.stack(values.aminmax()).float()  # NaN where there is any
+        if not ends.isfinite().all():
+            raise CheckpointError(
+                f"{self.checkpoint.entries[full].path}: tensor {full!r} holds NaN or infinity, which cannot be"
+                " quantised; fetch the file again, or look at the model with quantize=none"
+            )
+        return values
 
     def _filling(self, num_rows: int, width: int) -> Filling:
         """Return an empty matrix of this format."""

@@ -123,3 +123,21 @@ def test_a_width_that_32_does_not_divide_is_filled_up(tmp_path: Path) -> None:
     assert json.loads((odd / "config.json").read_text())["intermediate_size"] == 100
     expected = reference_logits(rounded_copy(odd, tmp_path / "copy", 8), PROMPT)
     assert (logits(odd, 1, "q8") - expected).square().mean().sqrt() <= 0.02 * expected.std()
+
+
+@FORMATS
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["self_attn.o_proj.weight", "mlp.up_proj.weight", "self_attn.k_proj.bias"])
+def test_what_is_not_finite_is_refused_by_name(
+    folder: Path, tmp_path: Path, quantize: str, bad: float, name: str
+) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    full = f"model.layers.1.{name}"
+    tensors[full].view(-1)[-3] = bad  # on the last rank alone
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    load = load_message(tmp_path, quantize=quantize)
+    with pytest.raises(ModelError, match=f"tensor '{full}' holds NaN or infinity, .* quantize=none"):
+        run_threads(2, lambda c: lead(c, lambda runner: runner.lead_load(load)))
+    plain = load_message(tmp_path)
+    assert run_threads(2, lambda c: lead(c, lambda runner: runner.lead_load(plain)))[0]
