@@ -15,6 +15,7 @@ from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.filling import Filling, PlainFilling, QuantisedFilling
+from ollampi.mpiruntime.prequantised import refuse_quantised
 from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry, read_header
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -96,7 +97,7 @@ def _unreadable(name: str, entry: TensorEntry, error: OSError) -> CheckpointErro
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`: model.safetensors, or the files that its index names.
 
-    Raise CheckpointError where files are missing or damaged.
+    Raise CheckpointError where files are missing, damaged or quantised already.
     """
     index = folder / "model.safetensors.index.json"
     entries: dict[str, TensorEntry] = {}
@@ -105,6 +106,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             if name in entries:
                 raise CheckpointError(f"tensor {name!r} is in {entries[name].path.name} and in {path.name} of {folder}")
             entries[name] = entry
+    refuse_quantised(folder, entries.values())
     return Checkpoint(folder, entries, unread=set(entries))
 
 

@@ -18,7 +18,7 @@ from ollampi.mpiruntime.errors import CheckpointError
 MAX_HEADER_BYTES = 100 << 20
 MAX_TENSORS = 100_000
 ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 
@@ -98,7 +98,9 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
     if any(type(n) is not int or not 0 <= n < 2**48 for n in whole) or len(shape) > 8:
         raise CheckpointError(f"{path}: tensor {name!r} has an impossible shape or offset: {str(whole)[:80]}")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise CheckpointError(f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:20]!r}")
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:20]!r}; take a checkpoint in BF16, F16 or F32"
+        )
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if end - begin != wanted:
         raise CheckpointError(
