@@ -18,7 +18,7 @@ _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {
     "draw": [_POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3],
     "top_tokens": [_POINTER, _NUMBER, _NUMBER, _NUMBER, *[_POINTER] * 5],
-    "quantise_weights": [_POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER],
+    "quantise_weights": [_POINTER, *[_NUMBER] * 5, _POINTER, _NUMBER, _POINTER, _POINTER],
     "quantised": [_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "take_rows": [_NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "dense": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ollampi.kernels import native
+from ollampi.kernels.groups import GROUP, ROWS
 
-GROUP = 32
-_ROWS = 16  # of a panel: the weights of so many outputs lie together, as kernels/cpu/matmul.h says
 _SMALLEST = 1e-30  # a group of activations that are all smaller counts as zeros
 _LOWEST = {8: -127, 4: -8}
 _HIGHEST = {8: 127, 4: 7}
@@ -54,17 +53,36 @@ class Quantised:
 
 def empty(num_rows: int, width: int, bits: int, dtype: torch.dtype = torch.float32) -> Quantised:
     """Return a matrix whose rows are to be set by `set_rows`."""
-    panels, groups = -(-num_rows // _ROWS), -(-width // GROUP)
+    panels, groups = -(-num_rows // ROWS), -(-width // GROUP)
     weights = torch.empty(panels, groups, 64 * bits, dtype=torch.uint8)
-    scales = torch.empty(panels, groups, _ROWS, dtype=torch.bfloat16)
+    scales = torch.empty(panels, groups, ROWS, dtype=torch.bfloat16)
     return Quantised(bits, num_rows, width, weights, scales, dtype)
 
 
 def set_rows(matrix: Quantised, first: int, rows: Tensor) -> None:
-    """Quantise rows [R, width] into the matrix; first is a multiple of 16, and R is unless these are the last rows."""
-    part, at = quantise(rows, matrix.bits), first // _ROWS
-    matrix.weights[at : at + len(part.weights)] = part.weights
-    matrix.scales[at : at + len(part.scales)] = part.scales
+    """Quantise rows [R, width] into the matrix; first is a multiple of 16, and R is unless these are the last rows.
+
+    In 8 bits the number of largest size in a group becomes 127, in 4 bits what leaves the least squared error.
+    """
+    library, panels = native.library(), slice(first // ROWS, (first + len(rows) + ROWS - 1) // ROWS)
+    if library is None:
+        part = quantise_torch(rows, matrix.bits)
+        matrix.weights[panels], matrix.scales[panels] = part.weights, part.scales
+        return
+    if rows.dtype != torch.bfloat16 or rows.stride(1) != 1:
+        rows = rows.float().contiguous()
+    divisors = torch.tensor(_DIVISORS[matrix.bits])
+    library.ollampi_quantise_weights(
+        rows.data_ptr(),
+        rows.dtype == torch.bfloat16,
+        *rows.shape,
+        rows.stride(0),
+        matrix.bits,
+        divisors.data_ptr(),
+        len(divisors),
+        matrix.weights[panels].data_ptr(),
+        matrix.scales[panels].data_ptr(),
+    )
 
 
 def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:
@@ -80,8 +98,8 @@ def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:
 
 def take_rows_torch(matrix: Quantised, rows: Tensor) -> Tensor:
     """Return the same as `take_rows` [R, width], by torch."""
-    panels, places = rows // _ROWS, rows % _ROWS
-    quads = _split(matrix.weights[panels], 2, matrix.bits, _ROWS, 4)
+    panels, places = rows // ROWS, rows % ROWS
+    quads = _split(matrix.weights[panels], 2, matrix.bits, ROWS, 4)
     quads = quads.gather(3, places[:, None, None, None, None].expand(*quads.shape[:3], 1, 4))
     scales = matrix.scales[panels].gather(2, places[:, None, None].expand(*quads.shape[:2], 1))
     return (
@@ -94,29 +112,13 @@ def take_rows_torch(matrix: Quantised, rows: Tensor) -> Tensor:
 
 def stored_bytes(num_rows: int, width: int, bits: int) -> int:
     """Return the memory of a matrix."""
-    return -(-num_rows // _ROWS) * _ROWS * -(-width // GROUP) * (GROUP * bits // 8 + 2)
+    return -(-num_rows // ROWS) * ROWS * -(-width // GROUP) * (GROUP * bits // 8 + 2)
 
 
 def quantise(weight: Tensor, bits: int) -> Quantised:
-    """Return weight [out, in] in 8 or 4 bits; rows and inputs are filled up with zeros to whole panels and groups.
-
-    In 8 bits the number of largest size in a group becomes 127, in 4 bits what leaves the least squared error.
-    """
-    if native.library() is None:
-        return quantise_torch(weight, bits)
+    """Return weight [out, in] in 8 or 4 bits; rows and inputs are filled up with zeros to whole panels and groups."""
     matrix = empty(weight.shape[0], weight.shape[1], bits)
-    full = _filled_up(weight).contiguous()
-    divisors = torch.tensor(_DIVISORS[bits])
-    native.call(
-        "quantise_weights",
-        full.data_ptr(),
-        bits,
-        *matrix.scales.shape[:2],
-        divisors.data_ptr(),
-        len(divisors),
-        matrix.weights.data_ptr(),
-        matrix.scales.data_ptr(),
-    )
+    set_rows(matrix, 0, weight)
     return matrix
 
 
@@ -131,7 +133,7 @@ def quantise_torch(weight: Tensor, bits: int) -> Quantised:
 
 def dequantise(matrix: Quantised) -> Tensor:
     """Return the matrix as fp32 [num_rows, width]."""
-    numbers = _numbers(_split(matrix.weights, 2, matrix.bits, _ROWS, 4), matrix.bits)
+    numbers = _numbers(_split(matrix.weights, 2, matrix.bits, ROWS, 4), matrix.bits)
     rows = numbers.flatten(3) * matrix.scales.float().transpose(1, 2)[..., None]
     return rows.flatten(2).flatten(0, 1)[: matrix.num_rows, : matrix.width]
 
@@ -176,7 +178,7 @@ def rounded(x: Tensor) -> Tensor:
 
 def _filled_up(weight: Tensor) -> Tensor:
     """Return weight [out, in] in fp32 with zeros that make whole panels and groups."""
-    return F.pad(weight.float(), (0, -weight.shape[1] % GROUP, 0, -weight.shape[0] % _ROWS))
+    return F.pad(weight.float(), (0, -weight.shape[1] % GROUP, 0, -weight.shape[0] % ROWS))
 
 
 def _best_scale(groups: Tensor, largest: Tensor, bits: int) -> Tensor:
@@ -209,12 +211,12 @@ def _numbers(quads: Tensor, bits: int) -> Tensor:
 
 def _by_panel(rows: Tensor) -> Tensor:
     """Return rows [R, groups] as [panels, groups, 16]."""
-    return _split(rows, 0, -1, _ROWS).transpose(1, 2).contiguous()
+    return _split(rows, 0, -1, ROWS).transpose(1, 2).contiguous()
 
 
 def _panels(stored: Tensor, bits: int) -> Tensor:
     """Return numbers [R, groups, 32] as [panels, groups, 64 * bits]."""
-    quads = _split(_split(stored, 2, 8, 4), 0, -1, _ROWS).permute(0, 2, 3, 1, 4)  # [panels, groups, 8, 16, 4]
+    quads = _split(_split(stored, 2, 8, 4), 0, -1, ROWS).permute(0, 2, 3, 1, 4)  # [panels, groups, 8, 16, 4]
     if bits == 4:
         quads = quads[:, :, 0::2] | quads[:, :, 1::2] << 4
     return quads.flatten(2).contiguous()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ollampi.kernels.groups import ROWS
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
 from ollampi.mpiruntime.errors import CheckpointError
@@ -52,6 +53,7 @@ class Checkpoint:
         width = entry.shape[1] if len(entry.shape) == 2 else 1
         row_bytes = width * ITEM_BYTES[entry.dtype]
         piece = max(1, _PIECE_BYTES // row_bytes)
+        piece -= piece % ROWS if piece > ROWS else 0  # whole panels are quantised without a copy
         try:
             file = entry.path.open("rb")
         except OSError as e:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels import quantised
+from ollampi.kernels.groups import ROWS
 from ollampi.kernels.linear import Matrix
-
-_PANEL_ROWS = 16  # quantised rows are set in multiples of so many
 
 
 class Filling(Protocol):
@@ -45,18 +44,19 @@ class QuantisedFilling:
 
     def __init__(self, num_rows: int, width: int, bits: int, dtype: torch.dtype) -> None:
         self._out = quantised.empty(num_rows, width, bits, dtype)
-        self._waiting = torch.empty((0, width))  # rows that do not fill a panel yet
+        self._waiting: Tensor | None = None  # rows that do not fill a panel yet
         self._done = 0
 
     def add(self, rows: Tensor) -> None:
         """Take the next rows."""
-        rows = torch.cat([self._waiting, rows.float()])
+        if self._waiting is not None:
+            rows = torch.cat([self._waiting, rows])
         last = self._done + len(rows) == self._out.num_rows
-        ready = len(rows) if last else len(rows) - len(rows) % _PANEL_ROWS
+        ready = len(rows) if last else len(rows) - len(rows) % ROWS
         if ready:
             quantised.set_rows(self._out, self._done, rows[:ready])
         self._done += ready
-        self._waiting = rows[ready:].clone()
+        self._waiting = rows[ready:].clone() if ready < len(rows) else None
 
     def matrix(self) -> quantised.Quantised:
         """Return the matrix."""

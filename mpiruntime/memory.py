@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ollampi.kernels.groups import GROUP
 from ollampi.kernels.quantised import stored_bytes
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.model_config import ModelConfig
-from ollampi.mpiruntime.shard import GROUP, Shard
+from ollampi.mpiruntime.shard import Shard
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 SCALE_BYTES = 2  # of each vector that the cache keeps in 8 bits

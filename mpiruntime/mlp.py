@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ollampi.kernels.groups import GROUP
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.layers import RowParallel
 from ollampi.mpiruntime.model_config import ModelConfig
-from ollampi.mpiruntime.shard import GROUP, Shard
+from ollampi.mpiruntime.shard import Shard
 
 
 class MLP:

@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 from ollampi.mpiruntime.errors import WorldError
 
-# Quantised weights and activations share a scale over this many values of an input dimension. Cuts fall on such
-# borders, so that the number of ranks changes no group.
-GROUP = 32
-
 
 @dataclass(frozen=True)
 class Shard:

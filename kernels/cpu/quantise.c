@@ -24,54 +24,88 @@ static inline float whole(float x, float scale, float low, float high) {
     return number < low ? low : number > high ? high : number;
 }
 
-/* The scale of largest / divisors[i] that leaves the least squared error; `numbers` are the weights over it. */
-static inline uint16_t best_scale(const float *x, float largest, const float *divisors, int64_t num_divisors, float low,
-                                  float high, float *numbers) {
-    uint16_t best = 0;
-    float least = INFINITY;
-    for (int64_t d = 0; d < num_divisors; d++) {
-        const uint16_t scale = bf16(largest / divisors[d]);
-        const float exact = from_bf16(scale);
-        float error = 0, tried[GROUP];
-        if (exact == 0 || isinf(exact)) continue;
-        for (int i = 0; i < GROUP; i++) tried[i] = whole(x[i], exact, low, high);
-        for (int i = 0; i < GROUP; i++) {
-            const float off = (tried[i] * exact - x[i]) / largest; /* squares of huge numbers are beyond fp32 */
-            error += off * off;
-        }
-        if (error < least) {
-            least = error;
-            best = scale;
-            memcpy(numbers, tried, sizeof tried);
-        }
+/* A group of a panel, row by row in the lanes: what is beyond num_rows and width is 0. */
+static inline void load(const void *rows, int64_t is_bf16, int64_t num_rows, int64_t width, int64_t stride,
+                        float x[GROUP][ROWS]) {
+    if (num_rows < ROWS || width < GROUP) memset(x, 0, sizeof(float[GROUP][ROWS]));
+    for (int64_t row = 0; row < (num_rows < ROWS ? num_rows : ROWS); row++) {
+        const uint16_t *halves = (const uint16_t *)rows + row * stride;
+        const float *floats = (const float *)rows + row * stride;
+        if (is_bf16)
+            for (int i = 0; i < (width < GROUP ? width : GROUP); i++) x[i][row] = from_bf16(halves[i]);
+        else
+            for (int i = 0; i < (width < GROUP ? width : GROUP); i++) x[i][row] = floats[i];
     }
-    return best;
 }
 
-/* rows [num_panels * 16, num_groups * 32] of finite numbers -> weights [num_panels, num_groups, 64 * bits] and scales
-   [num_panels, num_groups, 16]. Numbers lie from -high (8 bits) or -8 (4 bits) to high. */
-CLONES void ollampi_quantise_weights(const float *rows, int64_t bits, int64_t num_panels, int64_t num_groups,
-                                     const float *divisors, int64_t num_divisors, uint8_t *weights, uint16_t *scales) {
+/* Of each row the scale of largest / divisors[i] that leaves the least squared error; 0 where none will do. */
+static inline void best_scales(float x[GROUP][ROWS], const float *largest, const float *divisors, int64_t num_divisors,
+                               float low, float high, uint16_t *best) {
+    float least[ROWS];
+    for (int r = 0; r < ROWS; r++) least[r] = INFINITY, best[r] = 0;
+    for (int64_t d = 0; d < num_divisors; d++) {
+        uint16_t scale[ROWS];
+        float exact[ROWS], error[ROWS] = {0};
+        for (int r = 0; r < ROWS; r++) scale[r] = bf16(largest[r] / divisors[d]), exact[r] = from_bf16(scale[r]);
+        if (num_divisors == 1) /* nothing to compare: only what overflows */
+            for (int r = 0; r < ROWS; r++) error[r] = fabsf(exact[r] * high);
+        else
+            for (int i = 0; i < GROUP; i++)
+                for (int r = 0; r < ROWS; r++) { /* over the largest: squares of huge numbers are beyond fp32 */
+                    const float off = (whole(x[i][r], exact[r], low, high) * exact[r] - x[i][r]) / largest[r];
+                    error[r] += off * off;
+                }
+        for (int r = 0; r < ROWS; r++) {
+            const int better = (error[r] < least[r]) & (exact[r] != 0);
+            least[r] = better ? error[r] : least[r];
+            best[r] = better ? scale[r] : best[r];
+        }
+    }
+}
+
+/* x over its scales, as bytes or halves of bytes in the order of matmul.h; a word holds one row's, little end first. */
+static inline void store(float x[GROUP][ROWS], const float *scale, int64_t bits, float low, float high,
+                         uint8_t *group) {
+    uint32_t words[GROUP / 4][ROWS] = {{0}};
+    const float added = (float)(1 << (bits - 1));
+    for (int i = 0; i < GROUP; i++)
+        for (int r = 0; r < ROWS; r++) {
+            const float number = whole(x[i][r], scale[r], low, high);
+            words[i / 4][r] |= (uint32_t)(int32_t)((scale[r] == 0 ? 0 : number) + added) << i % 4 * 8;
+        }
+    if (bits == 8) {
+        memcpy(group, words, sizeof words);
+        return;
+    }
+    for (int quad = 0; quad < GROUP / 4; quad += 2) {
+        for (int r = 0; r < ROWS; r++) words[quad][r] |= words[quad + 1][r] << 4;
+        memcpy(group + quad * 32, words[quad], sizeof words[quad]);
+    }
+}
+
+/* rows [num_rows, width] of finite numbers in bf16 or fp32, `stride` from one to the next -> weights
+   [panels, groups, 64 * bits] and scales [panels, groups, 16]. Numbers lie from -high (8 bits) or -8 (4 bits) to high.
+   The 16 rows of a panel are the lanes of all vectors, so that sums run in the order of the inputs on any CPU. */
+CLONES void ollampi_quantise_weights(const void *rows, int64_t is_bf16, int64_t num_rows, int64_t width, int64_t stride,
+                                     int64_t bits, const float *divisors, int64_t num_divisors, uint8_t *weights,
+                                     uint16_t *scales) {
     const float high = bits == 8 ? 127 : 7, low = bits == 8 ? -127 : -8;
-    const int width = bits == 8 ? 4 : 8; /* inputs whose bytes lie together */
+    const int64_t num_panels = (num_rows + ROWS - 1) / ROWS, num_groups = (width + GROUP - 1) / GROUP;
+    const int64_t item = is_bf16 ? 2 : 4;
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < num_panels; p++) {
         for (int64_t g = 0; g < num_groups; g++) {
-            uint8_t *group = weights + (p * num_groups + g) * 64 * bits;
-            if (bits == 4) memset(group, 0, 256);
-            for (int row = 0; row < ROWS; row++) {
-                const float *x = rows + ((p * ROWS + row) * num_groups + g) * GROUP;
-                float largest = 0, numbers[GROUP] = {0};
-                for (int i = 0; i < GROUP; i++)
-                    if (fabsf(x[i]) > fabsf(largest)) largest = x[i];
-                scales[(p * num_groups + g) * ROWS + row] =
-                    best_scale(x, bits == 8 ? fabsf(largest) : largest, divisors, num_divisors, low, high, numbers);
-                for (int i = 0; i < GROUP; i++) {
-                    const int shift = bits == 4 && i % 8 >= 4 ? 4 : 0, stored = (int)numbers[i] + (1 << (bits - 1));
-                    uint8_t *at = group + i / width * 64 + row * 4 + i % 4;
-                    *at = (uint8_t)((bits == 4 ? *at : 0) | stored << shift);
-                }
-            }
+            const int64_t at = p * num_groups + g;
+            const char *first = (const char *)rows + (p * ROWS * stride + g * GROUP) * item;
+            float x[GROUP][ROWS], largest[ROWS] = {0}, exact[ROWS];
+            load(first, is_bf16, num_rows - p * ROWS, width - g * GROUP, stride, x);
+            for (int i = 0; i < GROUP; i++)
+                for (int r = 0; r < ROWS; r++) largest[r] = fabsf(x[i][r]) > fabsf(largest[r]) ? x[i][r] : largest[r];
+            if (bits == 8)
+                for (int r = 0; r < ROWS; r++) largest[r] = fabsf(largest[r]);
+            best_scales(x, largest, divisors, num_divisors, low, high, scales + at * ROWS);
+            for (int r = 0; r < ROWS; r++) exact[r] = from_bf16(scales[at * ROWS + r]);
+            store(x, exact, bits, low, high, weights + at * 64 * bits);
         }
     }
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ollampi.kernels.groups import GROUP
 from ollampi.kernels.native import levels
 from ollampi.kernels.quantised import (
-    GROUP,
     Quantised,
     dequantise,
     empty,
@@ -111,6 +111,19 @@ def test_rows_can_be_set_in_pieces_and_taken_one_by_one(bits: int, shape: tuple[
     assert torch.equal(take_rows(whole, wanted), dequantise(whole)[wanted])
     assert torch.equal(take_rows_torch(whole, wanted), dequantise(whole)[wanted])
     assert take_rows(whole, wanted[:0]).shape == (0, shape[1])
+
+
+@BITS
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_rows_can_have_any_dtype_and_be_parts_of_others(bits: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    around = numbers(shape[0] + 3, shape[1] + 50).to(dtype)
+    rows = around[2:-1, 7:-43]
+    found, expected = quantise(rows, bits), quantise(rows.float().contiguous(), bits)
+    assert torch.equal(found.weights, expected.weights)
+    assert torch.equal(found.scales, expected.scales)
+    across = quantise(rows.T.contiguous().T, bits)
+    assert torch.equal(across.weights, expected.weights)
 
 
 @BITS

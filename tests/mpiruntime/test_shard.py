@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ollampi.kernels.groups import GROUP
 from ollampi.mpiruntime.errors import WorldError
-from ollampi.mpiruntime.shard import GROUP, Shard
+from ollampi.mpiruntime.shard import Shard
 
 
 @pytest.mark.parametrize("size", range(1, 10))
