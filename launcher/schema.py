@@ -23,9 +23,10 @@ class Config:
     """`ollampi serve`.
 
     model: a name in model_folders or the path of a Hugging Face folder; draft: a smaller model with the same tokenizer
-    that proposes tokens for it; dtype: auto, float32 or bfloat16; quantize: none, q8 or q4; deterministic: the same
-    bits whatever else the server does; threads: per rank, null for an equal share of the cores; drain_timeout_s: how
-    long SIGUSR1 lets running requests go on; trace: the file that rank 0 writes at the end, null for none.
+    that proposes tokens for it; dtype: auto, float32 or bfloat16; quantize: none, q8 or q4; cache: the folder that
+    keeps quantised weights, null for none; deterministic: the same bits whatever else the server does; threads: per
+    rank, null for an equal share of the cores; drain_timeout_s: how long SIGUSR1 lets running requests go on; trace:
+    the file that rank 0 writes at the end, null for none.
     """
 
     model: str = "demo"
@@ -33,6 +34,7 @@ class Config:
     model_folders: list[str] = field(default_factory=list)
     dtype: str = "auto"
     quantize: str = "none"
+    cache: str | None = None
     deterministic: bool = False
     drain_timeout_s: float = 60.0
     threads: int | None = None

@@ -105,6 +105,7 @@ def _open(config: Config) -> _Doors:
 def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine)
+    runner.announce = _announce
     try:
         draft = assemble.find_model(config, config.draft) if config.draft else None
         hosted = models.pin(assemble.find_model(config, config.model), draft)

@@ -141,12 +141,14 @@ _CACHE_DTYPE = Choice(
 _QUANTIZE = Choice(
     ("none", "q8", "q4"), "q8 takes 8.5 bits for each weight and loses next to nothing, q4 4.5 bits and loses a little"
 )
+_CACHE = Text("the path of a folder that keeps quantised weights, or null", or_null=True)
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
     "draft": Text("the name of a model or the path of its folder, or null", or_null=True),
     "dtype": _DTYPE,
     "quantize": _QUANTIZE,
+    "cache": _CACHE,
     "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
@@ -172,6 +174,7 @@ SETTINGS: dict[str, Kind] = {
     "engine.keep_alive_s": Number(float, -(2**31), 2**31, or_null=True),
     "engine.deterministic": Flag(),
     "engine.quantize": _QUANTIZE,
+    "engine.shard_cache": _CACHE,
 }
 _ENVIRONMENT = {
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",

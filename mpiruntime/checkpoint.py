@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.filling import Filling, PlainFilling, QuantisedFilling
 from ollampi.mpiruntime.prequantised import refuse_quantised
 from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+from ollampi.mpiruntime.shard_file import ShardFile
+
+M = TypeVar("M", bound=Matrix)
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _PIECE_BYTES = 8 << 20  # what is held beside the shard while reading
@@ -27,14 +31,23 @@ def _as_is(rows: Tensor) -> Tensor:
     return rows
 
 
+def _nobody(passed: int, total: int) -> None:
+    """Do nothing."""
+
+
 @dataclass
 class Checkpoint:
-    """The tensors of a model folder by name, and what has been read of them."""
+    """The tensors of a model folder by name, and what has been read of them.
+
+    progress: called with the bytes of the tensors that are done and of all, whatever part of them a rank reads.
+    """
 
     folder: Path
     entries: dict[str, TensorEntry]
     bytes_read: int = 0
     unread: set[str] = field(default_factory=set)
+    progress: Callable[[int, int], None] = _nobody
+    _passed: int = 0
 
     def read(
         self,
@@ -49,7 +62,6 @@ class Checkpoint:
         keep: what is taken of whole rows [R, width] of a matrix. Raise CheckpointError where the file cannot be read.
         """
         entry = self.entries[name]
-        self.unread.discard(name)
         width = entry.shape[1] if len(entry.shape) == 2 else 1
         row_bytes = width * ITEM_BYTES[entry.dtype]
         piece = max(1, _PIECE_BYTES // row_bytes)
@@ -71,6 +83,14 @@ class Checkpoint:
                 if columns is not None:
                     values = values[:, columns.start : columns.stop]
                 take(values)
+        self.mark(name)
+
+    def mark(self, name: str) -> None:
+        """Note that a tensor need not be read any more, and say how many bytes that holds for."""
+        if name in self.unread:
+            self.unread.remove(name)
+            self._passed += self.entries[name].size_bytes
+            self.progress(self._passed, sum(entry.size_bytes for entry in self.entries.values()))
 
 
 def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEntry) -> bytearray:
@@ -142,13 +162,15 @@ class Weights:
     """A checkpoint seen from a prefix: `weights / "layers.0"` narrows it; layers take the part that they own.
 
     dtype is that of the tensors returned, arithmetic what they are computed with, bits what matrices are quantised to,
-    None for not at all. Errors name the file, the tensor, what was wanted and what was found.
+    None for not at all, shards where quantised ones are kept. Errors name the file, the tensor, what was wanted and
+    what was found.
     """
 
     checkpoint: Checkpoint
     dtype: torch.dtype
     arithmetic: Arithmetic = field(default_factory=Plain)
     bits: int | None = None
+    shards: ShardFile | None = None
     prefix: str = ""
 
     def __truediv__(self, name: str) -> Weights:
@@ -171,27 +193,38 @@ class Weights:
 
     def columns(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
         """Return columns `part` of the matrix of `shape` as [shape[0], len(part)]."""
-        filling = self._filling(shape[0], len(part))
-        self._fill(filling, name, shape, range(shape[0]), part)
-        return filling.matrix()
+        return self._matrix([(name, shape, range(shape[0]))], part)
 
     def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Matrix:
         """Return rows of several matrices of equal width under each other as [sum of rows, width]."""
-        filling = self._filling(sum(len(part) for _, _, part in parts), parts[0][1][1])
-        for name, shape, part in parts:
-            self._fill(filling, name, shape, part)
+        return self._matrix(parts, range(parts[0][1][1]))
+
+    def _matrix(self, parts: list[tuple[str, tuple[int, int], range]], columns: range) -> Matrix:
+        """Return rows of several matrices under each other, and of these some columns."""
+        named = [(self._checked(name, shape), rows, columns) for name, shape, rows in parts]
+        num_rows, width = sum(len(rows) for _, rows, _ in named), len(columns)
+        if self.bits is None:
+            return self._filled(PlainFilling(num_rows, width, self.dtype), named)
+        if self.shards is None:
+            return self._filled(QuantisedFilling(num_rows, width, self.bits, self.dtype), named)
+        cut = "+".join(f"{full}[{r.start}:{r.stop},{c.start}:{c.stop}]" for full, r, c in named)
+        matrix = self.shards.matrix(cut, num_rows, width, self.bits, self.dtype)
+        if matrix is None:
+            matrix = self._filled(QuantisedFilling(num_rows, width, self.bits, self.dtype), named)
+            self.shards.keep(cut, matrix)
+        for full, _, _ in named:
+            self.checkpoint.mark(full)
+        return matrix
+
+    def _filled(self, filling: Filling[M], parts: list[tuple[str, range, range]]) -> M:
+        """Return the matrix whose rows are read from parts of tensors in turn."""
+        for full, rows, columns in parts:
+
+            def take(values: Tensor, full: str = full) -> None:
+                filling.add(self._finite(full, values))
+
+            self.checkpoint.read(full, rows, columns, take, self.arithmetic.weight_rows)
         return filling.matrix()
-
-    def _fill(
-        self, filling: Filling, name: str, shape: tuple[int, int], rows: range, columns: range | None = None
-    ) -> None:
-        """Add rows (and columns) of a matrix to a filling."""
-        full = self._checked(name, shape)
-
-        def take(values: Tensor) -> None:
-            filling.add(self._finite(full, values))
-
-        self.checkpoint.read(full, rows, columns, take, self.arithmetic.weight_rows)
 
     def _finite(self, full: str, values: Tensor) -> Tensor:
         """Return the values; raise CheckpointError where they are to be quantised and some are no number in fp32."""
@@ -204,12 +237,6 @@ class Weights:
                 " quantised; fetch the file again, or look at the model with quantize=none"
             )
         return values
-
-    def _filling(self, num_rows: int, width: int) -> Filling:
-        """Return an empty matrix of this format."""
-        if self.bits is None:
-            return PlainFilling(num_rows, width, self.dtype)
-        return QuantisedFilling(num_rows, width, self.bits, self.dtype)
 
     def _checked(self, name: str, shape: tuple[int, ...]) -> str:
         """Return the full name of a tensor that exists with this shape and a dtype that can be read."""

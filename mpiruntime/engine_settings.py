@@ -16,7 +16,8 @@ class EngineSettings:
     a step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step,
     None as in HostedModel.max_drafts; timeout_s: after which a request ends with an error, None for never;
     keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
-    in any batch and world, at a price (docs/determinism.md); quantize: none, q8 or q4 (docs/quantization.md).
+    in any batch and world, at a price (docs/determinism.md); quantize: none, q8 or q4; shard_cache: the folder that
+    keeps quantised weights, None for nowhere (docs/quantization.md).
     """
 
     dtype: str = "auto"
@@ -35,3 +36,4 @@ class EngineSettings:
     keep_alive_s: float | None = None
     deterministic: bool = False
     quantize: str = "none"
+    shard_cache: str | None = None

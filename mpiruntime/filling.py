@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,14 +11,16 @@ from ollampi.kernels import quantised
 from ollampi.kernels.groups import ROWS
 from ollampi.kernels.linear import Matrix
 
+M_co = TypeVar("M_co", bound=Matrix, covariant=True)
 
-class Filling(Protocol):
+
+class Filling(Protocol[M_co]):
     """A matrix that is being read."""
 
     def add(self, rows: Tensor) -> None:
         """Take the next rows [R, width], of any dtype."""
 
-    def matrix(self) -> Matrix:
+    def matrix(self) -> M_co:
         """Return the matrix; all of its rows must have been added."""
 
 

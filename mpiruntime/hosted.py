@@ -219,6 +219,7 @@ class Models:
             deterministic=settings.deterministic,
             cache_dtype=settings.cache_dtype,
             quantize=settings.quantize,
+            shard_cache=settings.shard_cache,
         )
         check = Check(
             **asdict(load),

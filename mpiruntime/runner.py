@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.arithmetic import Arithmetic, arithmetic
 from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
-from ollampi.mpiruntime.checkpoint import Weights, open_checkpoint
+from ollampi.mpiruntime.checkpoint import Checkpoint, Weights, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Decoder, Output, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
@@ -26,6 +27,7 @@ from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.shard import Shard
+from ollampi.mpiruntime.shard_file import ShardFile, checkpoint_key, shard_path
 from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.world import RankFacts, free_memory
@@ -33,7 +35,10 @@ from ollampi.mpiruntime.world import RankFacts, free_memory
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What one rank holds after loading: query and KV heads as [first, last), sizes, and what it read from disk."""
+    """What one rank holds after loading: query and KV heads as [first, last), sizes, and what it read from disk.
+
+    note: what an operator should know of its file of quantised weights.
+    """
 
     rank: int
     heads: tuple[int, int]
@@ -43,6 +48,7 @@ class LoadReport:
     read_bytes: int
     unread: list[str]
     seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Runner:
         self.shard = Shard(comm.rank, comm.size)
         self.device = torch.device("cpu")
         self._models: dict[int, _Loaded] = {}
+        self.announce: Callable[[str], None] = lambda line: None  # of what went wrong without harm; all ranks call it
 
     def send(self, step: Step) -> None:
         """Send a step to all ranks; rank 0 then takes part in it with `step`. Rank 0 only."""
@@ -188,7 +195,10 @@ class Runner:
         except OllampiError as e:
             self.unload(Unload(load.model))
             raise ModelError(str(e)) from e
-        return [LoadReport(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(report)).encode())]
+        reports = [LoadReport(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(report)).encode())]
+        for note in [report.note for report in reports if report.note][:1]:
+            self.announce(note)
+        return reports
 
     def _memory(self, check: Check) -> RankMemory:
         """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
@@ -225,10 +235,13 @@ class Runner:
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
         how = self._arithmetic(load, config)
-        weights = Weights(checkpoint, dtype, how, BITS[load.quantize])
+        shards = self._shards(load, checkpoint)
+        weights = Weights(checkpoint, dtype, how, BITS[load.quantize], shards)
         decoder = Decoder(weights, config, self.shard, meter.comm, load.context)
         cache = self._cache(config, load, dtype)
         self._models[load.model] = _Loaded(decoder, cache, meter)
+        if shards is not None and shards.incomplete and shards.key == _key(checkpoint):  # else it changed meanwhile
+            shards.save()
         heads, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
         return LoadReport(
             rank=self.comm.rank,
@@ -236,10 +249,18 @@ class Runner:
             kv_heads=(kv_heads.start, kv_heads.stop),
             weight_bytes=decoder.size_bytes,
             cache_bytes=cache.size_bytes,
-            read_bytes=checkpoint.bytes_read,
+            read_bytes=checkpoint.bytes_read + (shards.bytes_read if shards else 0),
             unread=sorted(checkpoint.unread),
             seconds=time.monotonic() - began,
+            note=shards.note if shards else "",
         )
+
+    def _shards(self, load: Load, checkpoint: Checkpoint) -> ShardFile | None:
+        """Return where this rank's quantised matrices are kept, or None for nowhere."""
+        if load.shard_cache is None or load.quantize == "none":
+            return None
+        path = shard_path(load.shard_cache, checkpoint.folder, load.quantize, self.comm.rank, self.comm.size)
+        return ShardFile(path, _key(checkpoint))
 
     def _cache(self, config: ModelConfig, load: Load, dtype: torch.dtype) -> KVCache:
         """Return an empty cache for this rank's KV heads."""
@@ -247,3 +268,8 @@ class Runner:
         return KVCache(
             config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim, dtype, load.kept
         )
+
+
+def _key(checkpoint: Checkpoint) -> str:
+    """Return what a file of quantised matrices of the checkpoint is known by."""
+    return checkpoint_key(checkpoint.folder, {entry.path for entry in checkpoint.entries.values()})

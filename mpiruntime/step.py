@@ -38,7 +38,7 @@ class Load:
 
     name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
     cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8 or
-    q4.
+    q4; shard_cache: the folder in which quantised matrices are kept, None for nowhere.
     """
 
     model: int
@@ -51,6 +51,7 @@ class Load:
     deterministic: bool = False
     cache_dtype: str = "auto"
     quantize: str = "none"
+    shard_cache: str | None = None
 
     @property
     def kept(self) -> str:
