@@ -23,7 +23,7 @@ from ollampi.launcher.home import home
 from ollampi.launcher.repl import Lines, Repl, Settings
 from ollampi.launcher.screen import Screen, show_answer
 from ollampi.launcher.settings import chosen
-from ollampi.launcher.supervise import supervise
+from ollampi.launcher.supervise import TERMINAL, supervise
 from ollampi.launcher.terminal import PlainLines, TerminalLines
 from ollampi.launcher.words import human_size, human_time, processor, show_text, table, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
@@ -103,7 +103,7 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
     if not dry_run:
-        sys.exit(supervise(line, {**os.environ, **added}))
+        sys.exit(supervise(line, {**os.environ, **added, TERMINAL: "1" if sys.stderr.isatty() else ""}))
 
 
 @main.command("list")

@@ -15,6 +15,7 @@ from ollampi.launcher import assemble
 from ollampi.launcher.banner import banner, url
 from ollampi.launcher.config import compose_config
 from ollampi.launcher.process import on_signals, print_failure
+from ollampi.launcher.progress import Progress, on_terminal
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
@@ -105,13 +106,15 @@ def _open(config: Config) -> _Doors:
 def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine)
-    runner.announce = _announce
+    progress = Progress(_write, on_terminal(sys.stderr, os.environ))
+    runner.announce, runner.progress = _announce, progress
     try:
         draft = assemble.find_model(config, config.draft) if config.draft else None
         hosted = models.pin(assemble.find_model(config, config.model), draft)
         hosted.keep(None)
         library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
         print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)
+        progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()
     except OllampiError:
@@ -123,7 +126,11 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
 
 def _announce(line: str) -> None:
     """Print a line to the operator."""
-    print(f"ollampi: {line}", file=sys.stderr, flush=True)
+    _write(f"ollampi: {line}\n")
+
+
+def _write(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
 
 
 def _leave(comm: Mpi | Single) -> None:

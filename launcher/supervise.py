@@ -8,6 +8,7 @@ from types import FrameType
 
 from ollampi.mpiruntime.lifetime import die_with
 
+TERMINAL = "OLLAMPI_TERMINAL"  # "1" tells the ranks that mpirun, which they write to, writes to a terminal
 # Ctrl-C, a closed terminal and `kill` all mean one thing; USR1 drains.
 _SENT_ON = {
     signal.SIGINT: signal.SIGTERM,

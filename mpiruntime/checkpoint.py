@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +50,11 @@ class Checkpoint:
     progress: Callable[[int, int], None] = _nobody
     _passed: int = 0
 
+    @cached_property
+    def total_bytes(self) -> int:
+        """Return the bytes of all tensors."""
+        return sum(entry.size_bytes for entry in self.entries.values())
+
     def read(
         self,
         name: str,
@@ -86,11 +92,15 @@ class Checkpoint:
         self.mark(name)
 
     def mark(self, name: str) -> None:
-        """Note that a tensor need not be read any more, and say how many bytes that holds for."""
+        """Note that a tensor need not be read any more, and tell `progress`."""
         if name in self.unread:
             self.unread.remove(name)
             self._passed += self.entries[name].size_bytes
-            self.progress(self._passed, sum(entry.size_bytes for entry in self.entries.values()))
+            self.progress(self._passed, self.total_bytes)
+
+    def finish(self) -> None:
+        """Tell `progress` that nothing more will be read."""
+        self.progress(self.total_bytes, self.total_bytes)
 
 
 def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEntry) -> bytearray:

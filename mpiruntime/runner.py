@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +78,8 @@ class Runner:
         self.shard = Shard(comm.rank, comm.size)
         self.device = torch.device("cpu")
         self._models: dict[int, _Loaded] = {}
-        self.announce: Callable[[str], None] = lambda line: None  # of what went wrong without harm; all ranks call it
+        self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; every rank's is called
+        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, likewise
 
     def send(self, step: Step) -> None:
         """Send a step to all ranks; rank 0 then takes part in it with `step`. Rank 0 only."""
@@ -232,12 +234,14 @@ class Runner:
         began = time.monotonic()
         config = read_config(Path(load.path))
         checkpoint = open_checkpoint(Path(load.path))
+        checkpoint.progress = partial(self.progress, load.name)
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
         how = self._arithmetic(load, config)
         shards = self._shards(load, checkpoint)
         weights = Weights(checkpoint, dtype, how, BITS[load.quantize], shards)
         decoder = Decoder(weights, config, self.shard, meter.comm, load.context)
+        checkpoint.finish()
         cache = self._cache(config, load, dtype)
         self._models[load.model] = _Loaded(decoder, cache, meter)
         if shards is not None and shards.incomplete and shards.key == _key(checkpoint):  # else it changed meanwhile

@@ -109,6 +109,18 @@ def test_parts_are_those_of_the_whole(tmp_path: Path) -> None:
     assert weights.checkpoint.unread == set()
 
 
+def test_progress_counts_every_tensor_once_and_ends_with_all(tmp_path: Path) -> None:
+    save_file({name: torch.ones(8, 4) for name in ("a", "b", "unused")}, tmp_path / "model.safetensors")
+    checkpoint, told = open_checkpoint(tmp_path), list[tuple[int, int]]()
+    checkpoint.progress = lambda passed, total: told.append((passed, total))
+    weights = Weights(checkpoint, torch.float32)
+    for name in ("a", "b", "a"):
+        weights.rows(name, (8, 4), range(2))
+    assert told == [(128, 384), (256, 384)]
+    checkpoint.finish()
+    assert told[2:] == [(384, 384)]
+
+
 @pytest.mark.parametrize("folder_contents", [{}, {"pytorch_model.bin": b"x"}])
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path, folder_contents: dict[str, bytes]) -> None:
     for name, data in folder_contents.items():

@@ -1,0 +1,49 @@
+"""Say how far a model is read: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from ollampi.launcher.supervise import TERMINAL
+from ollampi.mpiruntime.memory import human
+
+_EVERY_S = {True: 0.2, False: 10.0}  # between two lines, by whether they move
+_BAR, _NAME = 20, 24  # columns
+_ABOVE = "\x1b[A\x1b[2K"  # goes up a line and clears it: mpirun passes on whole lines only, so each ends with one
+
+
+def on_terminal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether what is written to a stream reaches a terminal that moves the cursor."""
+    return (stream.isatty() or environ.get(TERMINAL) == "1") and environ.get("TERM", "dumb") != "dumb"
+
+
+class Progress:
+    """Write how far a load is with `write`; nothing of those that are over before the first line is due.
+
+    moving: whether a line takes the place of the one before, which holds only while nobody else writes.
+    """
+
+    def __init__(self, write: Callable[[str], Any], moving: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.moving = moving
+        self._write, self._clock = write, clock
+        self._name, self._passed = "", 0
+        self._due, self._drawn = 0.0, False
+
+    def __call__(self, name: str, passed: int, total: int) -> None:
+        """Note that so many bytes of a model are done."""
+        now = self._clock()
+        if name != self._name or passed < self._passed:
+            self._name, self._drawn, self._due = name, False, now + _EVERY_S[self.moving]
+        self._passed = passed
+        over = passed >= total and self._drawn and self.moving
+        if now >= self._due or over:
+            self._due = now + _EVERY_S[self.moving]
+            self._write(f"{_ABOVE * (self._drawn and self.moving)}{self._line(passed / max(1, total), total)}\n")
+            self._drawn = True
+
+    def _line(self, part: float, total: int) -> str:
+        """Return one line."""
+        bar = f" [{'#' * int(_BAR * part):.<{_BAR}}]" if self.moving else ""
+        return f"ollampi: reading {self._name[:_NAME]}{bar} {int(100 * part)} % of {human(total)}"
