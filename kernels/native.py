@@ -27,6 +27,7 @@ _ARGUMENTS: dict[str, list[type]] = {
     "mix": [_NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
 }
 _RETURNS_STATUS = {"quantised", "dense", "mix"}  # 1 where there was no memory
+_RETURNS_NUMBER = {*_RETURNS_STATUS, "quantise_weights"}
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as kernels/cpu/numbers.h numbers them
 LEVEL_NAMES = ("plain C", "AVX2", "AVX-512 VNNI")
 
@@ -91,5 +92,5 @@ def _typed(found: ctypes.CDLL) -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(found, f"ollampi_{name}")
         function.argtypes = arguments
-        function.restype = _NUMBER if name in _RETURNS_STATUS else None
+        function.restype = _NUMBER if name in _RETURNS_NUMBER else None
     return found

@@ -26,6 +26,10 @@ _DIVISORS = {  # of the number of largest size in a group, tried for a scale
 }
 
 
+class NotFinite(ValueError):
+    """NaN or infinity among numbers to be quantised."""
+
+
 @dataclass(frozen=True)
 class Quantised:
     """A weight matrix [num_rows, width] of `bits` bits; dtype is that of products with it.
@@ -62,17 +66,19 @@ def empty(num_rows: int, width: int, bits: int, dtype: torch.dtype = torch.float
 def set_rows(matrix: Quantised, first: int, rows: Tensor) -> None:
     """Quantise rows [R, width] into the matrix; first is a multiple of 16, and R is unless these are the last rows.
 
-    In 8 bits the number of largest size in a group becomes 127, in 4 bits what leaves the least squared error.
+    In 8 bits the number of largest size in a group becomes 127, in 4 bits what leaves the least squared error. Raise
+    NotFinite; then the matrix is of no use.
     """
     library, panels = native.library(), slice(first // ROWS, (first + len(rows) + ROWS - 1) // ROWS)
     if library is None:
+        check_finite(rows)
         part = quantise_torch(rows, matrix.bits)
         matrix.weights[panels], matrix.scales[panels] = part.weights, part.scales
         return
     if rows.dtype != torch.bfloat16 or rows.stride(1) != 1:
         rows = rows.float().contiguous()
     divisors = torch.tensor(_DIVISORS[matrix.bits])
-    library.ollampi_quantise_weights(
+    finite = library.ollampi_quantise_weights(
         rows.data_ptr(),
         rows.dtype == torch.bfloat16,
         *rows.shape,
@@ -83,6 +89,14 @@ def set_rows(matrix: Quantised, first: int, rows: Tensor) -> None:
         matrix.weights[panels].data_ptr(),
         matrix.scales[panels].data_ptr(),
     )
+    if not finite:
+        raise NotFinite
+
+
+def check_finite(rows: Tensor) -> None:
+    """Raise NotFinite where a number of rows is NaN, or infinite in fp32."""
+    if not rows.float().isfinite().all():
+        raise NotFinite
 
 
 def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:

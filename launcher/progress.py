@@ -35,9 +35,9 @@ class Progress:
         """Note that so many bytes of a model are done."""
         now = self._clock()
         if name != self._name or passed < self._passed:
-            self._name, self._drawn, self._due = name, False, now + _EVERY_S[self.moving]
+            self._name, self._passed, self._drawn, self._due = name, 0, False, now + _EVERY_S[self.moving]
+        over = passed >= total and passed > self._passed and self._drawn and self.moving
         self._passed = passed
-        over = passed >= total and self._drawn and self.moving
         if now >= self._due or over:
             self._due = now + _EVERY_S[self.moving]
             self._write(f"{_ABOVE * (self._drawn and self.moving)}{self._line(passed / max(1, total), total)}\n")

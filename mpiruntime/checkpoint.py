@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ollampi.kernels.groups import ROWS
 from ollampi.kernels.linear import Matrix
+from ollampi.kernels.quantised import NotFinite
 from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.filling import Filling, PlainFilling, QuantisedFilling
@@ -194,8 +195,11 @@ class Weights:
         part = part or range(size)
         pieces: list[Tensor] = []
         full = self._checked(name, (size,))
-        self.checkpoint.read(full, part, None, lambda v: pieces.append(self._finite(full, v).to(self.dtype)))
-        return torch.cat(pieces) if pieces else torch.empty(0, dtype=self.dtype)
+        self.checkpoint.read(full, part, None, lambda v: pieces.append(v.to(self.dtype)))
+        vector = torch.cat(pieces) if pieces else torch.empty(0, dtype=self.dtype)
+        if self.bits is not None and not vector.isfinite().all():
+            raise self._not_finite(full)
+        return vector
 
     def rows(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
         """Return rows `part` of the matrix of `shape` as [len(part), shape[1]]."""
@@ -229,24 +233,18 @@ class Weights:
     def _filled(self, filling: Filling[M], parts: list[tuple[str, range, range]]) -> M:
         """Return the matrix whose rows are read from parts of tensors in turn."""
         for full, rows, columns in parts:
-
-            def take(values: Tensor, full: str = full) -> None:
-                filling.add(self._finite(full, values))
-
-            self.checkpoint.read(full, rows, columns, take, self.arithmetic.weight_rows)
+            try:
+                self.checkpoint.read(full, rows, columns, filling.add, self.arithmetic.weight_rows)
+            except NotFinite as e:
+                raise self._not_finite(full) from e
         return filling.matrix()
 
-    def _finite(self, full: str, values: Tensor) -> Tensor:
-        """Return the values; raise CheckpointError where they are to be quantised and some are no number in fp32."""
-        if self.bits is None or not values.numel():
-            return values
-        ends = torch.stack(values.aminmax()).float()  # NaN where there is any
-        if not ends.isfinite().all():
-            raise CheckpointError(
-                f"{self.checkpoint.entries[full].path}: tensor {full!r} holds NaN or infinity, which cannot be"
-                " quantised; fetch the file again, or look at the model with quantize=none"
-            )
-        return values
+    def _not_finite(self, full: str) -> CheckpointError:
+        """Return the error for a tensor that cannot be quantised."""
+        return CheckpointError(
+            f"{self.checkpoint.entries[full].path}: tensor {full!r} holds NaN or infinity, which cannot be quantised;"
+            " fetch the file again, or look at the model with quantize=none"
+        )
 
     def _checked(self, name: str, shape: tuple[int, ...]) -> str:
         """Return the full name of a tensor that exists with this shape and a dtype that can be read."""

@@ -18,7 +18,7 @@ class Filling(Protocol[M_co]):
     """A matrix that is being read."""
 
     def add(self, rows: Tensor) -> None:
-        """Take the next rows [R, width], of any dtype."""
+        """Take the next rows [R, width], of any dtype; raise NotFinite where they cannot be quantised."""
 
     def matrix(self) -> M_co:
         """Return the matrix; all of its rows must have been added."""
@@ -59,6 +59,8 @@ class QuantisedFilling:
             quantised.set_rows(self._out, self._done, rows[:ready])
         self._done += ready
         self._waiting = rows[ready:].clone() if ready < len(rows) else None
+        if self._waiting is not None:  # the next rows must not be blamed for these
+            quantised.check_finite(self._waiting)
 
     def matrix(self) -> quantised.Quantised:
         """Return the matrix."""

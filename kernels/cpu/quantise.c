@@ -83,24 +83,30 @@ static inline void store(float x[GROUP][ROWS], const float *scale, int64_t bits,
     }
 }
 
-/* rows [num_rows, width] of finite numbers in bf16 or fp32, `stride` from one to the next -> weights
-   [panels, groups, 64 * bits] and scales [panels, groups, 16]. Numbers lie from -high (8 bits) or -8 (4 bits) to high.
-   The 16 rows of a panel are the lanes of all vectors, so that sums run in the order of the inputs on any CPU. */
-CLONES void ollampi_quantise_weights(const void *rows, int64_t is_bf16, int64_t num_rows, int64_t width, int64_t stride,
-                                     int64_t bits, const float *divisors, int64_t num_divisors, uint8_t *weights,
-                                     uint16_t *scales) {
+/* rows [num_rows, width] in bf16 or fp32, `stride` from one to the next -> weights [panels, groups, 64 * bits] and
+   scales [panels, groups, 16]; returned is whether all numbers are finite, else some groups are not set. Numbers lie
+   from -high (8 bits) or -8 (4 bits) to high. The 16 rows of a panel are the lanes of all vectors, so that sums run in the order of the inputs on any CPU. */
+CLONES int64_t ollampi_quantise_weights(const void *rows, int64_t is_bf16, int64_t num_rows, int64_t width,
+                                        int64_t stride, int64_t bits, const float *divisors, int64_t num_divisors,
+                                        uint8_t *weights, uint16_t *scales) {
     const float high = bits == 8 ? 127 : 7, low = bits == 8 ? -127 : -8;
     const int64_t num_panels = (num_rows + ROWS - 1) / ROWS, num_groups = (width + GROUP - 1) / GROUP;
     const int64_t item = is_bf16 ? 2 : 4;
-#pragma omp parallel for schedule(static)
+    int64_t finite = 1;
+#pragma omp parallel for schedule(static) reduction(&& : finite)
     for (int64_t p = 0; p < num_panels; p++) {
         for (int64_t g = 0; g < num_groups; g++) {
             const int64_t at = p * num_groups + g;
             const char *first = (const char *)rows + (p * ROWS * stride + g * GROUP) * item;
-            float x[GROUP][ROWS], largest[ROWS] = {0}, exact[ROWS];
+            float x[GROUP][ROWS], largest[ROWS] = {0}, off[ROWS] = {0}, sum = 0, exact[ROWS];
             load(first, is_bf16, num_rows - p * ROWS, width - g * GROUP, stride, x);
             for (int i = 0; i < GROUP; i++)
                 for (int r = 0; r < ROWS; r++) largest[r] = fabsf(x[i][r]) > fabsf(largest[r]) ? x[i][r] : largest[r];
+            for (int i = 0; i < GROUP; i++)
+                for (int r = 0; r < ROWS; r++) off[r] += x[i][r] - x[i][r]; /* 0, or NaN from what is not finite */
+            for (int r = 0; r < ROWS; r++) sum += off[r];
+            finite = finite && sum == 0;
+            if (sum != 0) continue;
             if (bits == 8)
                 for (int r = 0; r < ROWS; r++) largest[r] = fabsf(largest[r]);
             best_scales(x, largest, divisors, num_divisors, low, high, scales + at * ROWS);
@@ -108,4 +114,5 @@ CLONES void ollampi_quantise_weights(const void *rows, int64_t is_bf16, int64_t 
             store(x, exact, bits, low, high, weights + at * 64 * bits);
         }
     }
+    return finite;
 }

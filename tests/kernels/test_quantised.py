@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ollampi.kernels import native as native_kernels
 from ollampi.kernels.groups import GROUP
 from ollampi.kernels.native import levels
 from ollampi.kernels.quantised import (
+    NotFinite,
     Quantised,
     dequantise,
     empty,
@@ -124,6 +126,24 @@ def test_rows_can_have_any_dtype_and_be_parts_of_others(bits: int, shape: tuple[
     assert torch.equal(found.scales, expected.scales)
     across = quantise(rows.T.contiguous().T, bits)
     assert torch.equal(across.weights, expected.weights)
+
+
+@BITS
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("native", [True, False])
+def test_what_is_not_finite_is_refused(
+    bits: int, bad: float, dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(native_kernels, "library", lambda: None)
+    for place in ((0, 0), (33, 70), (16, 31)):
+        weight = numbers(34, 71).to(dtype)
+        weight[place] = bad
+        with pytest.raises(NotFinite):
+            quantise(weight, bits)
+    with pytest.raises(NotFinite):
+        quantise(torch.full((1, 1), 1e300, dtype=torch.float64), bits)
 
 
 @BITS
