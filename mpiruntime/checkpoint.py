@@ -80,17 +80,19 @@ class Checkpoint:
         with file:
             for first in range(rows.start, rows.stop, piece):
                 last = min(first + piece, rows.stop)
-                raw = _read_exactly(
-                    file.fileno(), entry.offset + first * row_bytes, (last - first) * row_bytes, name, entry
-                )
-                self.bytes_read += len(raw)
-                values = torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(last - first, *entry.shape[1:])
+                values = self._rows(file.fileno(), entry, first, last)
                 if values.dim() == 2:
                     values = keep(values)
-                if columns is not None:
-                    values = values[:, columns.start : columns.stop]
-                take(values)
+                take(values if columns is None else values[:, columns.start : columns.stop])
+                del values  # before the next ones are read
         self.mark(name)
+
+    def _rows(self, file: int, entry: TensorEntry, first: int, last: int) -> Tensor:
+        """Return rows [last - first, width] of a matrix, or values of a vector, as they are in the file."""
+        size, num_rows = entry.size_bytes // max(1, entry.shape[0]), last - first
+        raw = _read_exactly(file, entry.offset + first * size, num_rows * size, entry.name, entry)
+        self.bytes_read += len(raw)
+        return torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(num_rows, *entry.shape[1:])
 
     def mark(self, name: str) -> None:
         """Note that a tensor need not be read any more, and tell `progress`."""
