@@ -86,6 +86,7 @@ def run_threads(size: int, work: Callable[[Communicator], T]) -> list[T]:
     failures: list[BaseException] = []
 
     def rank_main(rank: int) -> None:
+        """Do the work of one rank in its thread, and note what it returns or raises."""
         try:
             results[rank] = work(ThreadCommunicator(rank, meeting))
         except BaseException as e:

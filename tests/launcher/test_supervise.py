@@ -85,5 +85,6 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 def test_the_program_dies_with_its_supervisor() -> None:
     with supervised(_MPIRUN.format(status=1)) as (process, pid):
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         wait_until(lambda: not alive(pid), 2, "the program to be killed")
+        assert not alive(pid)

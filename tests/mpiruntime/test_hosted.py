@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, run_engine
+from support.worlds import Recorder, generate, named, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine import DRAIN
@@ -47,11 +47,6 @@ def answers(size: int, messages: list[dict[str, Any]], settings: EngineSettings 
     recorder = run_threads(size, lambda c: run_engine(c, messages, settings))[0]
     assert recorder is not None
     return recorder
-
-
-def named(name: str, message: dict[str, Any]) -> dict[str, Any]:
-    message["request"]["model"]["name"] = name
-    return message
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, run_engine
+from support.worlds import Recorder, generate, named, run_engine
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
@@ -73,11 +73,6 @@ def answers(
     return client
 
 
-def of(name: str, message: dict[str, Any]) -> dict[str, Any]:
-    message["request"]["model"]["name"] = name
-    return message
-
-
 @pytest.mark.parametrize("size", [1, 3])
 def test_deadlines_are_kept_while_a_model_is_loaded(
     folder: Path, other: Path, size: int, monkeypatch: pytest.MonkeyPatch
@@ -85,9 +80,9 @@ def test_deadlines_are_kept_while_a_model_is_loaded(
     """The one that it is loaded for, one that runs on another model, one that waits; two have time."""
     messages = [
         generate(0, folder, PROMPT, sampling=GREEDY, max_tokens=10**6, context=32, timeout_s=0.5),
-        of("b:latest", generate(1, other, PROMPT, sampling=GREEDY, max_tokens=5, timeout_s=0.3)),
-        of("b:latest", generate(2, other, PROMPT, sampling=GREEDY, max_tokens=5, timeout_s=0.3)),
-        of("b:latest", generate(3, other, PROMPT, sampling=GREEDY, max_tokens=5)),
+        named("b:latest", generate(1, other, PROMPT, sampling=GREEDY, max_tokens=5, timeout_s=0.3)),
+        named("b:latest", generate(2, other, PROMPT, sampling=GREEDY, max_tokens=5, timeout_s=0.3)),
+        named("b:latest", generate(3, other, PROMPT, sampling=GREEDY, max_tokens=5)),
         generate(4, folder, PROMPT, sampling=GREEDY, max_tokens=5),
     ]
     client = answers(size, Watcher(messages, {0, 1, 2}, []), other, monkeypatch)
@@ -101,7 +96,7 @@ def test_a_load_without_a_prompt_has_a_deadline_too(folder: Path, other: Path, m
     load = {"op": "load", "id": 0, "model": {"name": "b:latest", "path": str(other)}, "context": None}
     messages = [
         {**load, "keep_alive_s": None, "timeout_s": 0.3},
-        of("b:latest", generate(1, other, PROMPT, sampling=GREEDY, max_tokens=5)),
+        named("b:latest", generate(1, other, PROMPT, sampling=GREEDY, max_tokens=5)),
     ]
     client = answers(1, Watcher(messages, {0}, []), other, monkeypatch)
     assert client.last(0)["code"] == "timeout"
@@ -111,7 +106,7 @@ def test_a_load_without_a_prompt_has_a_deadline_too(folder: Path, other: Path, m
 def test_cancels_are_answered_while_a_model_is_loaded(
     folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    messages = [of("b:latest", generate(i, other, PROMPT, sampling=GREEDY, max_tokens=5)) for i in (1, 2)]
+    messages = [named("b:latest", generate(i, other, PROMPT, sampling=GREEDY, max_tokens=5)) for i in (1, 2)]
     sent = [{"op": "cancel", "id": 1}, {"op": "cancel", "id": 2}, {"op": "cancel", "id": 9}]
     sent.append(generate(3, folder, PROMPT, sampling=GREEDY, max_tokens=5))
     watcher = Watcher(messages, {1, 2}, sent)
@@ -134,7 +129,7 @@ def test_those_that_wait_for_another_model_keep_their_deadlines_while_it_is_load
     folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages = [generate(0, folder, PROMPT, sampling=GREEDY, max_tokens=9)]
-    messages += [of("b:latest", generate(i, other, PROMPT, sampling=GREEDY, max_tokens=5)) for i in (1, 2)]
+    messages += [named("b:latest", generate(i, other, PROMPT, sampling=GREEDY, max_tokens=5)) for i in (1, 2)]
     messages[2]["request"]["timeout_s"] = 0.5
     client = answers(1, Watcher(messages, {0, 2}, []), other, monkeypatch, max_loaded_models=1)
     assert client.last(2)["code"] == "timeout"

@@ -163,6 +163,12 @@ def generate(number: int, folder: Path, prompt: list[int], **fields: Any) -> dic
     return {"op": "generate", "id": number, "request": request.to_wire()}
 
 
+def named(name: str, message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message that asks for a continuation, for the model under another name."""
+    message["request"]["model"]["name"] = name
+    return message
+
+
 def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) -> dict[str, Any]:
     """Return the message that asks for embeddings."""
     request = EmbedRequest(ModelRef("test:latest", str(folder)), [array("i", p) for p in prompts], **fields)
