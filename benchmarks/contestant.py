@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -73,30 +74,33 @@ class Worker:
     def __init__(self, name: str, command: list[str], env: dict[str, str] | None = None) -> None:
         self.name = name
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._replies = self._process.stdin, self._process.stdout
         self.facts: dict[str, Any] = self._reply()
 
     def measure(self, row: Row, seed: int) -> float:
         """Return the tokens per second of one turn."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"row": asdict(row), "seed": seed}) + "\n")
-        self._process.stdin.flush()
+        self._orders.write(json.dumps({"row": asdict(row), "seed": seed}) + "\n")
+        self._orders.flush()
         return float(self._reply())
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._orders.close()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._replies.close()
 
     def _reply(self) -> Any:
         """Return the next line of the protocol; raise RuntimeError where the process ends instead."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._replies:
             if line.startswith(_MARK):
                 return json.loads(line.removeprefix(_MARK))
             print(f"{self.name}: {line.rstrip()}", file=sys.stderr)
-        raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; its messages are above")
+        self.close()
+        raise RuntimeError(f"{self.name} ended with status {self._process.returncode}; its messages are above")

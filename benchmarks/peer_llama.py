@@ -14,6 +14,7 @@ from contestant import Times, serve_turns
 from numpy.typing import NDArray
 
 STREAMS, CONTEXT, BATCH = 16, 1024, 512
+_ERROR = 4  # of ggml_log_level
 
 Entry = tuple[int, int, int, bool]  # token, position, sequence, whether its logits are wanted
 
@@ -21,7 +22,7 @@ Entry = tuple[int, int, int, bool]  # token, position, sequence, whether its log
 @llama_cpp.llama_log_callback
 def _keep_quiet(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     """Print llama.cpp's errors only."""
-    if level == llama_cpp.GGML_LOG_LEVEL_ERROR:
+    if level == _ERROR:
         print(text.decode(errors="replace"), end="", file=sys.stderr)
 
 
