@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from support.servers import endless_model
+from torch import Tensor
 
 WIDTH, MLP, KV, VOCAB, LAYERS = 2048, 8192, 512, 16384, 16
 CONFIG = {

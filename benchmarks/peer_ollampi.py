@@ -6,6 +6,7 @@ The engine with all that a request meets but HTTP: queue, scheduler, steps over 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import time
@@ -20,8 +21,9 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine import END, Engine
 from ollampi.mpiruntime.hosted import HostedModel, Models
 from ollampi.mpiruntime.inbox import Event, Local
+from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.memory import BITS, ITEM_BYTES
-from ollampi.mpiruntime.mpi import Mpi
+from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Sampling
 
 SETTINGS = ["engine.context_length=1024", "engine.cache_tokens=16384", "engine.max_drafts=0"]
@@ -84,6 +86,8 @@ def read_bytes(hosted: HostedModel) -> int:
 def main() -> None:
     """Serve turns on rank 0, follow on the others."""
     folder = Path(sys.argv[1])
+    if launched_size(os.environ) is not None:
+        die_with(os.getppid())
     comm = assemble.communicator()
     config = compose_config([*SETTINGS, *sys.argv[2:]], {})
     runner = assemble.runner(comm, config)

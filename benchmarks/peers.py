@@ -4,7 +4,7 @@
                                [--tokens 128] [--skip llama.cpp torch] [--folder FOLDER] [key=value ...]
 
 A random model of 1.04 billion weights (large_model.py) is made in FOLDER and exported to GGUF. Every runtime has a
-process of its own, which sleeps until it is its turn; a round gives each runtime one turn of each row. Printed are
+process of its own, which is stopped until it is its turn; a round gives each runtime one turn of each row. Printed are
 medians in tokens per second, and medians of the ratios within a round. Needs the peers extra, or --skip llama.cpp.
 """
 
@@ -20,12 +20,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from contestant import Row, Worker
-from large_model import large_model
-from read_bandwidth import ReadBandwidth
-from support.servers import mpirun
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from contestant import Row  # noqa: E402
+from large_model import large_model  # noqa: E402
+from read_bandwidth import ReadBandwidth  # noqa: E402
+from support.servers import mpirun  # noqa: E402
+from worker import Worker  # noqa: E402
+
 QUANTIZE = {"q8": "q8", "q4": "q4", "bf16": "none"}
 LLAMA, TORCH, MEMORY = "llama.cpp", "torch", "memory"
 
@@ -93,10 +96,8 @@ def take_turns(
 
 def ratio(figures: Figures, row: str, name: str, other: str) -> str:
     """Return the median of how many times as fast as another one a contestant was in the same round."""
-    pair = figures.get((row, name)), figures.get((row, other))
-    if pair[0] is None or pair[1] is None:
-        return "-"
-    return f"{median(a / b for a, b in zip(*pair, strict=True)):.2f}"
+    both = zip(figures[row, name], figures[row, other], strict=True)
+    return f"{median(a / b for a, b in both):.2f}"
 
 
 def pairs(names: list[str], ranks: list[str]) -> list[tuple[str, str]]:
@@ -106,18 +107,12 @@ def pairs(names: list[str], ranks: list[str]) -> list[tuple[str, str]]:
 
 
 def table(figures: Figures, wanted: list[Row], names: list[str], ranks: list[str]) -> str:
-    """Return the medians in tokens per second and the ratios."""
-    compared = pairs(names, ranks)
-    lines = [["tokens/s", *names], *([row.name, *medians(figures, row.name, names)] for row in wanted)]
-    heads = [f"{name} / {other}" for name, other in compared]
-    lines += [["times as fast", *heads]] if heads else []
-    lines += [[row.name, *(ratio(figures, row.name, *pair) for pair in compared)] for row in wanted if heads]
+    """Return the medians in tokens per second, and below them the ratios."""
+    lines = [["tokens/s", *(row.name for row in wanted)], ["---"] * (1 + len(wanted))]
+    lines += [[name, *(f"{median(figures[row.name, name]):.1f}" for row in wanted)] for name in names]
+    for name, other in pairs(names, ranks):
+        lines.append([f"{name} / {other}", *(ratio(figures, row.name, name, other) for row in wanted)])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def medians(figures: Figures, row: str, names: list[str]) -> list[str]:
-    """Return the cells of a row."""
-    return [f"{median(figures[row, name]):.1f}" for name in names]
 
 
 def reading(figures: Figures, row: Row, workers: dict[str, Worker], ranks: list[str]) -> str:
