@@ -38,7 +38,10 @@ def export(folder: Path, kind: str, into: Path) -> Path:
             values = _as_llama_cpp(name, checkpoint.get_tensor(name).float().numpy(), config)
             stored = KINDS[kind if values.ndim == 2 else "fp32"]
             packed = gguf.quants.quantize(values, stored)
-            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), packed, raw_dtype=stored)
+            theirs = names.get_name(name, try_suffixes=(".weight",))
+            if theirs is None:
+                raise ValueError(f"llama.cpp has no name for {name}; take a plain Llama checkpoint")
+            writer.add_tensor(theirs, packed, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
