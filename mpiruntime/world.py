@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollampi.mpiruntime.cgroups import MEMBERSHIP, ROOT, limiting
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.cores import cores_per_task, slices, usable_cores
 
 
 @dataclass(frozen=True)
 class RankFacts:
     """What one rank can use.
 
-    cores: the numbers of the cores that it may run on; threads: its share of them; memory_bytes: what is free on its
-    host, shared by the local_size ranks there.
+    cores: the numbers of the cores that it may run on; usable: how many of them the ranks of its host may keep busy;
+    threads: its share of these; memory_bytes: what is free on its host, shared by the local_size ranks there.
     """
 
     rank: int
@@ -25,42 +27,51 @@ class RankFacts:
     local_rank: int
     local_size: int
     cores: list[int]
+    usable: int
     threads: int
     memory_bytes: int
 
 
 def survey(comm: Communicator) -> list[RankFacts]:
     """Return the facts of all ranks, equal on every rank; collective."""
-    mine = {"host": socket.gethostname(), "cores": sorted(os.sched_getaffinity(0)), "memory_bytes": free_memory()}
+    cores = sorted(os.sched_getaffinity(0))
+    mine = {"host": socket.gethostname(), "cores": cores, "usable": usable_cores(os.environ, len(cores))}
+    mine |= {"per_task": cores_per_task(os.environ, len(cores)), "memory_bytes": free_memory()}
     told = [json.loads(m) for m in comm.collect(json.dumps(mine).encode())]
     facts = []
     for rank, fact in enumerate(told):
         peers = [r for r, other in enumerate(told) if other["host"] == fact["host"]]
-        threads = _threads(fact["cores"], [told[r]["cores"] for r in peers])
+        share = fact["usable"] // _sharing(fact["cores"], [told[r]["cores"] for r in peers])
+        threads = max(1, min(share, fact.pop("per_task")))
         facts.append(RankFacts(rank=rank, local_rank=peers.index(rank), local_size=len(peers), threads=threads, **fact))
     return facts
 
 
-def _threads(cores: list[int], local: list[list[int]]) -> int:
-    """Return a rank's share of its cores: all of them where it is pinned apart, else an equal part of the host's."""
-    sharing = sum(1 for other in local if set(other) & set(cores))
-    return max(1, min(len(cores), cpu_quota() or len(cores)) // sharing)
+def crowded(facts: list[RankFacts], rank: int, threads: int) -> bool:
+    """Return whether more threads compute on the cores of a rank, if each has `threads`, than may be busy there."""
+    fact = facts[rank]
+    return threads * _sharing(fact.cores, [f.cores for f in facts if f.host == fact.host]) > fact.usable
 
 
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return how many cores the cgroup (version 2) allows, at least 1, or None without a limit."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+def own_cores(facts: list[RankFacts], rank: int) -> list[int] | None:
+    """Return the part of its cores that a rank has for itself, where such a cut makes sense, else None.
+
+    It does where ranks share one set of cores that has enough for all, and nothing says that others use it too.
+    """
+    fact = facts[rank]
+    peers = [f for f in facts if f.host == fact.host and set(f.cores) & set(fact.cores)]
+    if len(peers) == 1 or any(f.cores != fact.cores for f in peers) or fact.usable < len(fact.cores):
         return None
-    return None if quota == "max" else max(1, int(quota) // int(period))
+    parts = slices(fact.cores, len(peers))
+    return None if parts is None else parts[peers.index(fact)]
 
 
-def free_memory(
-    meminfo: Path = Path("/proc/meminfo"),
-    root: Path = Path("/sys/fs/cgroup"),
-    membership: Path = Path("/proc/self/cgroup"),
-) -> int:
+def _sharing(cores: list[int], local: list[list[int]]) -> int:
+    """Return how many of the sets of cores on a host have any of `cores`, its own set included."""
+    return sum(1 for other in local if set(other) & set(cores))
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """Return the bytes that can still be taken on this host: what is available, within the limits of all cgroups."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
@@ -68,19 +79,12 @@ def free_memory(
 
 
 def _left_in_cgroups(root: Path, membership: Path) -> Iterator[int]:
-    """Yield what each memory limit of this process's cgroups leaves: its own and those above it, version 2 and 1."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        own = Path(path.lstrip("/"))
-        for folder in (own, *own.parents):  # in a container only the root may be there, which is then the own one
-            if number == "0":
-                yield from _left(root / folder, "memory.max", "memory.current", "")
-            elif "memory" in controllers.split(","):
-                yield from _left(root / "memory" / folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+    """Yield what each memory limit of this process's cgroups leaves."""
+    for version, folder in limiting("memory", root, membership):
+        if version == 2:
+            yield from _left(folder, "memory.max", "memory.current", "")
+        else:
+            yield from _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
 def _left(folder: Path, limit_name: str, used_name: str, prefix: str) -> Iterator[int]:

@@ -1,0 +1,63 @@
+"""Know how many cores this process may use, and keep ranks of one host on cores of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from ollampi.mpiruntime.cgroups import MEMBERSHIP, ROOT, limiting
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def usable_cores(environ: Mapping[str, str], cores: int, root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
+    """Return how many of the `cores` in its affinity mask all ranks of this host may keep busy, at least 1.
+
+    Quotas of cgroups and what Slurm gave the job on this host can be less.
+    """
+    limits = [cores, *_quotas(root, membership), *_numbers(environ, "SLURM_CPUS_ON_NODE")]
+    return max(1, min(limits))
+
+
+def cores_per_task(environ: Mapping[str, str], cores: int) -> int:
+    """Return how many of the `cores` one rank may keep busy: Slurm may have been asked for fewer for each task."""
+    return min([cores, *_numbers(environ, "SLURM_CPUS_PER_TASK")])
+
+
+def slices(cores: Sequence[int], count: int, topology: Path = _TOPOLOGY) -> list[list[int]] | None:
+    """Return `count` runs of cores that tile `cores`, threads of one physical core side by side; None if too few."""
+    if count > len(cores):
+        return None
+    ordered = sorted(cores, key=lambda core: (*_place(core, topology), core))
+    cuts = [len(cores) * i // count for i in range(count + 1)]
+    return [sorted(ordered[a:b]) for a, b in pairwise(cuts)]
+
+
+def _place(core: int, topology: Path) -> tuple[int, int]:
+    """Return the package and the physical core of a core, zeros where the kernel does not tell."""
+    folder = topology / f"cpu{core}" / "topology"
+    try:
+        return int((folder / "physical_package_id").read_text()), int((folder / "core_id").read_text())
+    except (OSError, ValueError):
+        return 0, 0
+
+
+def _numbers(environ: Mapping[str, str], name: str) -> list[int]:
+    """Return the value of a variable, where it is a positive number."""
+    text = environ.get(name, "")
+    return [int(text)] if text.isdigit() and int(text) else []
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[int]:
+    """Yield the whole cores that each limiting cgroup allows, where it has a quota."""
+    for version, folder in limiting("cpu", root, membership):
+        try:
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = [(folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")]
+        except (OSError, ValueError):
+            continue
+        if quota not in ("max", "-1"):
+            yield int(quota) // int(period)
