@@ -9,6 +9,8 @@ OllampiError                a message with the value, the constraint and the rem
 |  |- ContextError          the prompt does not fit the context
 |  `- BusyError             no room now; a later try may succeed
 `- RankFailure              another rank of this world failed
+
+LostRank                    a rank is gone, so that nothing can be agreed on any more
 """
 
 
@@ -50,6 +52,10 @@ class ShutdownError(RequestError):
 
 class RankFailure(OllampiError):
     """Another rank of this world failed, so a collective can never complete."""
+
+
+class LostRank(Exception):
+    """The process of a rank has ended; no OllampiError, since the other ranks cannot even end in order."""
 
 
 def code_of(error: OllampiError) -> str:
