@@ -79,7 +79,7 @@ def measure(model: Path, streams: int, tokens: int) -> None:
     """Print the percentiles of one number of streams."""
     config = compose_config([f"model={model}", "server.port=0", "engine.cache_tokens=65536", "dtype=float32"], {})
     comm = Single()
-    runner = assemble.runner(comm, config)
+    runner, _ = assemble.runner(comm, config)
     torch.set_num_threads(1)
     listener, inbox = assemble.listen(config), assemble.inbox()
     front = assemble.front(config, listener, inbox.address)

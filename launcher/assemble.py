@@ -22,12 +22,13 @@ from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import ConfigError, ModelError
+from ollampi.mpiruntime.exchange import choose_exchange
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.trace import Trace, check_path
-from ollampi.mpiruntime.world import survey
+from ollampi.mpiruntime.world import crowded, survey
 
 
 def communicator() -> Mpi | Single:
@@ -39,16 +40,18 @@ def communicator() -> Mpi | Single:
     return start(size)
 
 
-def runner(comm: Communicator, config: Config) -> Runner:
-    """Return the runner of this rank with its share of the cores; collective.
+def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
+    """Return the runner of this rank with its share of the cores, and how the ranks exchange tensors; collective.
 
-    Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted.
+    Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted, or the exchange cannot be had.
     """
     path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
     agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
     facts = survey(comm)
-    torch.set_num_threads(config.threads or facts[comm.rank].threads)
-    return Runner(comm, facts, None if path is None else Trace(path))
+    threads = config.threads or facts[comm.rank].threads
+    torch.set_num_threads(threads)
+    exchange = choose_exchange(comm, facts, config.exchange, crowded(facts, comm.rank, threads))
+    return Runner(exchange.comm, facts, None if path is None else Trace(path)), exchange.told
 
 
 def model_folders(config: Config) -> list[Path]:

@@ -19,8 +19,11 @@ def url(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: str) -> str:
-    """Return one table with a line per rank, the URL and a curl line to paste."""
+def banner(hosted: HostedModel, facts: list[RankFacts], library: str, exchange: str, address: str) -> str:
+    """Return one table with a line per rank, the URL and a curl line to paste.
+
+    library: whose MPI it is; exchange: how the ranks exchange tensors, empty where there is one.
+    """
     rows = [["rank", "host", "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
     for fact, report in zip(facts, hosted.reports, strict=True):
         held = [human(n) for n in (report.weight_bytes, report.cache_bytes, report.read_bytes)]
@@ -31,6 +34,8 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, address: s
     kept = hosted.dtype if hosted.settings.quantize == "none" else f"{hosted.settings.quantize} and {hosted.dtype}"
     head = f"{hosted.ref.name} in {kept}, context {hosted.context}{limit}, {cache}, {library}"
     lines = [head, "", *_aligned(rows)]
+    if exchange:
+        lines.append(f"tensors are exchanged through {exchange}")
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
         lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")

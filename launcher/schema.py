@@ -25,8 +25,9 @@ class Config:
     model: a name in model_folders or the path of a Hugging Face folder; draft: a smaller model with the same tokenizer
     that proposes tokens for it; dtype: auto, float32 or bfloat16; quantize: none, q8 or q4; cache: the folder that
     keeps quantised weights, null for none; deterministic: the same bits whatever else the server does; threads: per
-    rank, null for an equal share of the cores; drain_timeout_s: how long SIGUSR1 lets running requests go on; trace:
-    the file that rank 0 writes at the end, null for none.
+    rank, null for an equal share of the cores; pin: keep ranks to cores of their own; exchange: auto, shared or mpi;
+    drain_timeout_s: how long SIGUSR1 lets running requests go on; trace: the file that rank 0 writes at the end, null
+    for none.
     """
 
     model: str = "demo"
@@ -38,6 +39,8 @@ class Config:
     deterministic: bool = False
     drain_timeout_s: float = 60.0
     threads: int | None = None
+    pin: bool = False
+    exchange: str = "auto"
     trace: str | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -83,12 +83,13 @@ def run_rank(comm: Communicator, overrides: list[str]) -> int:
     on_signals({number: partial(comm.notify, note) for number, note in _SIGNALS.items()})
     try:
         config = agree(comm, lambda: compose_config(overrides, os.environ))
-        runner = assemble.runner(comm, config)
+        runner, exchange = assemble.runner(comm, config)
         if comm.rank:
             agree(comm, lambda: None)
             runner.follow()
         else:
-            _coordinate(config, runner, agree(comm, lambda: _open(config)))
+            library = comm.library if isinstance(comm, Mpi) else "no MPI"
+            _coordinate(config, runner, agree(comm, lambda: _open(config)), library, exchange)
     except OllampiError as e:
         if comm.rank == 0:
             _announce(str(e))
@@ -103,7 +104,7 @@ def _open(config: Config) -> _Doors:
     return _Doors(listener, inbox, assemble.front(config, listener, inbox.address))
 
 
-def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
+def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine)
     progress = Progress(_write, on_terminal(sys.stderr, os.environ))
@@ -112,8 +113,7 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors) -> None:
         draft = assemble.find_model(config, config.draft) if config.draft else None
         hosted = models.pin(assemble.find_model(config, config.model), draft)
         hosted.keep(None)
-        library = runner.comm.library if isinstance(runner.comm, Mpi) else "no MPI"
-        print(banner(hosted, runner.facts, library, url(doors.listener)), flush=True)
+        print(banner(hosted, runner.facts, library, exchange, url(doors.listener)), flush=True)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()

@@ -142,6 +142,10 @@ _QUANTIZE = Choice(
     ("none", "q8", "q4"), "q8 takes 8.5 bits for each weight and loses next to nothing, q4 4.5 bits and loses a little"
 )
 _CACHE = Text("the path of a folder that keeps quantised weights, or null", or_null=True)
+_EXCHANGE = Choice(
+    ("auto", "shared", "mpi"),
+    "shared adds up through memory that the ranks of one host share; auto takes what is faster at the start",
+)
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
@@ -152,6 +156,8 @@ SETTINGS: dict[str, Kind] = {
     "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
+    "pin": Flag(),
+    "exchange": _EXCHANGE,
     "trace": Text("the path of a file to write, or null", or_null=True),
     "server.host": Text("an address of this host"),
     "server.port": Number(int, 0, 65535),

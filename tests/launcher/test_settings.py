@@ -39,6 +39,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
         ("server.host=::1", "::1"),
         ("trace=/a b.json", "/a b.json"),
         ("trace=null", None),
+        ("exchange=shared", "shared"),
+        ("pin=true", True),
     ],
 )
 def test_the_command_line_gives_values(override: str, value: Value) -> None:
@@ -58,6 +60,8 @@ def test_the_command_line_gives_values(override: str, value: Value) -> None:
         ("drain_timeout_s=nan", "drain_timeout_s is nan; it must be a number from 0 to 86400"),
         ("dtype=float16", "dtype is 'float16'; it must be one of auto, float32, bfloat16 (float16 weights are read as"),
         ("engine.dtype=int8", "engine.dtype is 'int8'; it must be one of auto, float32, bfloat16"),
+        ("exchange=tcp", "exchange is 'tcp'; it must be one of auto, shared, mpi (shared adds up through memory"),
+        ("pin=1", "pin is '1'; it must be true or false"),
         ("trace=", "trace is ''; it must be the path of a file to write, or null"),
         ("engine.deterministic=yes", "engine.deterministic is 'yes'; it must be true or false"),
         ("model=", "model is ''; it must be the name of a model or the path of its folder"),
