@@ -25,6 +25,7 @@ from ollampi.launcher.screen import Screen, show_answer
 from ollampi.launcher.settings import chosen
 from ollampi.launcher.supervise import TERMINAL, supervise
 from ollampi.launcher.terminal import PlainLines, TerminalLines
+from ollampi.launcher.waiting import local_size, waiting
 from ollampi.launcher.words import human_size, human_time, processor, show_text, table, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
@@ -81,6 +82,7 @@ def serve(overrides: tuple[str, ...]) -> None:
 
     Alone it is a world of one rank; `ollampi launch` starts several. OVERRIDES are settings such as model=NAME.
     """
+    os.environ.update(waiting(overrides, local_size(os.environ), os.environ))
     os.execv(sys.executable, [sys.executable, "-m", "ollampi.launcher.serve", *overrides])
 
 
@@ -99,6 +101,7 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
     found = mpi.detect(mpirun)
     line = mpi.command(found, ranks, [sys.executable, "-m", "ollampi.launcher.serve", *overrides], hostfile)
     added = mpi.environment(found, os.geteuid() == 0, os.environ, hostfile)
+    added |= {} if hostfile else waiting(overrides, ranks, os.environ)
     mpi.link_library(found, os.environ)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
