@@ -28,7 +28,7 @@ from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.trace import Trace, check_path
-from ollampi.mpiruntime.world import crowded, survey
+from ollampi.mpiruntime.world import apart, crowded, survey
 
 
 def communicator() -> Mpi | Single:
@@ -47,7 +47,7 @@ def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
     """
     path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
     agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
-    facts = survey(comm)
+    facts = apart(survey(comm)) if config.pin else survey(comm)
     threads = config.threads or facts[comm.rank].threads
     torch.set_num_threads(threads)
     exchange = choose_exchange(comm, facts, config.exchange, crowded(facts, comm.rank, threads))

@@ -84,12 +84,14 @@ def run_rank(comm: Communicator, overrides: list[str]) -> int:
     try:
         config = agree(comm, lambda: compose_config(overrides, os.environ))
         runner, exchange = assemble.runner(comm, config)
-        if comm.rank:
-            agree(comm, lambda: None)
+        doors = agree(comm, lambda: _open(config) if comm.rank == 0 else None)
+        if config.pin:  # this thread and those that it makes from now on, to compute; not what rank 0 has opened
+            os.sched_setaffinity(0, runner.facts[comm.rank].cores)
+        if doors is None:
             runner.follow()
         else:
             library = comm.library if isinstance(comm, Mpi) else "no MPI"
-            _coordinate(config, runner, agree(comm, lambda: _open(config)), library, exchange)
+            _coordinate(config, runner, doors, library, exchange)
     except OllampiError as e:
         if comm.rank == 0:
             _announce(str(e))

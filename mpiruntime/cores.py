@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +34,21 @@ def slices(cores: Sequence[int], count: int, topology: Path = _TOPOLOGY) -> list
     ordered = sorted(cores, key=lambda core: (*_place(core, topology), core))
     cuts = [len(cores) * i // count for i in range(count + 1)]
     return [sorted(ordered[a:b]) for a, b in pairwise(cuts)]
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Let processes that the block starts run wherever any thread of this one may, also where this thread is pinned."""
+    own = os.sched_getaffinity(0)
+    everywhere = set(own)
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            everywhere |= os.sched_getaffinity(int(thread))
+    os.sched_setaffinity(0, everywhere)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def _place(core: int, topology: Path) -> tuple[int, int]:

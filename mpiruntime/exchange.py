@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def measure(comms: list[Communicator], calls: dict[int, int]) -> list[dict[int, 
     """
     seconds: list[dict[int, list[float]]] = [{size: [] for size in calls} for _ in comms]
     for size, count in calls.items():
-        x = torch.zeros(size // 4)
+        x = torch.from_numpy(np.zeros(size // 4, np.float32))  # torch.zeros would start the threads too early
         for _ in range(_ROUNDS):
             for comm, times in zip(comms, seconds, strict=True):
                 times[size] += [_timed(comm, x) for _ in range(count)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from ollampi.mpiruntime.cores import all_cores
 from ollampi.mpiruntime.grammar_marks import new_marks
 from ollampi.mpiruntime.wire import Closed, Message
 
@@ -32,7 +33,10 @@ class Link:
         file, self._marks = new_marks()
         try:
             command = [*_COMMAND, str(os.getpid()), str(file)]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=[file])
+            with all_cores():
+                self._process = subprocess.Popen(
+                    command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, pass_fds=[file]
+                )
         finally:
             theirs.close()
             os.close(file)

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollampi.mpiruntime.cgroups import MEMBERSHIP, ROOT, limiting
@@ -53,11 +53,20 @@ def crowded(facts: list[RankFacts], rank: int, threads: int) -> bool:
     return threads * _sharing(fact.cores, [f.cores for f in facts if f.host == fact.host]) > fact.usable
 
 
-def own_cores(facts: list[RankFacts], rank: int) -> list[int] | None:
-    """Return the part of its cores that a rank has for itself, where such a cut makes sense, else None.
+def apart(facts: list[RankFacts]) -> list[RankFacts]:
+    """Return the facts with each rank on cores of its own, where such a cut makes sense.
 
     It does where ranks share one set of cores that has enough for all, and nothing says that others use it too.
     """
+    own = [_own_cores(facts, fact.rank) for fact in facts]
+    return [
+        fact if cores is None else replace(fact, cores=cores, usable=len(cores))
+        for fact, cores in zip(facts, own, strict=True)
+    ]
+
+
+def _own_cores(facts: list[RankFacts], rank: int) -> list[int] | None:
+    """Return the part of its cores that a rank has for itself, or None where they are not cut."""
     fact = facts[rank]
     peers = [f for f in facts if f.host == fact.host and set(f.cores) & set(fact.cores)]
     if len(peers) == 1 or any(f.cores != fact.cores for f in peers) or fact.usable < len(fact.cores):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from ollampi.mpiruntime import world
-from ollampi.mpiruntime.cores import cores_per_task, slices, usable_cores
+from ollampi.mpiruntime.cores import all_cores, cores_per_task, slices, usable_cores
 from ollampi.mpiruntime.thread_world import run_threads
-from ollampi.mpiruntime.world import RankFacts, crowded, own_cores, survey
+from ollampi.mpiruntime.world import RankFacts, apart, crowded, survey
 
 
 def facts(*masks: str, usable: int = 8, hosts: tuple[str, ...] = ()) -> list[RankFacts]:
@@ -90,7 +93,7 @@ def test_a_rank_is_crowded_where_threads_outnumber_the_cores_that_it_shares() ->
 def test_ranks_that_share_cores_get_slices_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "slices", lambda cores, count: slices(cores, count, tmp_path))
     shared = facts("01234567", "01234567", "01234567", usable=8)
-    assert [own_cores(shared, rank) for rank in range(3)] == [[0, 1], [2, 3, 4], [5, 6, 7]]
+    assert [(fact.cores, fact.usable) for fact in apart(shared)] == [([0, 1], 2), ([2, 3, 4], 3), ([5, 6, 7], 3)]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,24 @@ def test_ranks_that_share_cores_get_slices_of_them(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_ranks_are_left_where_they_are_otherwise(others: list[RankFacts]) -> None:
-    assert [own_cores(others, rank) for rank in range(len(others))] == [None] * len(others)
+    assert apart(others) == others
+
+
+def test_what_a_pinned_thread_starts_may_run_where_other_threads_may() -> None:
+    own = os.sched_getaffinity(0)
+    over = threading.Event()
+    wide = threading.Thread(target=over.wait)
+    wide.start()
+    try:
+        os.sched_setaffinity(0, {min(own)})
+        with all_cores():
+            command = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+            assert int(subprocess.check_output(command)) == len(own)
+        assert os.sched_getaffinity(0) == {min(own)}
+    finally:
+        os.sched_setaffinity(0, own)
+        over.set()
+        wide.join()
 
 
 def test_threads_of_one_physical_core_stay_together(tmp_path: Path) -> None:
