@@ -90,7 +90,9 @@ def main() -> None:
         die_with(os.getppid())
     comm = assemble.communicator()
     config = compose_config([*SETTINGS, *sys.argv[2:]], {})
-    runner = assemble.runner(comm, config)
+    runner, told = assemble.runner(comm, config)
+    if comm.rank == 0:
+        print(*told, sep="\n", file=sys.stderr)
     if comm.rank:
         runner.follow()
     else:

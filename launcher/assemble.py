@@ -17,6 +17,7 @@ from ollampi.api.errors import ApiError
 from ollampi.api.model import read_model
 from ollampi.api.store import Store
 from ollampi.launcher.config import CONF
+from ollampi.launcher.home import home
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
@@ -24,6 +25,7 @@ from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.exchange import choose_exchange
 from ollampi.mpiruntime.inbox import SocketInbox
+from ollampi.mpiruntime.kernel_choice import choose_kernels
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
@@ -40,8 +42,8 @@ def communicator() -> Mpi | Single:
     return start(size)
 
 
-def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
-    """Return the runner of this rank with its share of the cores, and how the ranks exchange tensors; collective.
+def runner(comm: Communicator, config: Config) -> tuple[Runner, list[str]]:
+    """Return the runner of this rank with its share of the cores, and lines about how it computes; collective.
 
     Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted, or the exchange cannot be had.
     """
@@ -51,7 +53,11 @@ def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
     threads = config.threads or facts[comm.rank].threads
     torch.set_num_threads(threads)
     exchange = choose_exchange(comm, facts, config.exchange, crowded(facts, comm.rank, threads))
-    return Runner(exchange.comm, facts, None if path is None else Trace(path)), exchange.told
+    own = home(os.environ)
+    choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi")
+    told = [f"tensors are exchanged through {exchange.told}"] if exchange.told else []
+    told.append(f"weights are multiplied by {choice.told()}")
+    return Runner(exchange.comm, facts, None if path is None else Trace(path), choice), told
 
 
 def model_folders(config: Config) -> list[Path]:

@@ -19,10 +19,10 @@ def url(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-def banner(hosted: HostedModel, facts: list[RankFacts], library: str, exchange: str, address: str) -> str:
+def banner(hosted: HostedModel, facts: list[RankFacts], library: str, told: list[str], address: str) -> str:
     """Return one table with a line per rank, the URL and a curl line to paste.
 
-    library: whose MPI it is; exchange: how the ranks exchange tensors, empty where there is one.
+    library: whose MPI it is; told: lines about how it computes.
     """
     rows = [["rank", "host", "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
     for fact, report in zip(facts, hosted.reports, strict=True):
@@ -33,9 +33,7 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, exchange: 
     cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
     kept = hosted.dtype if hosted.settings.quantize == "none" else f"{hosted.settings.quantize} and {hosted.dtype}"
     head = f"{hosted.ref.name} in {kept}, context {hosted.context}{limit}, {cache}, {library}"
-    lines = [head, "", *_aligned(rows)]
-    if exchange:
-        lines.append(f"tensors are exchanged through {exchange}")
+    lines = [head, "", *_aligned(rows), *told]
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
         lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")

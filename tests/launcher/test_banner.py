@@ -31,9 +31,9 @@ def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = Tr
 )
 def test_the_first_line_says_where_the_context_ends(max_context: int, text: str) -> None:
     facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0, 1, 2, 5], threads=4)]
-    lines = banner(hosted(2048, max_context), facts, "Open MPI 5.0.11", "MPI, as asked for", "http://h:1").splitlines()
+    lines = banner(hosted(2048, max_context), facts, "Open MPI 5.0.11", ["a line"], "http://h:1").splitlines()
     assert lines[0].startswith(f"m:latest in float32, {text}")
-    assert "tensors are exchanged through MPI, as asked for" in lines
+    assert "a line" in lines
     assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0"]
     assert "small:latest drafts for it; weights and cache per rank: 2 KiB" in lines
 
@@ -44,7 +44,7 @@ def test_the_first_request_is_one_that_the_model_can_answer(tmp_path: Path, has_
         (tmp_path / "1_Pooling").mkdir()
         (tmp_path / "1_Pooling" / "config.json").write_text("{}")
     facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0], threads=1)]
-    last = banner(hosted(16, 16, str(tmp_path), has_head), facts, "no MPI", "", "http://h:1").splitlines()[-1]
+    last = banner(hosted(16, 16, str(tmp_path), has_head), facts, "no MPI", [], "http://h:1").splitlines()[-1]
     if has_head and not pools:
         assert last.startswith('  curl http://h:1/api/generate -d \'{"model": "m", "prompt": ')
     else:
