@@ -3,7 +3,7 @@
 #pragma GCC target("avx2,fma")
 #pragma GCC optimize("fp-contract=fast")
 #define LEVEL(name) name##_avx2
-enum { DENSE_ROWS = 2, DENSE_TOKENS = 2 };
+enum { LANES = 8, DENSE_ROWS = 1, DENSE_TOKENS = 2 };
 #include "per_token.h"
 #include "dense.h"
 #endif

@@ -3,7 +3,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
 #pragma GCC optimize("fp-contract=fast")
 #define LEVEL(name) name##_avx512
-enum { DENSE_ROWS = 4, DENSE_TOKENS = 4 };
+enum { LANES = 16, DENSE_ROWS = 2, DENSE_TOKENS = 4 };
 #include "per_token.h"
 #include "dense.h"
 #endif

@@ -5,6 +5,8 @@
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+enum { AHEAD = 8192 }; /* bytes of weights between what is computed with and what is asked for */
+
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 INLINE __m512 scales_of(const uint16_t *scales) { /* bf16 is the upper half of fp32 */
@@ -34,6 +36,10 @@ INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *s
 #pragma GCC unroll 8
         for (int t = 0; t < count; t++) dots[t] = _mm512_set1_epi32(offsets[t * num_groups + g]);
         const int8_t *group = values + g * GROUP;
+        if (token == 0) { /* later tokens find the weights in the core's caches */
+#pragma GCC unroll 8
+            for (int line = 0; line < bits; line++) _mm_prefetch(weights + AHEAD + 64 * line, _MM_HINT_T0);
+        }
         if (bits == 8) {
 #pragma GCC unroll 8
             for (int q = 0; q < 8; q++) {

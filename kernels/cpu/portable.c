@@ -1,5 +1,5 @@
 /* per_token.h and dense.h for any CPU. */
 #define LEVEL(name) name##_portable
-enum { DENSE_ROWS = 2, DENSE_TOKENS = 1 };
+enum { LANES = 4, DENSE_ROWS = 1, DENSE_TOKENS = 1 };
 #include "per_token.h"
 #include "dense.h"
