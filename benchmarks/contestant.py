@@ -51,10 +51,12 @@ def rate(row: Row, began: float, times: Times) -> float:
 
 
 def serve_turns(contestant: Contestant) -> None:
-    """Measure the rows that stdin names until it ends."""
+    """Measure the rows that stdin names until it says null or ends; mpirun does not pass on its end."""
     print(MARK + json.dumps(contestant.facts), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
+        if order is None:
+            break
         row = Row(**order["row"])
         prompts = row.prompts(order["seed"], contestant.vocab_size)
         began = time.perf_counter()

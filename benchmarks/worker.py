@@ -53,6 +53,9 @@ class Worker:
         """End the process."""
         self._signal(signal.SIGCONT)
         with suppress(BrokenPipeError):
+            self._orders.write("null\n")
+            self._orders.flush()
+        with suppress(BrokenPipeError):
             self._orders.close()
         try:
             self._process.wait(_END_S)
