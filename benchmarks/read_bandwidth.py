@@ -13,11 +13,10 @@ import numpy as np
 SIZE, PASSES = 1 << 30, 4
 SOURCE = """
 #include <stdint.h>
-uint64_t read_lines(const uint64_t *numbers, int64_t count) {
+uint64_t read_all(const uint64_t *numbers, int64_t count) {
     uint64_t sum = 0;
-#pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (int64_t line = 0; line < count; line += 8)
-        for (int i = 0; i < 8; i++) sum += numbers[line + i];
+#pragma omp parallel for simd schedule(static) reduction(+ : sum)
+    for (int64_t i = 0; i < count; i++) sum += numbers[i];
     return sum;
 }
 """
@@ -32,7 +31,7 @@ class ReadBandwidth:
             source.write_text(SOURCE)
             line = ["cc", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(library)]
             subprocess.run(line, check=True)
-            self._loop = ctypes.CDLL(str(library)).read_lines
+            self._loop = ctypes.CDLL(str(library)).read_all
         self._loop.argtypes, self._loop.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64
         self._numbers = np.ones(SIZE // 8, dtype=np.uint64)
 
