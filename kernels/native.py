@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-INTERFACE = 6  # what kernels/cpu/native.c says: a library of another one was built from other sources
+INTERFACE = 7  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {
@@ -28,10 +28,18 @@ _ARGUMENTS: dict[str, list[type]] = {
     "shared_open": [_POINTER, _POINTER, *[_NUMBER] * 6],
     "shared_sum": [_POINTER, _POINTER, _POINTER, _NUMBER, _NUMBER, _NUMBER],
     "shared_gather": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER],
+    "rows_at_once": [_NUMBER],
     "mix": [_NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
 }
 _RETURNS_STATUS = {"quantised", "dense", "mix"}  # 1 where there was no memory
-_RETURNS_NUMBER = {*_RETURNS_STATUS, "quantise_weights", "shared_room_bytes", "shared_sum", "shared_gather"}
+_RETURNS_NUMBER = {
+    *_RETURNS_STATUS,
+    "quantise_weights",
+    "rows_at_once",
+    "shared_room_bytes",
+    "shared_sum",
+    "shared_gather",
+}
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as kernels/cpu/numbers.h numbers them
 LEVEL_NAMES = ("plain C", "AVX2", "AVX-512 VNNI")
 

@@ -23,16 +23,16 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Tokens that look at the cache by themselves.
+class Pieces:
+    """The tokens of a step in runs of neighbours of one sequence, few enough to be computed together.
 
-    each: int64 [R, 3], of every such token its number in the step, the positions that it sees, and where the blocks of
-    its sequence begin in blocks [.] of int64.
+    each: int64 [P, 4], of every piece the number of its first token in the step, how many tokens it has, the position
+    of the first, and where the blocks of its sequence begin in blocks [.] of int64.
     """
 
     each: Tensor
     blocks: Tensor
-    num_positions: int  # that all of them see
+    num_positions: int  # that all tokens see
 
 
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
@@ -57,11 +57,19 @@ class _Mix(ctypes.Structure):  # as kernels/cpu/mix.h says
         ("cos", _POINTER),
         ("sin", _POINTER),
         ("slots", _POINTER),
-        ("num_rows", _NUMBER),
+        ("num_pieces", _NUMBER),
         ("num_positions", _NUMBER),
-        ("rows", _POINTER),
+        ("pieces", _POINTER),
         ("blocks", _POINTER),
     ]
+
+
+def piece_tokens(most_heads: int, level: int | None = None) -> int:
+    """Return the most tokens of a piece where most_heads query heads look at one KV head; 0 without a library."""
+    library = native.library()
+    if library is None:
+        return 0
+    return max(1, int(library.ollampi_rows_at_once(native.level() if level is None else level)) // most_heads)
 
 
 class PagedAttention:
@@ -81,11 +89,11 @@ class PagedAttention:
         cos: Tensor,
         sin: Tensor,
         slots: Tensor,
-        rows: Rows,
+        pieces: Pieces,
         level: int | None = None,
     ) -> None:
         _, num_slots, num_kv_heads, head_dim = keys.vectors.shape
-        self._held = keys, values, first_heads, cos, sin, slots, rows  # while their addresses are in use
+        self._held = keys, values, first_heads, cos, sin, slots, pieces  # while their addresses are in use
         self._width = int(first_heads[-1]) * head_dim
         self._level = native.level() if level is None else level
         self._mix = _Mix(
@@ -102,15 +110,15 @@ class PagedAttention:
             cos=cos.data_ptr(),
             sin=sin.data_ptr(),
             slots=slots.data_ptr(),
-            num_rows=len(rows.each),
-            num_positions=rows.num_positions,
-            rows=rows.each.data_ptr(),
-            blocks=rows.blocks.data_ptr(),
+            num_pieces=len(pieces.each),
+            num_positions=pieces.num_positions,
+            pieces=pieces.each.data_ptr(),
+            blocks=pieces.blocks.data_ptr(),
         )
         self._address = ctypes.addressof(self._mix)
 
     def mix(self, layer: int, qkv: Tensor) -> Tensor:
-        """Return what the rows see of one layer as [T, H * d] in fp32; what other tokens see is left open.
+        """Return what the tokens see of one layer as [T, H * d] in fp32.
 
         qkv [T, (H + 2K) d] in fp32 or bf16, contiguous: queries, keys and values of all tokens. Queries are rotated in
         place; rotated keys, and values, are kept in the tokens' slots first.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, native, ops
+from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.communicator import Communicator
@@ -21,7 +21,7 @@ _SPARE_BITS = 52  # of fp64's 53, less one for what rounding adds to a bound
 class Arithmetic(Protocol):
     """What layers compute. Shapes and meanings as in the kernels of the same names."""
 
-    few_tokens: int  # the most tokens of a sequence in a step that attend natively; 0 where torch does it all
+    attends_natively: bool  # where there is a library, and not by torch
 
     def weight_rows(self, rows: Tensor) -> Tensor:
         """Return what is kept of whole rows [R, in] of a matrix."""
@@ -60,7 +60,7 @@ class Plain:
     choice: up to how many tokens the native kernels multiply.
     """
 
-    few_tokens = 16 if native.library() is not None else 0
+    attends_natively = True
 
     def __init__(self, choice: Choice = NATIVE) -> None:
         self._choice = choice
@@ -108,7 +108,7 @@ class Exact:
     longest: the positions that a query of the model may see at most.
     """
 
-    few_tokens = 0
+    attends_natively = False
 
     def __init__(self, longest: int) -> None:
         self.longest = longest

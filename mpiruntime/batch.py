@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ollampi.kernels.attention import causal_mask
-from ollampi.kernels.paged_attention import Rows
+from ollampi.kernels.paged_attention import Pieces
 from ollampi.mpiruntime.step import Chunk, Step
 
 _GROUP_BYTES = 1 << 20  # of keys that are copied together: what stays in a core's cache until it is used
@@ -37,23 +37,23 @@ class Batch:
     """The tensors of one step, equal on every rank.
 
     tokens [T], positions [T], slots [T] (where keys and values of each token go), logit_rows [B'] (the rows whose
-    logits the sampler wants), all int64; rows: the tokens that attend natively, None where torch does it all, spans:
-    the others; pools: the runs of rows whose hidden states are added up.
+    logits the sampler wants), all int64; pieces: what attends natively, None where torch
+    does it, as spans; pools: the runs of rows whose hidden states are added up.
     """
 
     tokens: Tensor
     positions: Tensor
     slots: Tensor
     spans: list[Span]
-    rows: Rows | None
+    pieces: Pieces | None
     logit_rows: Tensor
     pools: list[slice]
 
 
-def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.device, few: int = 0) -> Batch:
+def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.device, piece: int = 0) -> Batch:
     """Return the batch of a step for a cache with blocks of block_size slots of slot_bytes of keys in a layer.
 
-    few: the most tokens of a chunk that attends natively, 0 where torch does it all.
+    piece: the most tokens that attend together natively, 0 where torch does it.
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -69,39 +69,29 @@ def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.devic
         if chunk.num_pooled:
             pools.append(slice(len(tokens) - chunk.num_pooled, len(tokens)))
     as_tensor = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, positions, slots, rows)]
-    spans, attending, begin = [], _Attending(), 0
-    for group in _groups(step.chunks, slot_bytes, few):
+    made = Batch(as_tensor[0], as_tensor[1], as_tensor[2], [], None, as_tensor[3], pools)
+    if piece:
+        return replace(made, pieces=_pieces(step.chunks, piece))
+    begin = 0
+    for group in _groups(step.chunks, slot_bytes):
         end = begin + sum(len(chunk.tokens) for chunk in group)
-        if len(group[0].tokens) <= few:
-            attending.add(group, begin)
-        else:
-            spans.append(_span(slice(begin, end), group, block_size, device))
+        made.spans.append(_span(slice(begin, end), group, block_size, device))
         begin = end
-    attend = attending.rows() if few else None
-    return Batch(as_tensor[0], as_tensor[1], as_tensor[2], spans, attend, as_tensor[3], pools)
+    return made
 
 
-class _Attending:
-    """Lists the tokens that attend natively."""
-
-    def __init__(self) -> None:
-        self._each = array("q")
-        self._blocks = array("q")
-        self._num_positions = 0
-
-    def add(self, group: list[Chunk], token: int) -> None:
-        """Add all tokens of some chunks, the first of which is the step's number `token`."""
-        for chunk in group:
-            for length in range(chunk.start + 1, _length(chunk) + 1):
-                self._each.extend((token, length, len(self._blocks)))
-                self._num_positions += length
-                token += 1
-            self._blocks.extend(chunk.blocks)
-
-    def rows(self) -> Rows:
-        """Return the tokens added."""
-        each, blocks = torch.from_numpy(np.array(self._each)), torch.from_numpy(np.array(self._blocks))
-        return Rows(each.view(-1, 3), blocks, self._num_positions)
+def _pieces(chunks: list[Chunk], most: int) -> Pieces:
+    """Return the chunks in pieces of at most so many tokens."""
+    each, blocks = array("q"), array("q")
+    token = num_positions = 0
+    for chunk in chunks:
+        for start in range(chunk.start, _length(chunk), most):
+            count = min(most, _length(chunk) - start)
+            each.extend((token, count, start, len(blocks)))
+            num_positions += count * start + count * (count + 1) // 2
+            token += count
+        blocks.extend(chunk.blocks)
+    return Pieces(torch.from_numpy(np.array(each)).view(-1, 4), torch.from_numpy(np.array(blocks)), num_positions)
 
 
 def _length(chunk: Chunk) -> int:
@@ -109,11 +99,8 @@ def _length(chunk: Chunk) -> int:
     return chunk.start + len(chunk.tokens)
 
 
-def _groups(chunks: list[Chunk], slot_bytes: int, few: int) -> Iterator[list[Chunk]]:
+def _groups(chunks: list[Chunk], slot_bytes: int) -> Iterator[list[Chunk]]:
     """Yield the chunks, in order, in groups that attend together."""
-    if few:
-        yield from ([chunk] for chunk in chunks)
-        return
     group: list[Chunk] = []
     shortest = longest = 0
     for chunk in chunks:

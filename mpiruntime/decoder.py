@@ -71,6 +71,7 @@ class Decoder:
         self.comm = comm
         self.arithmetic = weights.arithmetic
         self.heads = heads_of(config, shard)
+        self.piece_tokens = self.heads.piece_tokens if weights.arithmetic.attends_natively else 0
         self.rotary = RotaryTable(config.rope, config.head_dim, context, weights.arithmetic)
         self.embedding = Embedding(body / "embed_tokens", config, shard, comm)
         self.layers = [

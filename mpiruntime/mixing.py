@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels.ops import rotate
-from ollampi.kernels.paged_attention import PagedAttention, Rows
+from ollampi.kernels.paged_attention import PagedAttention, Pieces, piece_tokens
 from ollampi.mpiruntime.arithmetic import Arithmetic
 from ollampi.mpiruntime.batch import Batch
 from ollampi.mpiruntime.kv_cache import KVCache
@@ -30,6 +30,11 @@ class Heads:
     first_heads: Tensor
     kv_of_head: Tensor | None
 
+    @property
+    def piece_tokens(self) -> int:
+        """Return the most tokens that attend together natively; 0 without a library."""
+        return piece_tokens(int(self.first_heads.diff().max()))
+
 
 def heads_of(config: ModelConfig, shard: Shard) -> Heads:
     """Return the heads of the rank of `shard`."""
@@ -45,7 +50,7 @@ def heads_of(config: ModelConfig, shard: Shard) -> Heads:
 class Mixing:
     """Attention of one step: every layer keeps the keys and values of its tokens, then the tokens look at the cache.
 
-    cos, sin [T, d/2] of the tokens' positions. Tokens that the batch lists as rows are computed natively.
+    cos, sin [T, d/2] of the tokens' positions. A batch in pieces is computed natively, one in spans by torch.
     """
 
     def __init__(
@@ -56,32 +61,29 @@ class Mixing:
         self._batch = batch
         self._cos, self._sin = cos, sin
         self._cache = cache
-        self._paged = None if batch.rows is None else self._native(batch.rows)
+        self._paged = None if batch.pieces is None else self._native(batch.pieces)
         cache.note(batch.slots)
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Return the mix [T, H d] of a layer for its projections qkv [T, (H + 2K) d], which it may change."""
+        return self._by_torch(layer, qkv) if self._paged is None else self._paged.mix(layer, qkv)
+
+    def _by_torch(self, layer: int, qkv: Tensor) -> Tensor:
+        """Return what the call does, by torch."""
         heads = self._heads
-        if self._paged is not None:
-            mixed = self._paged.mix(layer, qkv)
-            if not self._batch.spans:
-                return mixed
-            mixed = mixed.view(len(qkv), -1, heads.size)
-            q = qkv.view(len(qkv), -1, heads.size)[:, : len(heads.query)]
-        else:
-            sizes = [len(heads.query), len(heads.kv), len(heads.kv)]
-            q, k, v = torch.split(qkv.view(len(qkv), -1, heads.size), sizes, dim=1)
-            k, v = self._arithmetic.cached(rotate(k, self._cos, self._sin), v)
-            self._cache.write(layer, self._batch.slots, k, v)
-            q = rotate(q, self._cos, self._sin)
-            mixed = torch.empty_like(q)
+        sizes = [len(heads.query), len(heads.kv), len(heads.kv)]
+        q, k, v = torch.split(qkv.view(len(qkv), -1, heads.size), sizes, dim=1)
+        k, v = self._arithmetic.cached(rotate(k, self._cos, self._sin), v)
+        self._cache.write(layer, self._batch.slots, k, v)
+        q = rotate(q, self._cos, self._sin)
+        mixed = torch.empty_like(q)
         for span in self._batch.spans:
             keys, values = self._cache.read(layer, span.keys, span.num_sequences)
             mixed[span.queries] = self._arithmetic.attend(q[span.queries], keys, values, span.mask, heads.kv_of_head)
         return mixed.view(len(qkv), -1)
 
-    def _native(self, rows: Rows) -> PagedAttention:
-        """Return the native attention of the batch's rows; it keeps the keys and values of all tokens."""
+    def _native(self, pieces: Pieces) -> PagedAttention:
+        """Return the native attention of the step."""
         cache = self._cache
         return PagedAttention(
             cache.keys.kept,
@@ -91,5 +93,5 @@ class Mixing:
             self._cos,
             self._sin,
             self._batch.slots,
-            rows,
+            pieces,
         )

@@ -145,8 +145,8 @@ class Runner:
         """Return what `step` returns."""
         began = time.perf_counter()
         model = self._models[step.model]
-        few = model.decoder.arithmetic.few_tokens
-        batch = make_batch(step, model.cache.block_size, model.cache.slot_bytes, self.device, few)
+        sizes = model.cache.block_size, model.cache.slot_bytes
+        batch = make_batch(step, *sizes, self.device, model.decoder.piece_tokens)
         logits = model.decoder(batch, model.cache, watch)
         model.meter.step(len(batch.tokens), began)
         return logits

@@ -4,15 +4,7 @@
 #include <stdlib.h>
 
 #include "numbers.h"
-
-#pragma GCC diagnostic ignored "-Wpsabi" /* no vector crosses a call: what takes one is inlined */
-
-#define Floats LEVEL(Floats)
-#define Words LEVEL(Words)
-#define INLINED static inline __attribute__((always_inline))
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+#include "vectors.h"
 
 enum { CHUNK = 2 * LANES }; /* inputs that are taken at once */
 
@@ -126,7 +118,3 @@ int64_t LEVEL(dense)(int64_t type, const void *weights, int64_t num_rows, int64_
     free(ordered);
     return 0;
 }
-
-#undef Floats
-#undef Words
-#undef INLINED

@@ -8,9 +8,9 @@ typedef struct { /* the vectors [layers, slots, KV heads, d] of keys or values; 
     uint16_t *scales;
 } Kept;
 
-typedef struct { /* a token that looks at positions 0..length-1 of the sequence whose blocks begin at first_block */
-    int64_t token, length, first_block;
-} Row;
+typedef struct { /* `count` tokens at positions `start` and behind of the sequence whose blocks begin at first_block */
+    int64_t token, count, start, first_block;
+} Piece;
 
 typedef struct {
     Kept keys, values;
@@ -20,8 +20,8 @@ typedef struct {
     int64_t num_tokens;
     const float *cos, *sin; /* [tokens, d/2] */
     const int64_t *slots;   /* [tokens] */
-    int64_t num_rows, num_positions; /* of rows, and of all positions that they see */
-    const Row *rows;
+    int64_t num_pieces, num_positions; /* of pieces, and of all positions that their tokens see */
+    const Piece *pieces;
     const int64_t *blocks;
 } Mix;
 #endif

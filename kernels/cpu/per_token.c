@@ -4,6 +4,7 @@
 
 DECLARE(void, rms_norm, const float *, const void *, int64_t, float, int64_t, int64_t, float *);
 DECLARE(void, silu_multiply, const void *, int64_t, int64_t, int64_t, void *);
+DECLARE(int64_t, rows_at_once, void);
 DECLARE(int64_t, mix, const Mix *, int64_t, void *, int64_t, float *);
 
 void ollampi_rms_norm(int64_t level, const float *x, const void *weight, int64_t type, float eps, int64_t num_tokens,
@@ -14,6 +15,8 @@ void ollampi_rms_norm(int64_t level, const float *x, const void *weight, int64_t
 void ollampi_silu_multiply(int64_t level, const void *gate_up, int64_t type, int64_t num_tokens, int64_t width, void *out) {
     AT_LEVEL(level, silu_multiply, gate_up, type, num_tokens, width, out);
 }
+
+int64_t ollampi_rows_at_once(int64_t level) { return AT_LEVEL(level, rows_at_once); }
 
 /* Returns 1 where there was no memory for it. */
 int64_t ollampi_mix(int64_t level, const Mix *mix_, int64_t layer, void *qkv, int64_t type, float *out) {

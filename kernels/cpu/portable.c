@@ -1,5 +1,6 @@
-/* per_token.h and dense.h for any CPU. */
+/* per_token.h, attention.h and dense.h for any CPU. */
 #define LEVEL(name) name##_portable
-enum { LANES = 4, DENSE_ROWS = 1, DENSE_TOKENS = 1 };
+enum { LANES = 4, VECTORS = 2, DENSE_ROWS = 1, DENSE_TOKENS = 1 };
 #include "per_token.h"
+#include "attention.h"
 #include "dense.h"

@@ -13,7 +13,7 @@ from ollampi.kernels.attention import attend
 from ollampi.kernels.cache_codec import decode, encode
 from ollampi.kernels.native import levels
 from ollampi.kernels.ops import rotate
-from ollampi.kernels.paged_attention import Kept, PagedAttention, Rows
+from ollampi.kernels.paged_attention import Kept, PagedAttention, Pieces, piece_tokens
 
 LEVELS = pytest.mark.parametrize("level", levels())
 KEPT = pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.int8])
@@ -50,11 +50,11 @@ class Scene:
         self.heads, self.size, self.kept = heads, size, kept  # heads: of each KV head, how many look at it
         self.num_heads, kv_heads = sum(heads), len(heads)
         starts = [rng.choice([0, 1, 3, 4, 31, 32, 33, 70]) for _ in range(rng.randint(1, 5))]
-        counts = [rng.choice([1, 1, 2, 5]) for _ in starts]
+        counts = [rng.choice([1, 1, 2, 5, 40]) for _ in starts]
         free = list(range(200))
         rng.shuffle(free)
         self.keys, self.values = (empty(200 * BLOCK, kv_heads, size, kept) for _ in range(2))
-        each, blocks, slots, self.past = [], [], [], []
+        self.chunks, blocks, slots, self.past = [], [], [], []
         for start, count in zip(starts, counts, strict=True):
             own = [free.pop() for _ in range(-(-(start + count) // BLOCK))]
             past = torch.randn(2, start, kv_heads, size)
@@ -62,13 +62,13 @@ class Scene:
             for p in range(start):
                 write(self.keys, 1, at[p], past[0, p])
                 write(self.values, 1, at[p], past[1, p])
+            self.chunks.append((len(slots), count, start, len(blocks)))
             for p in range(start, start + count):
-                each.append((len(slots), p + 1, len(blocks)))
                 slots.append(at[p])
                 self.past.append((past, start, p - start))
             blocks += own
         self.slots = torch.tensor(slots)
-        self.rows = Rows(torch.tensor(each), torch.tensor(blocks), sum(e[1] for e in each))
+        self.blocks = torch.tensor(blocks)
         angles = torch.rand(len(slots), size // 2) * 6
         self.cos, self.sin = angles.cos(), angles.sin()
         self.qkv = torch.randn(len(slots), (self.num_heads + 2 * kv_heads) * size).to(dtype)
@@ -76,7 +76,12 @@ class Scene:
     def found(self, level: int) -> Tensor:
         """Return what the native library gives [T, H, d]; it changes a copy of qkv, which is kept."""
         first = torch.tensor([sum(self.heads[:k]) for k in range(len(self.heads) + 1)])
-        paged = PagedAttention(self.keys, self.values, BLOCK, first, self.cos, self.sin, self.slots, self.rows, level)
+        most, each = piece_tokens(max(self.heads), level), []
+        for token, count, start, at in self.chunks:
+            for done in range(0, count, most):
+                each.append((token + done, min(most, count - done), start + done, at))
+        pieces = Pieces(torch.tensor(each), self.blocks, 1000)
+        paged = PagedAttention(self.keys, self.values, BLOCK, first, self.cos, self.sin, self.slots, pieces, level)
         self.changed = self.qkv.clone()
         return paged.mix(1, self.changed).view(len(self.slots), self.num_heads, self.size)
 
@@ -97,7 +102,9 @@ class Scene:
 @LEVELS
 @KEPT
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("heads", "size"), [([1], 2), ([4, 4], 64), ([1, 3, 2], 24), ([7], 80), ([1] * 5, 10)])
+@pytest.mark.parametrize(
+    ("heads", "size"), [([1], 2), ([4, 4], 64), ([1, 3, 2], 24), ([7], 80), ([1] * 5, 10), ([70], 6)]
+)
 def test_attention(level: int, kept: torch.dtype, dtype: torch.dtype, heads: list[int], size: int) -> None:
     for seed in range(4):
         scene = Scene(seed, heads, size, kept, dtype)
@@ -126,11 +133,11 @@ def test_new_keys_and_values_are_kept_and_queries_turned(level: int, kept: torch
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_shows_in_its_own_sequence_alone(level: int, kept: torch.dtype, bad: float) -> None:
     scene = Scene(5, [2, 2], 24, kept, torch.float32)
-    token = len(scene.slots) - 1  # of the last sequence; nobody sees it but itself
-    scene.qkv[token, -24] = bad  # a value of the last KV head
+    first, count = scene.chunks[-1][:2]
+    scene.qkv[first + count - 1, -24] = bad  # a value of the last KV head
     found = scene.found(level)
-    assert not found[token, 2:, 0].isfinite().any()
-    assert found[:token].isfinite().all()
+    assert not found[first + count - 1, 2:, 0].isfinite().any()
+    assert found[:first].isfinite().all()
 
 
 @LEVELS
