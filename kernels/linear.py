@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ollampi.kernels import dense, native, quantised
 from ollampi.kernels.choice import NATIVE, Choice
+from ollampi.kernels.groups import ROWS
+from ollampi.kernels.ops import silu_multiply
 from ollampi.kernels.quantised import Quantised
 
 Matrix = Tensor | Quantised  # [out, in]
@@ -29,6 +31,21 @@ def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice
     else:
         return _by_torch(x.to(weight.dtype), weight, bias)
     return product if bias is None else product.add_(bias)
+
+
+def gated(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice = NATIVE) -> Tensor:
+    """Return silu(gate) * up [T, F] of what `linear` returns, gate and up side by side as [T, 2F]; in its dtype.
+
+    choice: as for `linear`.
+    """
+    if (
+        isinstance(weight, Quantised)
+        and bias is None
+        and weight.num_rows % (2 * ROWS) == 0
+        and choice.is_native(_QUANTISED[weight.bits], x.shape[0])
+    ):
+        return quantised.matmul(x, weight, gated=True)  # nothing of twice the size goes to memory and back
+    return silu_multiply(linear(x, weight, bias, choice))
 
 
 def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

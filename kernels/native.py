@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-INTERFACE = 7  # what kernels/cpu/native.c says: a library of another one was built from other sources
+INTERFACE = 8  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {
     "draw": [_POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3],
     "top_tokens": [_POINTER, _NUMBER, _NUMBER, _NUMBER, *[_POINTER] * 5],
     "quantise_weights": [_POINTER, *[_NUMBER] * 5, _POINTER, _NUMBER, _POINTER, _POINTER],
-    "quantised": [_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "quantised": [_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "take_rows": [_NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "dense": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "rms_norm": [_NUMBER, _POINTER, _POINTER, _NUMBER, ctypes.c_float, _NUMBER, _NUMBER, _POINTER],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ollampi.kernels import native
 from ollampi.kernels.groups import GROUP, ROWS
+from ollampi.kernels.ops import silu_multiply_torch
 
 _SMALLEST = 1e-30  # a group of activations that are all smaller counts as zeros
 _LOWEST = {8: -127, 4: -8}
@@ -152,15 +153,17 @@ def dequantise(matrix: Quantised) -> Tensor:
     return rows.flatten(2).flatten(0, 1)[: matrix.num_rows, : matrix.width]
 
 
-def matmul(x: Tensor, matrix: Quantised, level: int | None = None) -> Tensor:
+def matmul(x: Tensor, matrix: Quantised, level: int | None = None, gated: bool = False) -> Tensor:
     """Return x [T, in] times the matrix, transposed, as fp32 [T, out].
 
-    level: the instructions to use, of native.levels(); None for the best.
+    gated: the first half of the rows goes through SiLU and is multiplied by the second half: [T, out / 2]; a half must
+    be a multiple of 16. level: the instructions to use, of native.levels(); None for the best.
     """
     if native.library() is None:
-        return matmul_torch(x, matrix)
+        product = matmul_torch(x, matrix)
+        return silu_multiply_torch(product) if gated else product
     x = x.float().contiguous()
-    out = torch.empty(x.shape[0], matrix.num_rows)
+    out = torch.empty(x.shape[0], matrix.num_rows // 2 if gated else matrix.num_rows)
     native.call(
         "quantised",
         native.level() if level is None else level,
@@ -171,6 +174,7 @@ def matmul(x: Tensor, matrix: Quantised, level: int | None = None) -> Tensor:
         matrix.width,
         x.data_ptr(),
         x.shape[0],
+        gated,
         out.data_ptr(),
     )
     return out

@@ -41,8 +41,8 @@ class Arithmetic(Protocol):
     def summands(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Return what rms_norm with weight [D] made, hidden [T, D], in fp64 as it is summed over tokens."""
 
-    def silu_multiply(self, gate_up: Tensor) -> Tensor:
-        """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+        """Return silu(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F]."""
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...] in fp32."""
@@ -85,9 +85,9 @@ class Plain:
         """Return hidden [T, D] in fp64."""
         return hidden.double()
 
-    def silu_multiply(self, gate_up: Tensor) -> Tensor:
-        """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
-        return ops.silu_multiply(gate_up)
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+        """Return silu(gate) * up [T, F]."""
+        return linear.gated(x, weight, bias, self._choice)
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...]."""
@@ -145,9 +145,9 @@ class Exact:
         bound = grid.power_of_two(math.sqrt(len(weight)) * weight.double().abs())
         return grid.on_grid(hidden, bound, _SPARE_BITS - (self.longest - 1).bit_length())
 
-    def silu_multiply(self, gate_up: Tensor) -> Tensor:
-        """Return silu(gate) * up [T, F] of gate_up [T, 2F]."""
-        return exact.silu_multiply(gate_up)
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+        """Return silu(gate) * up [T, F] in fp32."""
+        return exact.silu_multiply(self.linear(x, weight, bias))
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...]."""

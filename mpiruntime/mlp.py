@@ -32,7 +32,7 @@ class MLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the MLP of x [T, D] as [T, D] in fp32; collective."""
-        return self.down(self.arithmetic.silu_multiply(self.arithmetic.linear(x, self.gate_up, self.bias)))
+        return self.down(self.arithmetic.gated(x, self.gate_up, self.bias))
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""

@@ -6,6 +6,9 @@
 /* 0 any CPU, 1 AVX2 with FMA, 2 AVX-512 with VNNI. */
 int64_t ollampi_level(void);
 
+/* gate [count] = SiLU of it times up. */
+void ollampi_gate(int64_t level, float *gate, const float *up, int64_t count);
+
 /* Kernels that are compiled for each level from one text, per_token.h or dense.h. */
 #if defined(__x86_64__)
 #define AT_LEVEL(level, name, ...) \

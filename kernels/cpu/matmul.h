@@ -2,7 +2,7 @@
 
    8 bits: a group of a panel is [8 quads][16 rows][4 inputs], a byte each, 128 added. 4 bits: [4][16 rows][4 inputs],
    the low halves the inputs of quads 0, 2, 4, 6 and the high halves those of the next quad, 8 added. Scales are bf16,
-   [panels][groups][16 rows]. Activations are [tokens][groups], 32 bytes each with a scale. */
+   [panels][groups][16 rows]. */
 #ifndef OLLAMPI_MATMUL_H
 #define OLLAMPI_MATMUL_H
 #include <stdint.h>
@@ -10,25 +10,26 @@
 enum { ROWS = 16, GROUP = 32, TILE = 8 };
 #define SMALLEST 1e-30f /* a group of activations that are all smaller counts as zeros */
 
-typedef struct {
-    const int8_t *values;
-    const float *scales;
-    const int32_t *offsets; /* of each group, what the 128 or 8 in every weight add up to, negated */
-} Activations;
+typedef struct { /* 1 to TILE tokens, which are multiplied together: `count` of them */
+    const int8_t *values;   /* [groups][8 quads][count][4 inputs] */
+    const float *scales;    /* [groups][count] */
+    const int32_t *offsets; /* [groups][count], what the 128 or 8 in every weight add up to, negated */
+} Tile;
 
-/* Multiply one panel's weights and scales by 1 to TILE tokens from a given one on: out[t * stride + row] is set. */
-typedef void (*Panel)(const uint8_t *weights, const uint16_t *scales, const Activations *x, int64_t token,
-                      int64_t num_groups, float *out, int64_t stride);
+/* Multiply one panel's weights and scales by a tile: out[t * stride + row] is set. `first`: the weights come from memory,
+   not from the core's caches. */
+typedef void (*Panel)(const uint8_t *weights, const uint16_t *scales, const Tile *x, int first, int64_t num_groups,
+                      float *out, int64_t stride);
 
 /* For 8 and for 4 bits, for 1 to TILE tokens. */
 typedef const Panel Panels[2][TILE];
 extern Panels panels_portable, panels_avx2, panels_avx512;
 
 /* Define such a table from an inline function `panel` whose first arguments, count and bits, are constants here. */
-#define ONE_PANEL(N, BITS)                                                                                         \
-    static TARGET void panel_##N##_##BITS(const uint8_t *w, const uint16_t *s, const Activations *x, int64_t token, \
-                                          int64_t num_groups, float *out, int64_t stride) {                        \
-        panel(N, BITS, w, s, x, token, num_groups, out, stride);                                                   \
+#define ONE_PANEL(N, BITS)                                                                                    \
+    static TARGET void panel_##N##_##BITS(const uint8_t *w, const uint16_t *s, const Tile *x, int first,      \
+                                          int64_t num_groups, float *out, int64_t stride) {                   \
+        panel(N, BITS, w, s, x, first, num_groups, out, stride);                                              \
     }
 #define EIGHT(BITS)                                                                             \
     ONE_PANEL(1, BITS) ONE_PANEL(2, BITS) ONE_PANEL(3, BITS) ONE_PANEL(4, BITS) ONE_PANEL(5, BITS) \

@@ -22,48 +22,50 @@ INLINE __m256i quad(__m256i dots, int bits, __m256i w, const int8_t *x) {
     return _mm256_add_epi32(dots, _mm256_madd_epi16(_mm256_maddubs_epi16(w, values), _mm256_set1_epi16(1)));
 }
 
-/* out[t][0..7] for up to FEW tokens and half a panel. */
-INLINE void half(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Activations *x,
-                 int64_t token, int64_t num_groups, float *out, int64_t stride) {
+/* out[t][0..7] for up to FEW tokens, from the `at`th of `count` on, and half a panel. */
+INLINE void half(int few, int count, int at, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x,
+                 int64_t num_groups, float *out, int64_t stride) {
     __m256 sums[FEW];
-    for (int t = 0; t < count; t++) sums[t] = _mm256_setzero_ps();
-    const int64_t width = num_groups * GROUP;
-    const int8_t *values = x->values + token * width;
-    const float *steps = x->scales + token * num_groups;
-    const int32_t *offsets = x->offsets + token * num_groups;
+    for (int t = 0; t < few; t++) sums[t] = _mm256_setzero_ps();
+    const int8_t *values = x->values + 4 * at;
+    const float *steps = x->scales + at;
+    const int32_t *offsets = x->offsets + at;
     const __m256i low = _mm256_set1_epi8(15);
-    for (int64_t g = 0; g < num_groups; g++, weights += 64 * bits) {
-        const int8_t *group = values + g * GROUP;
+    for (int64_t g = 0; g < num_groups; g++) {
         __m256i dots[FEW];
-        for (int t = 0; t < count; t++)
-            dots[t] = bits == 8 ? _mm256_setzero_si256() : _mm256_set1_epi32(offsets[t * num_groups + g]);
+        for (int t = 0; t < few; t++) dots[t] = bits == 8 ? _mm256_setzero_si256() : _mm256_set1_epi32(offsets[t]);
         for (int q = 0; q < bits; q++) {
             const __m256i w = _mm256_loadu_si256((const __m256i *)(weights + 64 * q));
-            for (int t = 0; t < count; t++) {
+            for (int t = 0; t < few; t++) {
                 if (bits == 8) {
-                    dots[t] = quad(dots[t], 8, w, group + t * width + 4 * q);
+                    dots[t] = quad(dots[t], 8, w, values + 4 * (q * count + t));
                 } else {
-                    const __m256i second = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-                    dots[t] = quad(dots[t], 4, _mm256_and_si256(w, low), group + t * width + 8 * q);
-                    dots[t] = quad(dots[t], 4, second, group + t * width + 8 * q + 4);
+                    const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+                    dots[t] = quad(dots[t], 4, _mm256_and_si256(w, low), values + 4 * (2 * q * count + t));
+                    dots[t] = quad(dots[t], 4, odd, values + 4 * ((2 * q + 1) * count + t));
                 }
             }
         }
-        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(scales + ROWS * g)));
+        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)scales));
         const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)); /* bf16 is the upper half of fp32 */
-        for (int t = 0; t < count; t++)
-            sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t]),
-                                      _mm256_mul_ps(scale, _mm256_set1_ps(steps[t * num_groups + g])), sums[t]);
+        for (int t = 0; t < few; t++)
+            sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t]), _mm256_mul_ps(scale, _mm256_set1_ps(steps[t])), sums[t]);
+        weights += 64 * bits;
+        scales += ROWS;
+        values += GROUP * count;
+        steps += count;
+        offsets += count;
     }
-    for (int t = 0; t < count; t++) _mm256_storeu_ps(out + t * stride, sums[t]);
+    for (int t = 0; t < few; t++) _mm256_storeu_ps(out + t * stride, sums[t]);
 }
 
-INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Activations *x,
-                  int64_t token, int64_t num_groups, float *out, int64_t stride) {
+INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x, int first,
+                  int64_t num_groups, float *out, int64_t stride) {
+    (void)first;
     for (int rows = 0; rows < ROWS; rows += HALF) {
         for (int t = 0; t < count; t += FEW) {
             const int few = count - t < FEW ? count - t : FEW;
-            half(few, bits, weights + 4 * rows, scales + rows, x, token + t, num_groups, out + t * stride + rows, stride);
+            half(few, count, t, bits, weights + 4 * rows, scales + rows, x, num_groups, out + t * stride + rows, stride);
         }
     }
 }

@@ -22,21 +22,19 @@ INLINE __m512i quad(__m512i dots, __m512i w, const int8_t *x) {
 }
 
 /* out[t][0..15] for `count` tokens and one panel. */
-INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Activations *x,
-                  int64_t token, int64_t num_groups, float *out, int64_t stride) {
+INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x, int first,
+                  int64_t num_groups, float *out, int64_t stride) {
     __m512 sums[TILE];
     for (int t = 0; t < count; t++) sums[t] = _mm512_setzero_ps();
-    const int64_t width = num_groups * GROUP;
-    const int8_t *values = x->values + token * width;
-    const float *steps = x->scales + token * num_groups;
-    const int32_t *offsets = x->offsets + token * num_groups;
+    const int8_t *values = x->values;
+    const float *steps = x->scales;
+    const int32_t *offsets = x->offsets;
     const __m512i low = _mm512_set1_epi8(15);
     for (int64_t g = 0; g < num_groups; g++) {
         __m512i dots[TILE];
 #pragma GCC unroll 8
-        for (int t = 0; t < count; t++) dots[t] = _mm512_set1_epi32(offsets[t * num_groups + g]);
-        const int8_t *group = values + g * GROUP;
-        if (token == 0) { /* later tokens find the weights in the core's caches */
+        for (int t = 0; t < count; t++) dots[t] = _mm512_set1_epi32(offsets[t]);
+        if (first) {
 #pragma GCC unroll 8
             for (int line = 0; line < bits; line++) _mm_prefetch(weights + AHEAD + 64 * line, _MM_HINT_T0);
         }
@@ -45,28 +43,29 @@ INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *s
             for (int q = 0; q < 8; q++) {
                 const __m512i w = _mm512_loadu_si512(weights + 64 * q);
 #pragma GCC unroll 8
-                for (int t = 0; t < count; t++) dots[t] = quad(dots[t], w, group + t * width + 4 * q);
+                for (int t = 0; t < count; t++) dots[t] = quad(dots[t], w, values + 4 * (q * count + t));
             }
-            weights += 512;
         } else {
 #pragma GCC unroll 4
             for (int q = 0; q < 4; q++) {
                 const __m512i both = _mm512_loadu_si512(weights + 64 * q);
-                const __m512i first = _mm512_and_si512(both, low);
-                const __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+                const __m512i even = _mm512_and_si512(both, low);
+                const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
 #pragma GCC unroll 8
-                for (int t = 0; t < count; t++) {
-                    dots[t] = quad(dots[t], first, group + t * width + 8 * q);
-                    dots[t] = quad(dots[t], second, group + t * width + 8 * q + 4);
-                }
+                for (int t = 0; t < count; t++) dots[t] = quad(dots[t], even, values + 4 * (2 * q * count + t));
+#pragma GCC unroll 8
+                for (int t = 0; t < count; t++) dots[t] = quad(dots[t], odd, values + 4 * ((2 * q + 1) * count + t));
             }
-            weights += 256;
         }
-        const __m512 scale = scales_of(scales + ROWS * g);
+        const __m512 scale = scales_of(scales);
 #pragma GCC unroll 8
         for (int t = 0; t < count; t++)
-            sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]),
-                                      _mm512_mul_ps(scale, _mm512_set1_ps(steps[t * num_groups + g])), sums[t]);
+            sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), _mm512_mul_ps(scale, _mm512_set1_ps(steps[t])), sums[t]);
+        weights += 64 * bits;
+        scales += ROWS;
+        values += GROUP * count;
+        steps += count;
+        offsets += count;
     }
     for (int t = 0; t < count; t++) _mm512_storeu_ps(out + t * stride, sums[t]);
 }

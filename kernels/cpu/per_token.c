@@ -3,6 +3,7 @@
 #include "mix.h"
 
 DECLARE(void, rms_norm, const float *, const void *, int64_t, float, int64_t, int64_t, float *);
+DECLARE(void, gate, float *, const float *, int64_t);
 DECLARE(void, silu_multiply, const void *, int64_t, int64_t, int64_t, void *);
 DECLARE(int64_t, rows_at_once, void);
 DECLARE(int64_t, mix, const Mix *, int64_t, void *, int64_t, float *);
@@ -11,6 +12,8 @@ void ollampi_rms_norm(int64_t level, const float *x, const void *weight, int64_t
                       int64_t width, float *out) {
     AT_LEVEL(level, rms_norm, x, weight, type, eps, num_tokens, width, out);
 }
+
+void ollampi_gate(int64_t level, float *gate_, const float *up, int64_t count) { AT_LEVEL(level, gate, gate_, up, count); }
 
 void ollampi_silu_multiply(int64_t level, const void *gate_up, int64_t type, int64_t num_tokens, int64_t width, void *out) {
     AT_LEVEL(level, silu_multiply, gate_up, type, num_tokens, width, out);

@@ -48,6 +48,17 @@ void LEVEL(rms_norm)(const float *x, const void *weight, int64_t type, float eps
     }
 }
 
+/* gate [count] = SiLU of it times up; count is a multiple of LANES. */
+void LEVEL(gate)(float *gate, const float *up, int64_t count) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        Floats g, u;
+        memcpy(&g, gate + i, sizeof g);
+        memcpy(&u, up + i, sizeof u);
+        g = g / (1 + exps(-g)) * u;
+        memcpy(gate + i, &g, sizeof g);
+    }
+}
+
 void LEVEL(silu_multiply)(const void *gate_up, int64_t type, int64_t num_tokens, int64_t width, void *out) {
     enum { PIECE = 512 };
     const int64_t pieces = (width + PIECE - 1) / PIECE;
@@ -58,14 +69,8 @@ void LEVEL(silu_multiply)(const void *gate_up, int64_t type, int64_t num_tokens,
         float gate[PIECE] = {0}, up[PIECE] = {0};
         LEVEL(load)(gate_up, type, 2 * t * width + first, count, gate);
         LEVEL(load)(gate_up, type, (2 * t + 1) * width + first, count, up);
-        for (int64_t i = 0; i < count; i += LANES) {
-            Floats g, u;
-            memcpy(&g, gate + i, sizeof g);
-            memcpy(&u, up + i, sizeof u);
-            u *= g / (1 + exps(-g));
-            memcpy(up + i, &u, sizeof u);
-        }
-        LEVEL(store)(up, type, out, t * width + first, count);
+        LEVEL(gate)(gate, up, (count + LANES - 1) / LANES * LANES);
+        LEVEL(store)(gate, type, out, t * width + first, count);
     }
 }
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ollampi.kernels.choice import NATIVE, Choice
-from ollampi.kernels.linear import linear, padded_rows
+from ollampi.kernels.linear import gated, linear, padded_rows
+from ollampi.kernels.ops import silu_multiply_torch
 from ollampi.kernels.quantised import quantise
 
 
@@ -45,3 +46,15 @@ def test_quantised_weights_are_multiplied_alike_by_both_kernels(bits: int, with_
     x, weight, bias = torch.randn(17, 96), quantise(torch.randn(20, 96), bits), torch.randn(20) if with_bias else None
     native, twin = (linear(x, weight, bias, Choice({f"q{bits}": count})) for count in (512, 16))
     torch.testing.assert_close(native, twin, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [16, 32, 20, 33])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 8, 19])
+def test_gated_products_are_those_of_two_steps(width: int, with_bias: bool, rows: int) -> None:
+    weight, bias = torch.randn(2 * width, 96), torch.randn(2 * width) if with_bias else None
+    x = torch.randn(rows, 96)
+    for matrix in (weight, weight.bfloat16(), quantise(weight, 8), quantise(weight, 4)):
+        given = None if bias is None else bias.to(torch.bfloat16 if matrix is not weight else torch.float32)
+        wanted = silu_multiply_torch(linear(x, matrix, given).float())
+        torch.testing.assert_close(gated(x, matrix, given).float(), wanted, rtol=1e-5, atol=1e-5)
