@@ -67,9 +67,10 @@ def measure(comms: list[Communicator], calls: dict[int, int]) -> list[dict[int, 
     seconds: list[dict[int, list[float]]] = [{size: [] for size in calls} for _ in comms]
     for size, count in calls.items():
         x = torch.from_numpy(np.zeros(size // 4, np.float32))  # torch.zeros would start the threads too early
-        for _ in range(_ROUNDS):
+        for round_ in range(_ROUNDS + 1):
             for comm, times in zip(comms, seconds, strict=True):
-                times[size] += [_timed(comm, x) for _ in range(count)]
+                found = [_timed(comm, x) for _ in range(count)]
+                times[size] += found if round_ else []  # in the first one memory is touched for the first time
     mine = [{size: statistics.median(times) for size, times in each.items()} for each in seconds]
     told = [json.loads(text) for text in comms[0].collect(json.dumps(mine).encode())]
     return [{size: max(rank[i][str(size)] for rank in told) for size in calls} for i in range(len(comms))]
