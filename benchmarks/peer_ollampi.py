@@ -90,9 +90,11 @@ def main() -> None:
         die_with(os.getppid())
     comm = assemble.communicator()
     config = compose_config([*SETTINGS, *sys.argv[2:]], {})
-    runner, told = assemble.runner(comm, config)
+    runner, exchange = assemble.runner(comm, config)
+    if config.pin:
+        os.sched_setaffinity(0, runner.facts[comm.rank].cores)
     if comm.rank == 0:
-        print(*told, sep="\n", file=sys.stderr)
+        print(exchange, runner.choice, sep="\n", file=sys.stderr)
     if comm.rank:
         runner.follow()
     else:

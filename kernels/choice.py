@@ -14,7 +14,7 @@ from torch import Tensor
 from ollampi.kernels import dense, native, quantised
 
 FORMATS = ("float32", "bfloat16", "q8", "q4")
-PLAIN_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)  # of tokens, which are tried
+PLAIN_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 512)  # of tokens, which are tried
 QUANTISED_COUNTS = (16, 512)  # torch's operator has to restore the weights, which pays for many tokens if at all
 _ROWS, _WIDTH = 1024, 1024  # of a matrix, of which there are so many that a core's own caches do not hold them all
 _MATRICES = 4
@@ -40,13 +40,17 @@ class Choice:
         """Return whether the native kernel is to multiply so many tokens by weights of a format."""
         return num_tokens <= self._limits[name]
 
-    def told(self) -> str:
-        """Return the choice as people read it."""
+    def told(self, name: str) -> str:
+        """Return in words what multiplies by weights of a format."""
         if native.library() is None:
             return "torch's operators (the package was built without a compiler)"
-        limits = [f"{name} up to {count} tokens" for name, count in self.most.items() if count < counts(name)[-1]]
-        beyond = f"; {', '.join(limits)}, torch's operators beyond" if limits else ""
-        return f"native kernels, {native.LEVEL_NAMES[native.level()]}{beyond}"
+        limit, kernels = self._limits[name], f"native kernels ({native.LEVEL_NAMES[native.level()]})"
+        if limit == math.inf:
+            return kernels
+        if limit == 0:
+            return "torch's operators, which are faster here than the native kernels"
+        plural = "s" if limit > 1 else ""
+        return f"{kernels} in steps of up to {limit:.0f} token{plural}, by torch's operators in larger ones"
 
     def _limit(self, name: str) -> float:
         """Return the most tokens of the native kernel; what holds for the last count that is tried holds beyond."""

@@ -42,8 +42,8 @@ def communicator() -> Mpi | Single:
     return start(size)
 
 
-def runner(comm: Communicator, config: Config) -> tuple[Runner, list[str]]:
-    """Return the runner of this rank with its share of the cores, and lines about how it computes; collective.
+def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
+    """Return the runner of this rank with its share of the cores, and how the ranks exchange tensors; collective.
 
     Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted, or the exchange cannot be had.
     """
@@ -55,9 +55,7 @@ def runner(comm: Communicator, config: Config) -> tuple[Runner, list[str]]:
     exchange = choose_exchange(comm, facts, config.exchange, crowded(facts, comm.rank, threads))
     own = home(os.environ)
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi")
-    told = [f"tensors are exchanged through {exchange.told}"] if exchange.told else []
-    told.append(f"weights are multiplied by {choice.told()}")
-    return Runner(exchange.comm, facts, None if path is None else Trace(path), choice), told
+    return Runner(exchange.comm, facts, None if path is None else Trace(path), choice), exchange.told
 
 
 def model_folders(config: Config) -> list[Path]:

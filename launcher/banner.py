@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from ollampi.api.pooling import POOLING_FILE
+from ollampi.kernels.choice import Choice
 from ollampi.mpiruntime.hosted import HostedModel
 from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.world import RankFacts
@@ -19,10 +20,12 @@ def url(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-def banner(hosted: HostedModel, facts: list[RankFacts], library: str, told: list[str], address: str) -> str:
+def banner(
+    hosted: HostedModel, facts: list[RankFacts], library: str, exchange: str, choice: Choice, address: str
+) -> str:
     """Return one table with a line per rank, the URL and a curl line to paste.
 
-    library: whose MPI it is; told: lines about how it computes.
+    library: whose MPI it is; exchange: how the ranks exchange tensors, empty where there is one; choice: the kernels.
     """
     rows = [["rank", "host", "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
     for fact, report in zip(facts, hosted.reports, strict=True):
@@ -33,7 +36,12 @@ def banner(hosted: HostedModel, facts: list[RankFacts], library: str, told: list
     cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
     kept = hosted.dtype if hosted.settings.quantize == "none" else f"{hosted.settings.quantize} and {hosted.dtype}"
     head = f"{hosted.ref.name} in {kept}, context {hosted.context}{limit}, {cache}, {library}"
-    lines = [head, "", *_aligned(rows), *told]
+    lines = [head, "", *_aligned(rows)]
+    if exchange:
+        lines.append(f"tensors are exchanged through {exchange}")
+    if not hosted.settings.deterministic:
+        name = hosted.dtype if hosted.settings.quantize == "none" else hosted.settings.quantize
+        lines.append(f"weights are multiplied by {choice.told(name)}")
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
         lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")

@@ -83,7 +83,7 @@ def run_rank(comm: Communicator, overrides: list[str]) -> int:
     on_signals({number: partial(comm.notify, note) for number, note in _SIGNALS.items()})
     try:
         config = agree(comm, lambda: compose_config(overrides, os.environ))
-        runner, told = assemble.runner(comm, config)
+        runner, exchange = assemble.runner(comm, config)
         doors = agree(comm, lambda: _open(config) if comm.rank == 0 else None)
         if config.pin:  # this thread and those that it makes from now on, to compute; not what rank 0 has opened
             os.sched_setaffinity(0, runner.facts[comm.rank].cores)
@@ -91,7 +91,7 @@ def run_rank(comm: Communicator, overrides: list[str]) -> int:
             runner.follow()
         else:
             library = comm.library if isinstance(comm, Mpi) else "no MPI"
-            _coordinate(config, runner, doors, library, told)
+            _coordinate(config, runner, doors, library, exchange)
     except OllampiError as e:
         if comm.rank == 0:
             _announce(str(e))
@@ -106,7 +106,7 @@ def _open(config: Config) -> _Doors:
     return _Doors(listener, inbox, assemble.front(config, listener, inbox.address))
 
 
-def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, told: list[str]) -> None:
+def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine)
     progress = Progress(_write, on_terminal(sys.stderr, os.environ))
@@ -115,7 +115,7 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, tol
         draft = assemble.find_model(config, config.draft) if config.draft else None
         hosted = models.pin(assemble.find_model(config, config.model), draft)
         hosted.keep(None)
-        print(banner(hosted, runner.facts, library, told, url(doors.listener)), flush=True)
+        print(banner(hosted, runner.facts, library, exchange, runner.choice, url(doors.listener)), flush=True)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()

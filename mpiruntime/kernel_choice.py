@@ -21,38 +21,39 @@ def choose_kernels(comm: Communicator, folder: Path | None) -> Choice:
     It is rank 0's: from the file that an earlier start left in its folder, or measured while all ranks measure, so that
     they share caches and memory as they will. folder: None for nowhere; one that cannot be read or written counts so.
     """
-    known = _read(folder) if comm.rank == 0 else None
+    known = _read(folder, comm.size) if comm.rank == 0 else None
     told = comm.collect(b"" if known is None else _encode(known))[0]
     if told:
         return _decode(told)
     mine = choice.measure()
     first = _decode(comm.collect(_encode(mine))[0])
     if comm.rank == 0 and folder is not None:
-        _write(folder, first)
+        _write(folder, comm.size, first)
     return first
 
 
-def machine() -> str:
-    """Return what a measurement is valid for: processor, instructions, threads, and versions."""
+def machine(ranks: int) -> str:
+    """Return what a measurement is valid for: processor, instructions, ranks and their threads, and versions."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
         level = native.LEVEL_NAMES[native.level()] if native.library() else "no library"
-        return f"{model}, {level}, {torch.get_num_threads()} threads, torch {torch.__version__}, {native.INTERFACE}"
+        threads = f"{ranks} x {torch.get_num_threads()} threads"
+        return f"{model}, {level}, {threads}, torch {torch.__version__}, {native.INTERFACE}"
     return ""
 
 
-def _read(folder: Path | None) -> Choice | None:
+def _read(folder: Path | None, ranks: int) -> Choice | None:
     """Return what the file says of this machine, or None."""
     if folder is None:
         return None
     try:
-        return _decode(json.dumps(json.loads((folder / "kernels.json").read_text())[machine()]).encode())
+        return _decode(json.dumps(json.loads((folder / "kernels.json").read_text())[machine(ranks)]).encode())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _write(folder: Path, found: Choice) -> None:
+def _write(folder: Path, ranks: int, found: Choice) -> None:
     """Add this machine to the file; another start may do so at the same time, then one of them is measured again."""
     file, own = folder / "kernels.json", folder / f".kernels-{secrets.token_hex(4)}"
     known: dict[str, object] = {}
@@ -62,7 +63,7 @@ def _write(folder: Path, found: Choice) -> None:
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            own.write_text(json.dumps({**known, machine(): found.most}, indent=1))
+            own.write_text(json.dumps({**known, machine(ranks): found.most}, indent=1))
             os.replace(own, file)
         finally:
             own.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ def refuse_quantised(folder: Path, entries: Iterable[TensorEntry]) -> None:
         sign = _sign(entry) or (method if entry.dtype not in _FLOATS else None)
         if sign is not None:
             raise CheckpointError(
-                f"{entry.path}: tensor {entry.name!r} of dtype {entry.dtype} is quantised already"
+                f"{entry.path}: tensor {entry.name!r} of dtype {entry.dtype} shows that this is quantised already"
                 f" ({_TOLD.get(method or '', method) or sign}), which is not read; take the checkpoint that it was made"
                 " from, in BF16, F16 or F32, and set quantize=q8 or quantize=q4"
             )

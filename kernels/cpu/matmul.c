@@ -27,6 +27,7 @@ CLONES static void quantise_tile(const float *x, int64_t width, int64_t num_grou
             float filled[GROUP] = {0}; /* a last group that is not full */
             if ((g + 1) * GROUP > width) from = memcpy(filled, from, (width - g * GROUP) * sizeof *x);
             float largest = 0, poison = 0; /* poison: 0, or NaN where a number is not finite */
+#pragma omp simd reduction(max : largest) reduction(+ : poison)
             for (int i = 0; i < GROUP; i++) {
                 const float size = fabsf(from[i]);
                 largest = size > largest ? size : largest;

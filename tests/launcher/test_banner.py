@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.launcher.banner import banner
 from ollampi.mpiruntime.hosted import HostedModel
 from ollampi.mpiruntime.request import ModelRef
@@ -17,7 +18,7 @@ def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = Tr
     config = SimpleNamespace(max_context=max_context, has_head=has_head)
     values: Any = SimpleNamespace(ref=ModelRef("m:latest", path), dtype="float32", context=context, config=config)
     values.reports, values.cache_tokens, values.cache_dtype = [report], 8192, "int8"
-    values.settings = SimpleNamespace(quantize="none")
+    values.settings = SimpleNamespace(quantize="none", deterministic=False)
     values.draft = SimpleNamespace(name="small:latest", reports=[SimpleNamespace(weight_bytes=1024, cache_bytes=1024)])
     return cast(HostedModel, values)
 
@@ -31,9 +32,12 @@ def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = Tr
 )
 def test_the_first_line_says_where_the_context_ends(max_context: int, text: str) -> None:
     facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0, 1, 2, 5], threads=4)]
-    lines = banner(hosted(2048, max_context), facts, "Open MPI 5.0.11", ["a line"], "http://h:1").splitlines()
+    lines = banner(
+        hosted(2048, max_context), facts, "Open MPI 5.0.11", "MPI, as asked for", Choice({"float32": 4}), "http://h:1"
+    ).splitlines()
     assert lines[0].startswith(f"m:latest in float32, {text}")
-    assert "a line" in lines
+    assert "tensors are exchanged through MPI, as asked for" in lines
+    assert f"weights are multiplied by {Choice({'float32': 4}).told('float32')}" in lines
     assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0"]
     assert "small:latest drafts for it; weights and cache per rank: 2 KiB" in lines
 
@@ -44,7 +48,7 @@ def test_the_first_request_is_one_that_the_model_can_answer(tmp_path: Path, has_
         (tmp_path / "1_Pooling").mkdir()
         (tmp_path / "1_Pooling" / "config.json").write_text("{}")
     facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0], threads=1)]
-    last = banner(hosted(16, 16, str(tmp_path), has_head), facts, "no MPI", [], "http://h:1").splitlines()[-1]
+    last = banner(hosted(16, 16, str(tmp_path), has_head), facts, "no MPI", "", NATIVE, "http://h:1").splitlines()[-1]
     if has_head and not pools:
         assert last.startswith('  curl http://h:1/api/generate -d \'{"model": "m", "prompt": ')
     else:

@@ -49,14 +49,14 @@ def test_ranks_agree_and_measure_once(size: int, tmp_path: Path, measured: list[
 def test_what_is_known_of_other_machines_stays(tmp_path: Path, measured: list[int]) -> None:
     (tmp_path / "kernels.json").write_text(json.dumps({"another": {"q8": 1}}))
     assert choose_kernels(Single(), tmp_path) == FOUND
-    assert json.loads((tmp_path / "kernels.json").read_text()) == {"another": {"q8": 1}, machine(): FOUND.most}
+    assert json.loads((tmp_path / "kernels.json").read_text()) == {"another": {"q8": 1}, machine(1): FOUND.most}
 
 
 DAMAGED = ["", "[]", "{", '"x"', "null", "[" * 100_000]
 OF_THIS = [[], 3, None, {"q8": -1}, {"q8": "8"}, {"q8": 3}, {"float64": 8}, {"q8": 1e99}, {"q8": None}]
 
 
-@pytest.mark.parametrize("text", DAMAGED + [json.dumps({machine(): value}) for value in OF_THIS])
+@pytest.mark.parametrize("text", DAMAGED + [json.dumps({machine(1): value}) for value in OF_THIS])
 def test_a_damaged_file_is_measured_anew(text: str, tmp_path: Path, measured: list[int]) -> None:
     (tmp_path / "kernels.json").write_text(text)
     assert choose_kernels(Single(), tmp_path) == FOUND
@@ -73,13 +73,13 @@ def test_a_folder_that_cannot_be_had_is_no_error(tmp_path: Path, measured: list[
 
 def test_people_read_where_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     if native.library() is not None:
-        assert FOUND.told().endswith(
-            "; float32 up to 8 tokens, bfloat16 up to 4 tokens, q4 up to 0 tokens, torch's operators beyond"
-        )
-        assert choice.NATIVE.told().startswith("native kernels, ")
+        assert FOUND.told("bfloat16").endswith(" in steps of up to 4 tokens, by torch's operators in larger ones")
+        assert FOUND.told("q8").startswith("native kernels (")
+        assert FOUND.told("q8").endswith(")")
+        assert FOUND.told("q4").startswith("torch's operators, which are faster")
         assert [FOUND.is_native("bfloat16", count) for count in (1, 4, 5, 999)] == [True, True, False, False]
         assert FOUND.is_native("q8", 10**6)
         assert not FOUND.is_native("q4", 1)
     monkeypatch.setattr(native, "library", lambda: None)
-    assert choice.NATIVE.told().startswith("torch's operators (")
+    assert Choice({}).told("q8").startswith("torch's operators (")
     assert not Choice({}).is_native("q8", 1)
