@@ -48,13 +48,14 @@ void LEVEL(rms_norm)(const float *x, const void *weight, int64_t type, float eps
     }
 }
 
-/* gate [count] = SiLU of it times up; count is a multiple of LANES. */
+/* gate [count] = SiLU of it times up; count is a multiple of LANES. exps stops growing at 88, so what lies below -88 is
+   divided by infinity: nothing is left of a number, and NaN of infinity. */
 void LEVEL(gate)(float *gate, const float *up, int64_t count) {
     for (int64_t i = 0; i < count; i += LANES) {
         Floats g, u;
         memcpy(&g, gate + i, sizeof g);
         memcpy(&u, up + i, sizeof u);
-        g = g / (1 + exps(-g)) * u;
+        g = g / choose(g < -88, (Floats){0} + INFINITY, 1 + exps(-g)) * u;
         memcpy(gate + i, &g, sizeof g);
     }
 }
