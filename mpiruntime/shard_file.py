@@ -58,7 +58,7 @@ def shard_path(cache: str, folder: Path, quantize: str, rank: int, size: int) ->
     """Return the file for a rank's part of the checkpoint in `folder`."""
     place = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=6).hexdigest()
     name = re.sub(r"[^\w.-]", "_", folder.resolve().name)[:60]
-    return Path(cache).expanduser() / f"{name}-{place}-{quantize}-{rank}-of-{size}.safetensors"
+    return Path(os.path.expanduser(cache)) / f"{name}-{place}-{quantize}-{rank}-of-{size}.safetensors"
 
 
 @dataclass

@@ -51,6 +51,15 @@ def refuse_to_quantise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_module, "QuantisedFilling", refuse)
 
 
+def test_the_home_of_a_user_who_does_not_exist_is_a_name_like_any_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, _, said = start(folder, Path("~nobody-of-this-name/kept"), size=1)
+    assert said == []
+    assert len(list((tmp_path / "~nobody-of-this-name" / "kept").iterdir())) == 1
+
+
 @FORMATS
 @SIZES
 def test_a_second_start_quantises_nothing_and_computes_the_same(
