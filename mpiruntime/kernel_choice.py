@@ -48,22 +48,31 @@ def _read(folder: Path | None, ranks: int) -> Choice | None:
     if folder is None:
         return None
     try:
-        return _decode(json.dumps(json.loads((folder / "kernels.json").read_text())[machine(ranks)]).encode())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return _decode(json.dumps(_known(folder / "kernels.json")[machine(ranks)]).encode())
+    except (KeyError, ValueError):
         return None
+
+
+def _known(file: Path) -> dict[str, dict[str, int]]:
+    """Return what the file says of all machines, without what cannot be a choice."""
+    with suppress(OSError, ValueError, RecursionError):
+        read = json.loads(file.read_text()) if file.is_file() else None  # opening a pipe would block for ever
+        if isinstance(read, dict):
+            return {name: most for name, most in read.items() if _counts_all(most)}
+    return {}
+
+
+def _counts_all(most: object) -> bool:
+    return isinstance(most, dict) and all(isinstance(count, int) for count in most.values())
 
 
 def _write(folder: Path, ranks: int, found: Choice) -> None:
     """Add this machine to the file; another start may do so at the same time, then one of them is measured again."""
     file, own = folder / "kernels.json", folder / f".kernels-{secrets.token_hex(4)}"
-    known: dict[str, object] = {}
-    with suppress(OSError, ValueError, RecursionError):
-        read = json.loads(file.read_text())
-        known = read if isinstance(read, dict) else {}
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            own.write_text(json.dumps({**known, machine(ranks): found.most}, indent=1))
+            own.write_text(json.dumps({**_known(file), machine(ranks): found.most}, indent=1))
             os.replace(own, file)
         finally:
             own.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ OF_THIS = [[], 3, None, {"q8": -1}, {"q8": "8"}, {"q8": 3}, {"float64": 8}, {"q8
 @pytest.mark.parametrize("text", DAMAGED + [json.dumps({machine(1): value}) for value in OF_THIS])
 def test_a_damaged_file_is_measured_anew(text: str, tmp_path: Path, measured: list[int]) -> None:
     (tmp_path / "kernels.json").write_text(text)
+    assert choose_kernels(Single(), tmp_path) == FOUND
+    assert choose_kernels(Single(), tmp_path) == FOUND
+    assert len(measured) == 1
+
+
+@pytest.mark.parametrize("deep", ["[" * 600 + "]" * 600, '{"q8": ' + "[" * 600 + "]" * 600 + "}"])
+def test_nonsense_about_other_machines_goes(deep: str, tmp_path: Path, measured: list[int]) -> None:
+    (tmp_path / "kernels.json").write_text(f'{{"another": {deep}, "a third": {{"q8": 1}}}}')
+    assert choose_kernels(Single(), tmp_path) == FOUND
+    assert json.loads((tmp_path / "kernels.json").read_text()) == {"a third": {"q8": 1}, machine(): FOUND.most}
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path, measured: list[int]) -> None:
+    os.mkfifo(tmp_path / "kernels.json")  # opening it would block for ever
     assert choose_kernels(Single(), tmp_path) == FOUND
     assert choose_kernels(Single(), tmp_path) == FOUND
     assert len(measured) == 1
