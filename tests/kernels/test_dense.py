@@ -58,6 +58,7 @@ def test_denormal_weights_count(level: int, dtype: torch.dtype) -> None:
     assert torch.equal(matmul(torch.full((1, 32), 2.0**100), weight, level), torch.full((1, 2), 2.0**-25))
 
 
+@pytest.mark.skipif(not levels(), reason="the native kernels were not built")
 @TYPES
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     weight, x, before = numbers(203, 64).to(dtype), numbers(6, 64), torch.get_num_threads()

@@ -57,4 +57,6 @@ def test_gated_products_are_those_of_two_steps(width: int, with_bias: bool, rows
     for matrix in (weight, weight.bfloat16(), quantise(weight, 8), quantise(weight, 4)):
         given = None if bias is None else bias.to(torch.bfloat16 if matrix is not weight else torch.float32)
         wanted = silu_multiply_torch(linear(x, matrix, given).float())
-        torch.testing.assert_close(gated(x, matrix, given).float(), wanted, rtol=1e-5, atol=1e-5)
+        found = gated(x, matrix, given)
+        step = 1e-5 if found.dtype == torch.float32 else 2**-6  # bf16 without a library: each step is rounded
+        torch.testing.assert_close(found.float(), wanted, rtol=step, atol=step)

@@ -203,6 +203,7 @@ def test_a_token_is_computed_alike_in_any_batch(bits: int, level: int) -> None:
     assert torch.equal(matmul(x[3:14], matrix, level), together[3:14])
 
 
+@pytest.mark.skipif(not levels(), reason="the native kernels were not built")
 @BITS
 def test_threads_change_nothing(bits: int) -> None:
     matrix, x, before = quantise(numbers(200, 64), bits), numbers(10, 64), torch.get_num_threads()
