@@ -69,7 +69,7 @@ def test_a_damaged_file_is_measured_anew(text: str, tmp_path: Path, measured: li
 def test_nonsense_about_other_machines_goes(deep: str, tmp_path: Path, measured: list[int]) -> None:
     (tmp_path / "kernels.json").write_text(f'{{"another": {deep}, "a third": {{"q8": 1}}}}')
     assert choose_kernels(Single(), tmp_path) == FOUND
-    assert json.loads((tmp_path / "kernels.json").read_text()) == {"a third": {"q8": 1}, machine(): FOUND.most}
+    assert json.loads((tmp_path / "kernels.json").read_text()) == {"a third": {"q8": 1}, machine(1): FOUND.most}
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path, measured: list[int]) -> None:
