@@ -71,7 +71,7 @@ class Embedding:
         if not len(self.rows):
             return self.comm.all_reduce(torch.zeros(len(tokens), self.weight.shape[1]))
         found = take_rows(self.weight, (tokens - self.rows.start).clamp(0, len(self.rows) - 1))
-        return self.comm.all_reduce(found * mine[:, None])
+        return self.comm.all_reduce(torch.where(mine[:, None], found, 0.0))  # times 0, infinity would be NaN
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, V of this rank] of x [B, D]."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_logits, write_checkpoint
 from support.worlds import generate, load_and_compute, load_message, load_reports, run_engine
 
@@ -66,6 +69,25 @@ def test_sharded_files_read_the_same(folders: dict[str, Path], tmp_path: Path) -
     found = run_threads(3, lambda c: load_and_compute(c, folder, PROMPT, [17]))[0]
     assert found is not None
     assert (found - expected).abs().max() <= 1e-4
+
+
+def test_a_row_that_is_not_finite_harms_no_other_token(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["llama3"], tmp_path / "poisoned")
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors["model.embed_tokens.weight"]
+    for size in (2, 4):
+        for rank in range(size):
+            first = Shard(rank, size).of(len(table)).start
+            if first not in PROMPT:
+                table[first] = torch.inf
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    untied = not read_config(folder).tied_embeddings
+    assert untied  # else the head would hold the rows too
+    expected = reference_logits(folders["llama3"], PROMPT)
+    for size in (1, 2, 4):
+        found = run_threads(size, lambda c: load_and_compute(c, folder, PROMPT, [17]))[0]
+        assert found is not None
+        assert (found - expected).abs().max() <= 1e-4
 
 
 def test_bf16_is_close_to_the_reference(folders: dict[str, Path]) -> None:
