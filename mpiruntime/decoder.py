@@ -48,10 +48,10 @@ class DecoderLayer:
         self.mlp = MLP(weights / "mlp", config, shard, comm)
 
     def __call__(self, x: Tensor, mixing: Mixing, watch: Watch) -> Tensor:
-        """Return the layer's output [T, D] in fp32 for x [T, D]; collective."""
-        x = x + self.attention(self.attention_norm(x), mixing)
+        """Return the layer's output [T, D] in fp32 in the place of x [T, D]; collective."""
+        x += self.attention(self.attention_norm(x), mixing)
         watch(f"the attention of layer {self.number}", x)
-        x = x + self.mlp(self.mlp_norm(x))
+        x += self.mlp(self.mlp_norm(x))
         watch(f"the MLP of layer {self.number}", x)
         return x
 

@@ -1,12 +1,9 @@
 /* Quantise activations and multiply them by quantised weights. kernels/quantised.py says what is computed. */
 #include "matmul.h"
 
-#include <features.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "clones.h"
 #include "level.h"
 
 static const Panel *table(int64_t level, int64_t bits) {
@@ -18,37 +15,7 @@ static const Panel *table(int64_t level, int64_t bits) {
     return panels_portable[bits == 4];
 }
 
-/* x [count, width] -> values from -127 to 127 and what else `Tile` wants, for weights that have `middle` added. */
-CLONES static void quantise_tile(const float *x, int64_t width, int64_t num_groups, int64_t count, int32_t middle,
-                                 int8_t *values, float *scales, int32_t *offsets) {
-    for (int64_t t = 0; t < count; t++) {
-        for (int64_t g = 0; g < num_groups; g++) {
-            const float *from = x + t * width + g * GROUP;
-            float filled[GROUP] = {0}; /* a last group that is not full */
-            if ((g + 1) * GROUP > width) from = memcpy(filled, from, (width - g * GROUP) * sizeof *x);
-            float largest = 0, poison = 0; /* poison: 0, or NaN where a number is not finite */
-#pragma omp simd reduction(max : largest) reduction(+ : poison)
-            for (int i = 0; i < GROUP; i++) {
-                const float size = fabsf(from[i]);
-                largest = size > largest ? size : largest;
-                poison += from[i] * 0.0f;
-            }
-            const float factor = largest > SMALLEST ? 127 / largest : 0;
-            int8_t found[GROUP];
-            int32_t sum = 0;
-            for (int i = 0; i < GROUP; i++) {
-                const float scaled = rintf(from[i] * factor);
-                const int32_t value = scaled >= -127 && scaled <= 127 ? (int32_t)scaled : 0;
-                found[i] = (int8_t)value;
-                sum += value;
-            }
-            int8_t *to = values + (g * GROUP * count + 4 * t);
-            for (int quad = 0; quad < 8; quad++) memcpy(to + 4 * quad * count, found + 4 * quad, 4);
-            scales[g * count + t] = (factor > 0 ? largest / 127 : 0) + poison;
-            offsets[g * count + t] = -middle * sum;
-        }
-    }
-}
+DECLARE(void, quantise_tile, const float *, int64_t, int64_t, int64_t, int32_t, int8_t *, float *, int32_t *);
 
 typedef struct {
     const uint8_t *weights;
@@ -88,8 +55,8 @@ int64_t ollampi_quantised(int64_t level, int64_t bits, const uint8_t *weights, c
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < num_tokens; token += TILE) {
             const int64_t count = num_tokens - token < TILE ? num_tokens - token : TILE, at = token * num_groups;
-            quantise_tile(x + token * width, width, num_groups, count, 1 << (bits - 1), values + at * GROUP, steps + at,
-                          offsets + at);
+            AT_LEVEL(level, quantise_tile, x + token * width, width, num_groups, count, 1 << (bits - 1),
+                     values + at * GROUP, steps + at, offsets + at);
         }
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < num_panels; p++) {
