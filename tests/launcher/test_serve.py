@@ -124,7 +124,7 @@ def test_the_exchange_is_chosen_and_shown_and_gives_the_same_text(tmp_path: Path
     before = {name for name in os.listdir("/dev/shm") if name.startswith("ollampi-")}
     texts = []
     for wanted, told in (
-        ("shared", r"shared memory, 8 KiB in \S+ us and 1 MiB in \d+ us \(MPI"),
+        ("shared", r"shared memory, as asked for: 8 KiB in \S+ us and 1 MiB in \S+ us \(MPI"),
         ("mpi", "MPI, as asked"),
     ):
         with server(2, tmp_path, f"exchange={wanted}", "dtype=float32") as job:
