@@ -24,6 +24,7 @@ from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.exchange import choose_exchange
+from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
@@ -50,6 +51,7 @@ def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
     path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
     agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
     facts = apart(survey(comm)) if config.pin else survey(comm)
+    keep_buffers()
     threads = config.threads or facts[comm.rank].threads
     torch.set_num_threads(threads)
     exchange = choose_exchange(comm, facts, config.exchange, crowded(facts, comm.rank, threads))

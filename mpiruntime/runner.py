@@ -22,6 +22,7 @@ from ollampi.mpiruntime.checkpoint import Checkpoint, Weights, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Decoder, Output, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
+from ollampi.mpiruntime.heap import give_back
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.memory import BITS, RUNTIME_BYTES, cache_bytes, check_groups, shard_bytes
 from ollampi.mpiruntime.meters import Meters, ModelMeter
@@ -171,7 +172,8 @@ class Runner:
 
     def unload(self, unload: Unload) -> None:
         """Free the memory of a model; one that is not loaded is ignored."""
-        self._models.pop(unload.model, None)
+        if self._models.pop(unload.model, None) is not None:
+            give_back()
 
     def check(self, check: Check) -> int:
         """Return how many cache blocks the load can have, the same on every rank; collective.
