@@ -45,6 +45,18 @@ def summable(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+class Around:
+    """What communicators around another one, `inner`, have in common: its place in the world, and its messages."""
+
+    def __init__(self, inner: Communicator) -> None:
+        self.rank = inner.rank
+        self.size = inner.size
+        self.broadcast = inner.broadcast
+        self.collect = inner.collect
+        self.notify = inner.notify
+        self.notes = inner.notes
+
+
 class Single:
     """The world of one rank."""
 

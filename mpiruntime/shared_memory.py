@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ollampi.kernels.native import library
 from ollampi.mpiruntime.agreement import agree
-from ollampi.mpiruntime.communicator import Communicator, summable
+from ollampi.mpiruntime.communicator import Around, Communicator, summable
 from ollampi.mpiruntime.errors import LostRank, WorldError
 
 SHM = Path("/dev/shm")
@@ -67,7 +67,7 @@ class Peers:
             raise LostRank(f"rank {min(ended)} has ended while another one waited for it")
 
 
-class SharedMemory:
+class SharedMemory(Around):
     """The communicator `inner` whose tensors go through a segment of memory; all ranks are on one host.
 
     memory: of `Layout(inner.size)`, zeros at first, the same on all ranks; crowded: whether the threads of the ranks
@@ -78,12 +78,7 @@ class SharedMemory:
         native, layout = library(), Layout(inner.size)
         if native is None:
             raise WorldError("the native kernels were not built")
-        self.rank = inner.rank
-        self.size = inner.size
-        self.broadcast = inner.broadcast
-        self.collect = inner.collect
-        self.notify = inner.notify
-        self.notes = inner.notes
+        super().__init__(inner)
         self._native_sum = native.ollampi_shared_sum
         self._native_gather = native.ollampi_shared_gather
         self._peers = peers

@@ -6,26 +6,21 @@ from time import perf_counter
 
 from torch import Tensor
 
-from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.communicator import Around, Communicator
 from ollampi.mpiruntime.metrics import StepCounts
 from ollampi.mpiruntime.trace import Trace
 
 _ITEM_BYTES = 4  # what is gathered is in fp32
 
 
-class Timed:
+class Timed(Around):
     """The communicator `inner` with its tensors' exchange counted, and traced where there is a trace.
 
     Seconds include waiting for slower ranks; bytes are those that this rank puts in. Messages are not counted.
     """
 
     def __init__(self, inner: Communicator, counts: StepCounts, trace: Trace | None = None) -> None:
-        self.rank = inner.rank
-        self.size = inner.size
-        self.broadcast = inner.broadcast
-        self.collect = inner.collect
-        self.notify = inner.notify
-        self.notes = inner.notes
+        super().__init__(inner)
         self._inner = inner
         self._all_reduces = counts.all_reduce
         self._gathers = counts.gather

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.arithmetic import numbers, threads
 
 from ollampi.kernels.dense import matmul, matmul_torch
 from ollampi.kernels.native import levels
 
 LEVELS = pytest.mark.parametrize("level", levels())
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-DRAW = torch.Generator().manual_seed(0)
-
-
-def numbers(*shape: int, spread: int = 0) -> torch.Tensor:
-    """Return random numbers whose magnitudes span `spread` powers of two."""
-    return torch.randn(shape, generator=DRAW) * torch.randint(-spread, 1, shape, generator=DRAW).float().exp2()
 
 
 @LEVELS
@@ -61,10 +56,7 @@ def test_denormal_weights_count(level: int, dtype: torch.dtype) -> None:
 @pytest.mark.skipif(not levels(), reason="the native kernels were not built")
 @TYPES
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
-    weight, x, before = numbers(203, 64).to(dtype), numbers(6, 64), torch.get_num_threads()
+    weight, x = numbers(203, 64).to(dtype), numbers(6, 64)
     alone = matmul(x, weight)
-    try:
-        torch.set_num_threads(3)
+    with threads(3):
         assert torch.equal(matmul(x, weight), alone)
-    finally:
-        torch.set_num_threads(before)

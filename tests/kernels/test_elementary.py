@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from support.arithmetic import threads
 from torch import Tensor
 
 from ollampi.kernels.elementary import cos_sin, exp
@@ -48,14 +49,10 @@ def test_a_result_does_not_depend_on_its_place(name: str) -> None:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_result_does_not_depend_on_the_number_of_threads(name: str) -> None:
     x = torch.randn(200_003, generator=torch.Generator().manual_seed(0)) * 10
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        with threads(count):
             results.append(OPERATIONS[name](x))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

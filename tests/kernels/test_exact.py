@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from support.arithmetic import threads
 
 from ollampi.kernels import exact, exact_attention, ops
 from ollampi.kernels.attention import causal_mask
@@ -36,14 +37,11 @@ def test_linear_is_right_and_has_no_order(dtype: torch.dtype, width: int) -> Non
 
 def test_linear_has_no_tiles_or_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = numbers(5, 300), exact.weight_rows(numbers(64, 300)).float()
-    out, before = exact.linear(x, weight), torch.get_num_threads()
-    try:
-        for tile, threads in ((1, 1), (900, 2), (1 << 30, 3)):
-            monkeypatch.setattr(exact, "_TILE", tile)
-            torch.set_num_threads(threads)
+    out = exact.linear(x, weight)
+    for tile, count in ((1, 1), (900, 2), (1 << 30, 3)):
+        monkeypatch.setattr(exact, "_TILE", tile)
+        with threads(count):
             assert torch.equal(exact.linear(x, weight), out)
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("cuts", [[0, 50, 100], [0, 1, 2, 99, 100], [0, 0, 30, 100]])

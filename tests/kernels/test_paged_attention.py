@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from support.arithmetic import threads
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -150,11 +151,8 @@ def test_scores_beyond_the_range_of_exp(level: int) -> None:
 @pytest.mark.skipif(not levels(), reason="the native kernels were not built")
 @KEPT
 def test_threads_change_nothing(kept: torch.dtype) -> None:
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 3):
+        with threads(count):
             found.append(Scene(7, [2, 2, 1], 16, kept, torch.float32).found(levels()[-1]))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(*found)

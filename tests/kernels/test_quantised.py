@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.arithmetic import DRAW, numbers, threads
 
 from ollampi.kernels import native as native_kernels
 from ollampi.kernels.groups import GROUP
@@ -25,13 +26,7 @@ from ollampi.kernels.quantised import (
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
 LEVELS = pytest.mark.parametrize("level", levels())
-DRAW = torch.Generator().manual_seed(0)
 SHAPES = [(1, 1), (1, 32), (16, 32), (17, 33), (15, 31), (100, 70), (48, 256), (33, 1000)]
-
-
-def numbers(*shape: int, spread: int = 0) -> torch.Tensor:
-    """Return random numbers whose magnitudes span `spread` powers of two."""
-    return torch.randn(shape, generator=DRAW) * torch.randint(-spread, 1, shape, generator=DRAW).float().exp2()
 
 
 def assert_near(found: torch.Tensor, expected: torch.Tensor, x: torch.Tensor, matrix: Quantised) -> None:
@@ -206,10 +201,7 @@ def test_a_token_is_computed_alike_in_any_batch(bits: int, level: int) -> None:
 @pytest.mark.skipif(not levels(), reason="the native kernels were not built")
 @BITS
 def test_threads_change_nothing(bits: int) -> None:
-    matrix, x, before = quantise(numbers(200, 64), bits), numbers(10, 64), torch.get_num_threads()
+    matrix, x = quantise(numbers(200, 64), bits), numbers(10, 64)
     alone = matmul(x, matrix)
-    try:
-        torch.set_num_threads(3)
+    with threads(3):
         assert torch.equal(matmul(x, matrix), alone)
-    finally:
-        torch.set_num_threads(before)

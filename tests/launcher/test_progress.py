@@ -69,7 +69,9 @@ def test_elsewhere_a_line_comes_every_ten_seconds() -> None:
 
 
 def test_a_load_without_bytes() -> None:
-    Shown(True).progress("empty", 0, 0)
+    shown = Shown(True)
+    shown.progress("empty", 0, 0)
+    assert shown.text == ""
 
 
 @pytest.mark.parametrize(

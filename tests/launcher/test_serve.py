@@ -19,8 +19,6 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.servers import Server, alive, endless_model, free_port, mpirun, run_to_end, server, wait_until
 
-from ollampi.mpiruntime.world import free_memory
-
 
 def shared_memory() -> set[str]:
     """Return the shared-memory files of MPI libraries that no process maps; other jobs may be starting meanwhile."""
@@ -103,48 +101,6 @@ def test_the_curl_line_of_the_banner_works_as_printed(tmp_path: Path) -> None:
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["done"] is True
     assert last["eval_count"] >= 1
-
-
-def test_a_cache_that_nobody_sized_fits_into_the_host_and_takes_no_memory_before_it_is_used(tmp_path: Path) -> None:
-    with server(2, tmp_path) as job:
-        found = re.search(r"context (\d+) .*, cache of (\d+) tokens in bfloat16", job.log.read_text())
-        assert found
-        context, tokens = map(int, found.groups())
-        assert context <= tokens <= 256 * context
-        cache_bytes = tokens * 6 * 2 * 2 * 32 * 2  # layers, keys and values, KV heads, their width, bytes of bf16
-        (listed,) = job.request("GET", "/api/ps")[1]["models"]
-        assert cache_bytes < listed["size"] < cache_bytes + (32 << 20)
-        assert cache_bytes < free_memory()
-        for pid in job.ranks():
-            status = Path(f"/proc/{pid}/status").read_text()
-            assert int(re.findall(r"^VmRSS:\s+(\d+) kB", status, re.M)[0]) < 512 * 1024
-
-
-def test_the_exchange_is_chosen_and_shown_and_gives_the_same_text(tmp_path: Path) -> None:
-    before = {name for name in os.listdir("/dev/shm") if name.startswith("ollampi-")}
-    texts = []
-    for wanted, told in (
-        ("shared", r"shared memory, as asked for: 8 KiB in \S+ us and 1 MiB in \S+ us \(MPI"),
-        ("mpi", "MPI, as asked"),
-    ):
-        with server(2, tmp_path, f"exchange={wanted}", "dtype=float32") as job:
-            texts.append(job.generate("import os\n", 60))
-            assert re.search(f"^tensors are exchanged through {told}", job.log.read_text(), re.M)
-            assert {name for name in os.listdir("/dev/shm") if name.startswith("ollampi-")} <= before
-    assert texts[0] == texts[1]  # two summands have one sum
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
-def test_pinned_ranks_keep_to_their_cores_and_the_http_process_does_not(tmp_path: Path) -> None:
-    with server(2, tmp_path, "pin=true") as job:
-        masks = [os.sched_getaffinity(pid) for pid in job.ranks()]
-        assert masks[0].isdisjoint(masks[1])
-        assert masks[0] | masks[1] == os.sched_getaffinity(0)
-        others = [pid for pid in job.processes() if pid not in job.ranks()]
-        assert all(os.sched_getaffinity(pid) == os.sched_getaffinity(0) for pid in others)
-        rows = re.findall(r"^ +\d +\S+ +([\d,-]+) +(\d+) ", job.log.read_text(), re.M)
-        assert len(rows) == 2
-        assert rows[0][0] != rows[1][0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -267,7 +223,7 @@ def test_an_exception_on_any_rank_ends_the_job_with_its_traceback(tmp_path: Path
 )
 def test_bad_settings_are_one_message_and_end_all_ranks(size: int, override: str, texts: list[str]) -> None:
     status, output = run_to_end(size, f"server.port={free_port()}", override)
-    assert status == 1 or (size and status == 213), output  # 213: mpirun's own, seen once on a busy machine
+    assert status == 1, output
     for text in texts:
         assert text in output
     assert len(re.findall(r"^ollampi: ", output, re.M)) == 1, output
@@ -280,7 +236,7 @@ def test_a_port_in_use_is_one_message(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         status, output = run_to_end(2, f"server.port={port}")
-    assert status in (1, 213), output  # 213: mpirun's own, seen on a busy machine
+    assert status == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; give another" in output
     assert output.count("ollampi: ") == 1
 

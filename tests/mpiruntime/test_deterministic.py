@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.arithmetic import threads
 from support.checkpoints import FAMILIES, PROMPT, reference_greedy, reference_logits, write_checkpoint
 from support.worlds import BLOCK, Recorder, generate, lead, load_message, logits_in_pieces, run_engine
 
@@ -34,10 +35,8 @@ ODD_HEADS = {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads":
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Any:
     """Let the ranks of a thread world not fight for the cores; other tests change the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,54 @@
+"""Settings of a job that show in its processes: the cache's size, the exchange, the cores."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from support.servers import server
+
+from ollampi.mpiruntime.world import free_memory
+
+
+def test_a_cache_that_nobody_sized_fits_into_the_host_and_takes_no_memory_before_it_is_used(tmp_path: Path) -> None:
+    with server(2, tmp_path) as job:
+        found = re.search(r"context (\d+) .*, cache of (\d+) tokens in bfloat16", job.log.read_text())
+        assert found
+        context, tokens = map(int, found.groups())
+        assert context <= tokens <= 256 * context
+        cache_bytes = tokens * 6 * 2 * 2 * 32 * 2  # layers, keys and values, KV heads, their width, bytes of bf16
+        (listed,) = job.request("GET", "/api/ps")[1]["models"]
+        assert cache_bytes < listed["size"] < cache_bytes + (32 << 20)
+        assert cache_bytes < free_memory()
+        for pid in job.ranks():
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert int(re.findall(r"^VmRSS:\s+(\d+) kB", status, re.M)[0]) < 512 * 1024
+
+
+def test_the_exchange_is_chosen_and_shown_and_gives_the_same_text(tmp_path: Path) -> None:
+    before = {name for name in os.listdir("/dev/shm") if name.startswith("ollampi-")}
+    texts = []
+    for wanted, told in (
+        ("shared", r"shared memory, as asked for: 8 KiB in \S+ us and 1 MiB in \S+ us \(MPI"),
+        ("mpi", "MPI, as asked"),
+    ):
+        with server(2, tmp_path, f"exchange={wanted}", "dtype=float32") as job:
+            texts.append(job.generate("import os\n", 60))
+            assert re.search(f"^tensors are exchanged through {told}", job.log.read_text(), re.M)
+            assert {name for name in os.listdir("/dev/shm") if name.startswith("ollampi-")} <= before
+    assert texts[0] == texts[1]  # two summands have one sum
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
+def test_pinned_ranks_keep_to_their_cores_and_the_http_process_does_not(tmp_path: Path) -> None:
+    with server(2, tmp_path, "pin=true") as job:
+        masks = [os.sched_getaffinity(pid) for pid in job.ranks()]
+        assert masks[0].isdisjoint(masks[1])
+        assert masks[0] | masks[1] == os.sched_getaffinity(0)
+        others = [pid for pid in job.processes() if pid not in job.ranks()]
+        assert all(os.sched_getaffinity(pid) == os.sched_getaffinity(0) for pid in others)
+        rows = re.findall(r"^ +\d +\S+ +([\d,-]+) +(\d+) ", job.log.read_text(), re.M)
+        assert len(rows) == 2
+        assert rows[0][0] != rows[1][0]
