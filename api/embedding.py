@@ -142,8 +142,8 @@ class Embeddings:
         `statuses` are those of engine errors that this route answers in its own way. Raise ApiError, EngineError.
         """
         _check_pooling(ask.model)
-        mean, timeout_s = ask.model.pooling == "mean", ask.options.timeout_s
-        order = EmbedRequest(ask.model.ref, prompts, mean, ask.context, ask.keep_alive_s, timeout_s)
+        timeout_s = ask.options.timeout_s
+        order = EmbedRequest(ask.model.ref, prompts, ask.model.pooling, ask.context, ask.keep_alive_s, timeout_s)
         try:
             return self._follow(self._engine.embed(order), len(prompts), change)
         except EngineError as e:
@@ -184,11 +184,11 @@ def _texts(value: object) -> list[str]:
 
 def _check_pooling(model: Model) -> None:
     """Raise ApiError where we cannot pool as the model wants it."""
-    if model.pooling not in ("last", "mean"):
+    if model.pooling not in ("first", "last", "mean"):
         raise ApiError(
             500,
             f'model "{model.full_name}" makes embeddings by "{shown(model.pooling)}", which is not supported;'
-            " use one with mean_tokens or lasttoken in 1_Pooling/config.json",
+            " use one with mean_tokens, cls_token or lasttoken in 1_Pooling/config.json",
         )
 
 

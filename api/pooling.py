@@ -9,11 +9,11 @@ POOLING_FILE = "1_Pooling/config.json"  # of sentence-transformers
 LENGTH_FILE = "sentence_bert_config.json"
 LAST_TOKEN = {"pooling_mode_lasttoken": True}  # which alone has seen the whole text in a causal model
 _PREFIX = "pooling_mode_"
-_KNOWN = {"lasttoken": "last", "mean_tokens": "mean"}
+_KNOWN = {"lasttoken": "last", "mean_tokens": "mean", "cls_token": "first"}
 
 
 def pooling_of(path: Path, values: dict[str, Any]) -> str:
-    """Return "last" or "mean" for the values of the folder's POOLING_FILE, or what names another way.
+    """Return "last", "mean" or "first" for the values of the folder's POOLING_FILE, or what names another way.
 
     What follows the pooling in folders of its own, a dense layer for example, is a part of the way.
     """

@@ -51,7 +51,8 @@ def export(folder: Path, kind: str, into: Path) -> Path:
 
 def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     """Write what config.json says; raise ValueError for what this export does not know."""
-    if config.rope.kind != "default" or config.attention_bias or config.mlp_bias:
+    rope = config.layers[0].rope
+    if rope is None or rope.kind != "default" or config.qkv_bias or config.mlp_bias:
         raise ValueError("rope scaling and biases are not exported; take a model without")
     writer.add_block_count(config.num_layers)
     writer.add_context_length(config.max_context)
@@ -62,7 +63,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope.theta)
+    writer.add_rope_freq_base(rope.theta)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("none")

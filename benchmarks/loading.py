@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from ollampi.mpiruntime.communicator import Single
 from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.plan import num_parameters
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load
 from ollampi.mpiruntime.world import survey
@@ -90,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_model(folder, args.layers)
-        weights = read_config(folder).num_parameters
+        weights = num_parameters(read_config(folder))
         print(f"{weights / 1e6:.0f} million weights in bf16, one rank, {args.threads} threads")
         cache = f"{temporary}/cache"
         loads = [("none", ""), ("q8", ""), ("q4", ""), ("q8", cache), ("q8", cache), ("q4", cache), ("q4", cache)]

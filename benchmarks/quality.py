@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 from train_demo import corpus, encode
 
 from ollampi.mpiruntime.communicator import Single
-from ollampi.mpiruntime.memory import BITS, cache_bytes, shard_bytes
+from ollampi.mpiruntime.memory import BITS, cache_bytes
 from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.plan import num_parameters, shard_bytes
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.step import Chunk, Load, Step
@@ -95,7 +96,7 @@ def print_formats(windows: list[list[int]], targets: list[torch.Tensor]) -> None
     exact = window_logits("float32", "float32", windows)
     for quantize, bits in BITS.items():
         found = exact if bits is None else window_logits("float32", "float32", windows, quantize)
-        size = shard_bytes(config, Shard(0, 1), "float32", bits) * 8 / config.num_parameters
+        size = shard_bytes(config, Shard(0, 1), "float32", bits) * 8 / num_parameters(config)
         worse = 100 * (math.exp(loss(found, targets) - loss(exact, targets)) - 1)
         print(f"weights {quantize}: {compare(found, exact, targets)}; perplexity {worse:+.2f} %; {size:.2f} bits each")
 

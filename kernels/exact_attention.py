@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ollampi.kernels.elementary import exp
+from ollampi.kernels.attention import Scoring
+from ollampi.kernels.elementary import exp, tanh
 from ollampi.kernels.grid import on_grid, reach, sum_bits
 
 _TILE = 1 << 16  # numbers that are computed together: several fp64 copies of them stay in a core's cache
@@ -24,7 +25,15 @@ def on_cache_grids(k: Tensor, v: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     return on_grid(k, reach(k), sum_bits(k.shape[-1])[1]), on_grid(v, reach(v), sum_bits(longest)[1])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None, longest: int) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    kv_of_head: Tensor | None,
+    scoring: Scoring,
+    longest: int,
+) -> Tensor:
     """Return the mix of v for each query of several sequences as [N * T, H, d] in fp32.
 
     Shapes as in kernels.attention; k and v as `on_cache_grids` made them, for the same `longest`.
@@ -43,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Ten
         each = num_sequences * keys.shape[1] * group * num_keys
         for rows in _pieces(num_queries, each):
             visible = None if mask is None else mask[..., rows, :]
-            weights = _weights(queries[:, heads, :, rows], keys, visible)
+            weights = _weights(queries[:, heads, :, rows], keys, visible, scoring)
             out[:, heads, :, rows] = _mix(weights, values, longest)
     return out.permute(0, 3, 1, 2, 4).reshape(q.shape)
 
@@ -55,13 +64,15 @@ def _pieces(count: int, each: int) -> Iterator[slice]:
         yield slice(first, first + length)
 
 
-def _weights(q: Tensor, k: Tensor, visible: Tensor | None) -> Tensor:
+def _weights(q: Tensor, k: Tensor, visible: Tensor | None, scoring: Scoring) -> Tensor:
     """Return exp(score - largest score) [N, K, G, T, S] in fp64 for q [N, K, G, T, d], k [N, K, S, d].
 
     0 where visible, which broadcasts to the result, is false.
     """
     products = q.flatten(2, 3) @ k.transpose(2, 3)  # exact
-    scores = products.view(*q.shape[:4], -1).mul_(q.shape[-1] ** -0.5)
+    scores = products.view(*q.shape[:4], -1).mul_(scoring.scale)
+    if scoring.cap is not None:
+        scores = scoring.cap * tanh((scores / scoring.cap).float()).double()
     if visible is not None:
         scores.masked_fill_(~visible, -torch.inf)
     weights = exp((scores - scores.amax(-1, keepdim=True)).float()).double()

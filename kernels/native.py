@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-INTERFACE = 8  # what kernels/cpu/native.c says: a library of another one was built from other sources
+INTERFACE = 9  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {

@@ -53,11 +53,12 @@ def silu_multiply_torch(gate_up: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return x [T, H, d] turned by the angles whose cos and sin are [T, d/2], in the dtype of x.
+    """Return x [T, H, d] of which the first r numbers are turned by the angles whose cos and sin are [T, r/2].
 
-    Element i of a head is paired with element i + d/2, as the Hugging Face checkpoints of the Llama family are laid
-    out. Su et al., "RoFormer", 2021.
+    In the dtype of x. Element i of a head is paired with element i + r/2, as the Hugging Face checkpoints of the Llama
+    family are laid out. Su et al., "RoFormer", 2021.
     """
-    first, second = x.float().chunk(2, dim=-1)
+    half = cos.shape[1]
+    first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)

@@ -146,6 +146,7 @@ _EXCHANGE = Choice(
     ("auto", "shared", "mpi"),
     "shared adds up through memory that the ranks of one host share; auto takes what is faster at the start",
 )
+_EXPERTS = Choice(("cut", "spread"), "of a mixture: a part of each expert on every rank, or some experts whole on each")
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
@@ -153,6 +154,7 @@ SETTINGS: dict[str, Kind] = {
     "dtype": _DTYPE,
     "quantize": _QUANTIZE,
     "cache": _CACHE,
+    "experts": _EXPERTS,
     "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
@@ -181,6 +183,7 @@ SETTINGS: dict[str, Kind] = {
     "engine.deterministic": Flag(),
     "engine.quantize": _QUANTIZE,
     "engine.shard_cache": _CACHE,
+    "engine.experts": _EXPERTS,
 }
 _ENVIRONMENT = {
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",

@@ -7,9 +7,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
+from ollampi.kernels.attention import Scoring
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.communicator import Communicator
@@ -41,8 +43,11 @@ class Arithmetic(Protocol):
     def summands(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Return what rms_norm with weight [D] made, hidden [T, D], in fp64 as it is summed over tokens."""
 
-    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        """Return silu(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F]."""
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
+        """Return f(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F]."""
+
+    def capped(self, x: Tensor, cap: float) -> Tensor:
+        """Return cap tanh(x / cap) of x [...] in fp32."""
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...] in fp32."""
@@ -50,7 +55,9 @@ class Arithmetic(Protocol):
     def cached(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is kept of keys and values [T, K, d]."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None, scoring: Scoring
+    ) -> Tensor:
         """Return the mix of v for each query as [N * T, H, d]."""
 
 
@@ -85,9 +92,16 @@ class Plain:
         """Return hidden [T, D] in fp64."""
         return hidden.double()
 
-    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        """Return silu(gate) * up [T, F]."""
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
+        """Return f(gate) * up [T, F]."""
+        if activation != "silu":
+            gate, up = linear.linear(x, weight, bias, self._choice).chunk(2, dim=-1)
+            return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
         return linear.gated(x, weight, bias, self._choice)
+
+    def capped(self, x: Tensor, cap: float) -> Tensor:
+        """Return cap tanh(x / cap) of x [...]."""
+        return (x.float() / cap).tanh_().mul_(cap)
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...]."""
@@ -97,9 +111,11 @@ class Plain:
         """Return keys and values [T, K, d] as they are."""
         return k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None, scoring: Scoring
+    ) -> Tensor:
         """Return the mix of v for each query as [N * T, H, d]."""
-        return attention.attend(q, k, v, mask, kv_of_head)
+        return attention.attend(q, k, v, mask, kv_of_head, scoring)
 
 
 class Exact:
@@ -145,9 +161,13 @@ class Exact:
         bound = grid.power_of_two(math.sqrt(len(weight)) * weight.double().abs())
         return grid.on_grid(hidden, bound, _SPARE_BITS - (self.longest - 1).bit_length())
 
-    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        """Return silu(gate) * up [T, F] in fp32."""
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
+        """Return f(gate) * up [T, F] in fp32."""
         return exact.silu_multiply(self.linear(x, weight, bias))
+
+    def capped(self, x: Tensor, cap: float) -> Tensor:
+        """Return cap tanh(x / cap) of x [...]."""
+        return cap * elementary.tanh(x / cap)
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...]."""
@@ -157,9 +177,11 @@ class Exact:
         """Return keys and values [T, K, d] on their grids."""
         return exact_attention.on_cache_grids(k, v, self.longest)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_of_head: Tensor | None, scoring: Scoring
+    ) -> Tensor:
         """Return the mix of v for each query as [N * T, H, d]."""
-        return exact_attention.attend(q, k, v, mask, kv_of_head, self.longest)
+        return exact_attention.attend(q, k, v, mask, kv_of_head, scoring, self.longest)
 
 
 def arithmetic(

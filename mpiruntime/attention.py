@@ -6,36 +6,60 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels.linear import Matrix
-from ollampi.mpiruntime.checkpoint import Weights
+from ollampi.kernels.paged_attention import HeadNorms
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.layers import RowParallel
+from ollampi.mpiruntime.layers import Norm, RowParallel
 from ollampi.mpiruntime.mixing import Heads, Mixing
 from ollampi.mpiruntime.model_config import ModelConfig
+from ollampi.mpiruntime.weights import Weights
 
 
 class Attention:
     """Query, key and value projections cut by heads (column parallel), output projection likewise (row parallel)."""
 
     def __init__(self, weights: Weights, config: ModelConfig, heads: Heads, comm: Communicator, layer: int) -> None:
-        d, width = config.head_dim, config.width
         self.arithmetic = weights.arithmetic
         self.layer = layer
-        q_rows = range(heads.query.start * d, heads.query.stop * d)
-        kv_rows = range(heads.kv.start * d, heads.kv.stop * d)
-        q_size, kv_size = config.num_heads * d, config.num_kv_heads * d
-        cuts = [("q_proj", q_size, q_rows), ("k_proj", kv_size, kv_rows), ("v_proj", kv_size, kv_rows)]
-        self.qkv = weights.stacked_rows([(f"{name}.weight", (size, width), rows) for name, size, rows in cuts])
+        cuts = _cuts(config, heads)
+        self.qkv = weights.stacked_rows([(f"{name}.weight", (size, config.width), rows) for name, size, rows in cuts])
         self.bias = (
             torch.cat([weights.vector(f"{name}.bias", size, rows) for name, size, rows in cuts])
-            if config.attention_bias
+            if config.qkv_bias
             else None
         )
-        self.output = RowParallel(weights / "o_proj", (width, q_size), q_rows, config.attention_bias, comm)
+        self.norms = _head_norms(weights, config) if config.qk_norm else None
+        shape = config.width, config.num_heads * config.head_dim
+        of_rank = range(heads.query.start * config.head_dim, heads.query.stop * config.head_dim)
+        self.output = RowParallel(weights / config.names.attention_output, shape, of_rank, config.output_bias, comm)
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """Return the layer's mix for x [T, D] as [T, D] in fp32; collective. Stores new keys and values."""
-        return self.output(mixing(self.layer, self.arithmetic.linear(x, self.qkv, self.bias)))
+        return self.output(mixing(self.layer, self.arithmetic.linear(x, self.qkv, self.bias), self.norms))
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""
-        return [self.qkv, *([] if self.bias is None else [self.bias]), *self.output.tensors()]
+        norms = [] if self.norms is None else [self.norms.queries, self.norms.keys]
+        return [self.qkv, *([] if self.bias is None else [self.bias]), *norms, *self.output.tensors()]
+
+
+def _cuts(config: ModelConfig, heads: Heads) -> list[tuple[str, int, range]]:
+    """Return the tensors of queries, keys and values, their rows, and those of this rank."""
+    d, names = config.head_dim, config.names
+    sizes = [config.num_heads * d, *[config.num_kv_heads * d] * 2]
+    parts = [range(own.start * d, own.stop * d) for own in (heads.query, heads.kv, heads.kv)]
+    if not config.fused:
+        return list(zip((names.queries, names.keys, names.values), sizes, parts, strict=True))
+    begins = [0, sizes[0], sizes[0] + sizes[1]]
+    return [
+        ("qkv_proj", sum(sizes), range(begin + part.start, begin + part.stop))
+        for begin, part in zip(begins, parts, strict=True)
+    ]
+
+
+def _head_norms(weights: Weights, config: ModelConfig) -> HeadNorms:
+    """Return the norms of the heads of queries and keys."""
+    of_queries, of_keys = (
+        Norm(weights / name, config.head_dim, config.norm_eps, config.norm_offset).weight.float()
+        for name in ("q_norm", "k_norm")
+    )
+    return HeadNorms(of_queries, of_keys, config.norm_eps)

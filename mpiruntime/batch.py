@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ollampi.kernels.attention import causal_mask
 from ollampi.kernels.paged_attention import Pieces
 from ollampi.mpiruntime.step import Chunk, Step
 
@@ -23,13 +22,32 @@ class Span:
     """Sequences that attend together: one with all its new tokens, or several with one token each.
 
     queries: their rows among the T tokens; keys: the cache slots of all positions so far, of the one sequence as a
-    slice where they are neighbours, or else of N sequences as indices [N * S]; mask: as kernels.attention wants it.
+    slice where they are neighbours, or else of N sequences as indices [N * S]; seen: int64 [N, T], how many positions
+    each query sees.
     """
 
     queries: slice
     keys: slice | Tensor
     num_sequences: int
-    mask: Tensor | None
+    seen: Tensor
+    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """Return the mask [N, 1, T, S] as kernels.attention wants it, where a query sees at most `window` positions."""
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        return self._masks[window]
+
+    def _mask(self, window: int | None) -> Tensor | None:
+        """Return what `mask` returns."""
+        length = int(self.seen.max())
+        if length == int(self.seen.min()) and (window is None or window >= length):
+            return None
+        positions, ends = torch.arange(length, device=self.seen.device), self.seen[:, :, None]
+        visible = positions < ends
+        if window is not None:
+            visible &= positions >= ends - window
+        return visible[:, None]
 
 
 @dataclass(frozen=True)
@@ -50,10 +68,13 @@ class Batch:
     pools: list[slice]
 
 
-def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.device, piece: int = 0) -> Batch:
+def make_batch(
+    step: Step, block_size: int, slot_bytes: int, device: torch.device, piece: int = 0, both_ways: bool = False
+) -> Batch:
     """Return the batch of a step for a cache with blocks of block_size slots of slot_bytes of keys in a layer.
 
-    piece: the most tokens that attend together natively, 0 where torch does it.
+    piece: the most tokens that attend together natively, 0 where torch does it; both_ways: tokens see those behind
+    them too, as far as they are in the step.
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -67,31 +88,33 @@ def make_batch(step: Step, block_size: int, slot_bytes: int, device: torch.devic
         slots += [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, length)]
         rows += range(len(tokens) - chunk.num_logits, len(tokens))
         if chunk.num_pooled:
-            pools.append(slice(len(tokens) - chunk.num_pooled, len(tokens)))
+            end = len(tokens) - chunk.num_behind
+            pools.append(slice(end - chunk.num_pooled, end))
     as_tensor = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, positions, slots, rows)]
     made = Batch(as_tensor[0], as_tensor[1], as_tensor[2], [], None, as_tensor[3], pools)
     if piece:
-        return replace(made, pieces=_pieces(step.chunks, piece))
+        return replace(made, pieces=_pieces(step.chunks, piece, both_ways))
     begin = 0
     for group in _groups(step.chunks, slot_bytes):
         end = begin + sum(len(chunk.tokens) for chunk in group)
-        made.spans.append(_span(slice(begin, end), group, block_size, device))
+        made.spans.append(_span(slice(begin, end), group, block_size, device, both_ways))
         begin = end
     return made
 
 
-def _pieces(chunks: list[Chunk], most: int) -> Pieces:
+def _pieces(chunks: list[Chunk], most: int, both_ways: bool) -> Pieces:
     """Return the chunks in pieces of at most so many tokens."""
     each, blocks = array("q"), array("q")
     token = num_positions = 0
     for chunk in chunks:
         for start in range(chunk.start, _length(chunk), most):
             count = min(most, _length(chunk) - start)
-            each.extend((token, count, start, len(blocks)))
-            num_positions += count * start + count * (count + 1) // 2
+            whole = _length(chunk) if both_ways else 0
+            each.extend((token, count, start, len(blocks), whole))
+            num_positions += count * whole if whole else count * start + count * (count + 1) // 2
             token += count
         blocks.extend(chunk.blocks)
-    return Pieces(torch.from_numpy(np.array(each)).view(-1, 4), torch.from_numpy(np.array(blocks)), num_positions)
+    return Pieces(torch.from_numpy(np.array(each)).view(-1, 5), torch.from_numpy(np.array(blocks)), num_positions)
 
 
 def _length(chunk: Chunk) -> int:
@@ -122,19 +145,16 @@ def _groups(chunks: list[Chunk], slot_bytes: int) -> Iterator[list[Chunk]]:
         yield group
 
 
-def _span(queries: slice, group: list[Chunk], block_size: int, device: torch.device) -> Span:
+def _span(queries: slice, group: list[Chunk], block_size: int, device: torch.device, both_ways: bool) -> Span:
     """Return the span of a group of chunks."""
     lengths = [_length(chunk) for chunk in group]
-    mask = None
-    if len(group) > 1 and min(lengths) < max(lengths):
-        reach = torch.tensor(lengths, device=device)
-        mask = (torch.arange(max(lengths), device=device) < reach[:, None])[:, None, None]
-    elif len(group[0].tokens) > 1:
-        mask = causal_mask(len(group[0].tokens), lengths[0], device)
-    first, count = group[0].blocks[0], len(group[0].blocks)
-    if len(group) == 1 and group[0].blocks == list(range(first, first + count)):
-        return Span(queries, slice(first * block_size, first * block_size + lengths[0]), 1, mask)
-    return Span(queries, _key_slots(group, lengths, block_size, device), len(group), mask)
+    count = len(group[0].tokens)
+    ends = torch.tensor(lengths, device=device)[:, None]
+    seen = ends.expand(-1, count) if both_ways else ends + torch.arange(1 - count, 1, device=device)
+    first, num_blocks = group[0].blocks[0], len(group[0].blocks)
+    if len(group) == 1 and group[0].blocks == list(range(first, first + num_blocks)):
+        return Span(queries, slice(first * block_size, first * block_size + lengths[0]), 1, seen)
+    return Span(queries, _key_slots(group, lengths, block_size, device), len(group), seen)
 
 
 def _key_slots(group: list[Chunk], lengths: list[int], block_size: int, device: torch.device) -> Tensor:

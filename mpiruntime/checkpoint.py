@@ -1,32 +1,24 @@
-"""Read the part of a checkpoint that a rank owns, straight from the safetensors files."""
+"""Open a checkpoint and read parts of its tensors."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ollampi.kernels.groups import ROWS
-from ollampi.kernels.linear import Matrix
-from ollampi.kernels.quantised import NotFinite
-from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
+from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.errors import CheckpointError
-from ollampi.mpiruntime.filling import Filling, PlainFilling, QuantisedFilling
 from ollampi.mpiruntime.prequantised import refuse_quantised
-from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry, read_header
-from ollampi.mpiruntime.shard_file import ShardFile
+from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
+from ollampi.mpiruntime.source import Plain, Rows, Source
 
-M = TypeVar("M", bound=Matrix)
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_PIECE_BYTES = 8 << 20  # what is held beside the shard while reading
+_PIECE_BYTES = 8 << 20  # of a matrix in fp32, at most: what is held beside the shard while reading
 
 
 def _as_is(rows: Tensor) -> Tensor:
@@ -39,66 +31,70 @@ def _nobody(passed: int, total: int) -> None:
 
 @dataclass
 class Checkpoint:
-    """The tensors of a model folder by name, and what has been read of them.
+    """The tensors of a model by name, and what has been read of them.
 
     progress: called with the bytes of the tensors that are done and of all, whatever part of them a rank reads.
     """
 
     folder: Path
-    entries: dict[str, TensorEntry]
+    sources: dict[str, Source]
     bytes_read: int = 0
     unread: set[str] = field(default_factory=set)
     progress: Callable[[int, int], None] = _nobody
     _passed: int = 0
 
+    def __post_init__(self) -> None:
+        self.unread = set(self.sources)
+
     @cached_property
     def total_bytes(self) -> int:
         """Return the bytes of all tensors."""
-        return sum(entry.size_bytes for entry in self.entries.values())
+        return sum(source.size_bytes for source in self.sources.values())
+
+    @property
+    def files(self) -> set[Path]:
+        """Return the files that hold the tensors."""
+        return {source.path for source in self.sources.values()}
 
     def read(
         self,
         name: str,
         rows: range,
         columns: range | None,
-        take: Callable[[Tensor], None],
+        take: Callable[[Rows], None],
         keep: Callable[[Tensor], Tensor] = _as_is,
     ) -> None:
         """Hand rows (and columns) of the matrix or vector `name` to `take`, a few at a time, in order.
 
         keep: what is taken of whole rows [R, width] of a matrix. Raise CheckpointError where the file cannot be read.
         """
-        entry = self.entries[name]
-        width = entry.shape[1] if len(entry.shape) == 2 else 1
-        row_bytes = width * ITEM_BYTES[entry.dtype]
-        piece = max(1, _PIECE_BYTES // row_bytes)
+        source = self.sources[name]
+        width = source.shape[-1] if len(source.shape) > 1 else 1
+        piece = max(1, _PIECE_BYTES // (4 * max(1, width)))
         piece -= piece % ROWS if piece > ROWS else 0  # whole panels are quantised without a copy
-        try:
-            file = entry.path.open("rb")
-        except OSError as e:
-            raise _unreadable(name, entry, e) from e
-        with file:
-            for first in range(rows.start, rows.stop, piece):
-                last = min(first + piece, rows.stop)
-                values = self._rows(file.fileno(), entry, first, last)
-                if values.dim() == 2:
-                    values = keep(values)
-                take(values if columns is None else values[:, columns.start : columns.stop])
-                del values  # before the next ones are read
+        for first in range(rows.start, rows.stop, piece):
+            found = source.rows(first, min(first + piece, rows.stop), self._bytes_of(source))
+            if found.values.dim() == 2:
+                found = Rows(keep(found.values), found.scales)
+            take(found if columns is None else _cut(found, columns))
+            del found  # before the next ones are read
         self.mark(name)
 
-    def _rows(self, file: int, entry: TensorEntry, first: int, last: int) -> Tensor:
-        """Return rows [last - first, width] of a matrix, or values of a vector, as they are in the file."""
-        size, num_rows = entry.size_bytes // max(1, entry.shape[0]), last - first
-        raw = _read_exactly(file, entry.offset + first * size, num_rows * size, entry.name, entry)
-        self.bytes_read += len(raw)
-        return torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(num_rows, *entry.shape[1:])
+    def _bytes_of(self, source: Source) -> Callable[[Path, int, int], Tensor]:
+        """Return what reads bytes for a source."""
+
+        def read(path: Path, offset: int, count: int) -> Tensor:
+            """Return `count` bytes of a file."""
+            self.bytes_read += count
+            return _read_exactly(path, offset, count, source.name)
+
+        return read
 
     def mark(self, name: str) -> None:
         """Note that a tensor need not be read any more, and tell `progress`."""
         if name in self.unread:
             self.unread.remove(name)
-            self._passed += self.entries[name].size_bytes
+            self._passed += self.sources[name].size_bytes
             self.progress(self._passed, self.total_bytes)
 
     def finish(self) -> None:
@@ -106,27 +102,33 @@ class Checkpoint:
         self.progress(self.total_bytes, self.total_bytes)
 
 
-def _read_exactly(file: int, offset: int, count: int, name: str, entry: TensorEntry) -> bytearray:
-    """Return `count` bytes of the file; raise CheckpointError where it ends before."""
-    data = bytearray(count)
-    view, got = memoryview(data), 0
-    while got < count:
-        try:
-            part = os.preadv(file, [view[got:]], offset + got)
-        except OSError as e:
-            raise _unreadable(name, entry, e) from e
-        if part == 0:
-            raise CheckpointError(
-                f"{entry.path}: tensor {name!r} ends after {got} of {count} bytes; fetch the file again"
-            )
-        got += part
+def _cut(rows: Rows, columns: range) -> Rows:
+    """Return some columns of rows; groups of scales are cut between groups only, or are lost."""
+    values = rows.values[:, columns.start : columns.stop]
+    whole = columns.start % GROUP == 0 and (columns.stop % GROUP == 0 or columns.stop == rows.values.shape[1])
+    if rows.scales is None or not whole:
+        return Rows(values)
+    return Rows(values, rows.scales[:, columns.start // GROUP : -(-columns.stop // GROUP)])
+
+
+def _read_exactly(path: Path, offset: int, count: int, name: str) -> Tensor:
+    """Return `count` bytes of the file as uint8; raise CheckpointError where it ends before."""
+    data = torch.empty(count, dtype=torch.uint8)
+    view, got = data.numpy().data, 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            while got < count:
+                part = os.preadv(file.fileno(), [view[got:]], offset + got)
+                if part == 0:
+                    raise CheckpointError(
+                        f"{path}: tensor {name!r} ends after {got} of {count} bytes; fetch the file again"
+                    )
+                got += part
+    except OSError as e:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} cannot be read: {e.strerror}; check the file and its file system"
+        ) from e
     return data
-
-
-def _unreadable(name: str, entry: TensorEntry, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{entry.path}: tensor {name!r} cannot be read: {error.strerror}; check the file and its file system"
-    )
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -142,7 +144,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 raise CheckpointError(f"tensor {name!r} is in {entries[name].path.name} and in {path.name} of {folder}")
             entries[name] = entry
     refuse_quantised(folder, entries.values())
-    return Checkpoint(folder, entries, unread=set(entries))
+    return Checkpoint(folder, {name: Plain(entry) for name, entry in entries.items()})
 
 
 def _plain_files(folder: Path) -> list[Path]:
@@ -168,101 +170,3 @@ def _indexed_files(index: Path) -> list[Path]:
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index.parent / name} is missing; {index.name} names it, fetch it again")
     return [index.parent / name for name in names]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A checkpoint seen from a prefix: `weights / "layers.0"` narrows it; layers take the part that they own.
-
-    dtype is that of the tensors returned, arithmetic what they are computed with, bits what matrices are quantised to,
-    None for not at all, shards where quantised ones are kept. Errors name the file, the tensor, what was wanted and
-    what was found.
-    """
-
-    checkpoint: Checkpoint
-    dtype: torch.dtype
-    arithmetic: Arithmetic = field(default_factory=Plain)
-    bits: int | None = None
-    shards: ShardFile | None = None
-    prefix: str = ""
-
-    def __truediv__(self, name: str) -> Weights:
-        return replace(self, prefix=f"{self.prefix}{name}.")
-
-    def __contains__(self, name: str) -> bool:
-        return self.prefix + name in self.checkpoint.entries
-
-    def vector(self, name: str, size: int, part: range | None = None) -> Tensor:
-        """Return the vector [size], or its part."""
-        part = part or range(size)
-        pieces: list[Tensor] = []
-        full = self._checked(name, (size,))
-        self.checkpoint.read(full, part, None, lambda v: pieces.append(v.to(self.dtype)))
-        vector = torch.cat(pieces) if pieces else torch.empty(0, dtype=self.dtype)
-        if self.bits is not None and not vector.isfinite().all():
-            raise self._not_finite(full)
-        return vector
-
-    def rows(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
-        """Return rows `part` of the matrix of `shape` as [len(part), shape[1]]."""
-        return self.stacked_rows([(name, shape, part)])
-
-    def columns(self, name: str, shape: tuple[int, int], part: range) -> Matrix:
-        """Return columns `part` of the matrix of `shape` as [shape[0], len(part)]."""
-        return self._matrix([(name, shape, range(shape[0]))], part)
-
-    def stacked_rows(self, parts: list[tuple[str, tuple[int, int], range]]) -> Matrix:
-        """Return rows of several matrices of equal width under each other as [sum of rows, width]."""
-        return self._matrix(parts, range(parts[0][1][1]))
-
-    def _matrix(self, parts: list[tuple[str, tuple[int, int], range]], columns: range) -> Matrix:
-        """Return rows of several matrices under each other, and of these some columns."""
-        named = [(self._checked(name, shape), rows, columns) for name, shape, rows in parts]
-        num_rows, width = sum(len(rows) for _, rows, _ in named), len(columns)
-        if self.bits is None:
-            return self._filled(PlainFilling(num_rows, width, self.dtype), named)
-        if self.shards is None:
-            return self._filled(QuantisedFilling(num_rows, width, self.bits, self.dtype), named)
-        cut = "+".join(f"{full}[{r.start}:{r.stop},{c.start}:{c.stop}]" for full, r, c in named)
-        matrix = self.shards.matrix(cut, num_rows, width, self.bits, self.dtype)
-        if matrix is None:
-            matrix = self._filled(QuantisedFilling(num_rows, width, self.bits, self.dtype), named)
-            self.shards.keep(cut, matrix)
-        for full, _, _ in named:
-            self.checkpoint.mark(full)
-        return matrix
-
-    def _filled(self, filling: Filling[M], parts: list[tuple[str, range, range]]) -> M:
-        """Return the matrix whose rows are read from parts of tensors in turn."""
-        for full, rows, columns in parts:
-            try:
-                self.checkpoint.read(full, rows, columns, filling.add, self.arithmetic.weight_rows)
-            except NotFinite as e:
-                raise self._not_finite(full) from e
-        return filling.matrix()
-
-    def _not_finite(self, full: str) -> CheckpointError:
-        """Return the error for a tensor that cannot be quantised."""
-        return CheckpointError(
-            f"{self.checkpoint.entries[full].path}: tensor {full!r} holds NaN or infinity, which cannot be quantised;"
-            " fetch the file again, or look at the model with quantize=none"
-        )
-
-    def _checked(self, name: str, shape: tuple[int, ...]) -> str:
-        """Return the full name of a tensor that exists with this shape and a dtype that can be read."""
-        full = self.prefix + name
-        entry = self.checkpoint.entries.get(full)
-        if entry is None:
-            raise CheckpointError(
-                f"tensor {full!r} of shape {list(shape)} is missing in {self.checkpoint.folder}"
-                f" ({len(self.checkpoint.entries)} tensors); the checkpoint is incomplete or of another model type"
-            )
-        if entry.shape != shape:
-            raise CheckpointError(
-                f"{entry.path}: tensor {full!r} has shape {list(entry.shape)}, config.json wants {list(shape)}"
-            )
-        if entry.dtype not in _DTYPES:
-            raise CheckpointError(
-                f"{entry.path}: tensor {full!r} has dtype {entry.dtype}; readable are {', '.join(_DTYPES)}"
-            )
-        return full

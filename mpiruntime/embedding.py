@@ -37,6 +37,8 @@ class Inputs:
         self._load_ns = int((self._began - arrived) * 1e9)
         self._leader: Sequence | None = None
         self.queued: dict[Sequence, int] = {}
+        if request.pooling == "first" and not model.config.encoder:
+            raise RequestError("the embedding of a first token is for encoders only; use mean or last pooling")
         _check_tokens(request.prompts, model.config.vocab_size)
         _check_lengths(request.prompts, self._context)
 
@@ -78,7 +80,7 @@ class Inputs:
         """Return the sequence of the next input."""
         place, prompt = self._rest.popleft()
         request = GenerateRequest(self._request.model, prompt.tolist())
-        sequence = Sequence(request, self._context, seed=0, pool=Pool(self._request.mean), leader=self._leader)
+        sequence = Sequence(request, self._context, seed=0, pool=Pool(self._request.pooling), leader=self._leader)
         self._leader = self._leader or sequence
         self.queued[sequence] = place
         self._num_queued += len(prompt)

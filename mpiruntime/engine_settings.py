@@ -17,7 +17,7 @@ class EngineSettings:
     None as in HostedModel.max_drafts; timeout_s: after which a request ends with an error, None for never;
     keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
     in any batch and world, at a price (docs/determinism.md); quantize: none, q8 or q4; shard_cache: the folder that
-    keeps quantised weights, None for nowhere (docs/quantization.md).
+    keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or spread whole over the ranks.
     """
 
     dtype: str = "auto"
@@ -37,3 +37,4 @@ class EngineSettings:
     deterministic: bool = False
     quantize: str = "none"
     shard_cache: str | None = None
+    experts: str = "cut"

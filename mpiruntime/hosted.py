@@ -77,6 +77,7 @@ class HostedModel:
             settings.max_queue,
             lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
             counts,
+            config.encoder,
         )
         self.counts = counts
         self.default_keep_s = default_keep_s
@@ -220,6 +221,7 @@ class Models:
             cache_dtype=settings.cache_dtype,
             quantize=settings.quantize,
             shard_cache=settings.shard_cache,
+            experts=settings.experts,
         )
         check = Check(
             **asdict(load),

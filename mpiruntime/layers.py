@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ollampi.kernels.linear import Matrix, take_rows
-from ollampi.mpiruntime.arithmetic import Arithmetic
-from ollampi.mpiruntime.checkpoint import Weights
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.model_config import ModelConfig, Rope
+from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
+from ollampi.mpiruntime.weights import Weights
 
 
 class Norm:
     """RMSNorm, held whole on every rank."""
 
-    def __init__(self, weights: Weights, width: int, eps: float) -> None:
+    def __init__(self, weights: Weights, width: int, eps: float, offset: float = 0.0) -> None:
         self.arithmetic = weights.arithmetic
-        self.weight = weights.vector("weight", width)
+        if offset:  # in fp32: the sum has more bits than what it is made of
+            self.weight = weights.vector("weight", width, dtype=torch.float32) + offset
+        else:
+            self.weight = weights.vector("weight", width)
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -34,6 +35,33 @@ class Norm:
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.weight]
+
+
+class LayerNorm:
+    """LayerNorm with a bias, held whole on every rank: Ba et al., 2016."""
+
+    def __init__(self, weights: Weights, width: int, eps: float) -> None:
+        self.weight = weights.vector("weight", width, dtype=torch.float32)
+        self.bias = weights.vector("bias", width, dtype=torch.float32)
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the normalised x [T, D] in fp32."""
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+    def tensors(self) -> list[Matrix]:
+        """Return the weights held."""
+        return [self.weight, self.bias]
+
+
+AnyNorm = Norm | LayerNorm
+
+
+def norm_of(weights: Weights, config: ModelConfig) -> AnyNorm:
+    """Return the norm of the model's kind at a place of its width."""
+    if config.encoder:
+        return LayerNorm(weights, config.width, config.norm_eps)
+    return Norm(weights, config.width, config.norm_eps, config.norm_offset)
 
 
 class RowParallel:
@@ -57,12 +85,16 @@ class RowParallel:
 
 
 class Embedding:
-    """The token table [V, D] cut by vocabulary; serves as the output head too where embeddings are tied."""
+    """The token table [V, D] cut by vocabulary; serves as the output head too where embeddings are tied.
+
+    Behind a cap, logits are c tanh(x / c).
+    """
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator) -> None:
         self.arithmetic = weights.arithmetic
         self.rows = shard.of(config.vocab_size)
         self.weight = weights.rows("weight", (config.vocab_size, config.width), self.rows)
+        self.cap = config.logit_cap
         self.comm = comm
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -75,38 +107,28 @@ class Embedding:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, V of this rank] of x [B, D]."""
-        return self.arithmetic.linear(x, self.weight)
+        found = self.arithmetic.linear(x, self.weight)
+        return found if self.cap is None else self.arithmetic.capped(found, self.cap)
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""
         return [self.weight]
 
 
-class RotaryTable:
-    """cos and sin of the rotary angles for every position: two tensors [context, d/2] in fp32."""
+class Places:
+    """What an encoder adds to its token vectors: one vector for each position and one for the first type of token."""
 
-    def __init__(self, rope: Rope, head_dim: int, context: int, arithmetic: Arithmetic) -> None:
-        angles = torch.outer(torch.arange(context, dtype=torch.float32), inverse_frequencies(rope, head_dim))
-        self.cos, self.sin = arithmetic.cos_sin(angles)
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        width = config.width
+        positions = weights.plain_rows("position_embeddings.weight", (config.max_context, width))
+        types = weights.plain_rows("token_type_embeddings.weight", (config.num_token_types, width))
+        self.table = positions + types[0]
+        self.norm = LayerNorm(weights / "LayerNorm", width, config.norm_eps)
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos, sin [T, d/2] of positions [T]."""
-        return self.cos[positions], self.sin[positions]
+    def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Return the sums for x [T, D] at positions [T], normalised."""
+        return self.norm(x + self.table[positions])
 
-
-def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
-    """Return the angle per position of each pair of a head, [d/2] in fp32.
-
-    "llama3" follows the report "The Llama 3 Herd of Models", 2024, as the Hugging Face configs parametrise it: waves
-    longer than original_context / low_freq_factor are stretched by factor, those shorter than
-    original_context / high_freq_factor are kept, and in between the two are mixed linearly in 1 / wavelength.
-    """
-    plain = rope.theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if rope.kind == "default":
-        return plain
-    if rope.kind == "linear":
-        return plain / rope.factor
-    turns = rope.original_context * plain / (2 * math.pi)  # turns over the original context
-    kept = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    kept = kept.clamp(0, 1)
-    return kept * plain + (1 - kept) * plain / rope.factor
+    def tensors(self) -> list[Matrix]:
+        """Return the weights held."""
+        return [self.table, *self.norm.tensors()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ollampi.kernels.groups import GROUP
-from ollampi.kernels.quantised import stored_bytes
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
@@ -16,33 +15,21 @@ RUNTIME_BYTES = 256 << 20  # what a rank takes beside weights and cache: buffers
 BITS = {"none": None, "q8": 8, "q4": 4}  # of the weights of matrices, by the name of the format
 
 
-def shard_bytes(config: ModelConfig, shard: Shard, dtype: str, bits: int | None) -> int:
-    """Return the bytes of weights of the rank of `shard`: its part of every matrix; norms and some biases whole."""
-    heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
-    q, kv = len(heads) * config.head_dim, len(kv_heads) * config.head_dim
-    mlp, width = len(shard.of(config.mlp_width, unit=GROUP)), config.width
+def check_groups(config: ModelConfig, shard: Shard, spread: bool) -> None:
+    """Raise ModelError where this rank's part of an input begins within a group of quantised weights.
 
-    def matrix(num_rows: int, num_columns: int) -> int:
-        """Return the bytes of a matrix."""
-        if bits is None:
-            return num_rows * num_columns * ITEM_BYTES[dtype]
-        return stored_bytes(num_rows, num_columns, bits)
-
-    layer = matrix(q + 2 * kv, width) + matrix(width, q) + matrix(2 * mlp, width) + matrix(width, mlp)
-    vectors = 2 * width + config.attention_bias * (q + 2 * kv + width) + config.mlp_bias * (2 * mlp + width)
-    tables = config.num_tables * matrix(len(shard.of(config.vocab_size)), width)
-    return config.num_layers * (layer + vectors * ITEM_BYTES[dtype]) + tables + width * ITEM_BYTES[dtype]
-
-
-def check_groups(config: ModelConfig, shard: Shard) -> None:
-    """Raise ModelError where this rank's part of an input begins within a group of quantised weights."""
+    spread: experts are dealt out whole.
+    """
     heads, _ = shard.heads(config.num_heads, config.num_kv_heads)
-    begins = heads.start * config.head_dim, shard.of(config.mlp_width, unit=GROUP).start
+    widths = {config.mlp_width}
+    if config.experts is not None and not spread:
+        widths.add(config.experts.width)
+    begins = [heads.start * config.head_dim, *(shard.of(width, unit=GROUP).start for width in widths)]
     if any(begin % GROUP for begin in begins):
         raise ModelError(
-            f"{shard.size} ranks cut {config.num_heads} heads of {config.head_dim} numbers and an MLP of"
-            f" {config.mlp_width} within groups of {GROUP}, which quantised weights share scales in;"
-            " use fewer ranks, or quantize=none"
+            f"{shard.size} ranks cut {config.num_heads} heads of {config.head_dim} numbers and MLPs of"
+            f" {' and '.join(map(str, sorted(widths)))} within groups of {GROUP}, which quantised weights share scales"
+            " in; use fewer ranks, or quantize=none"
         )
 
 

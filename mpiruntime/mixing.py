@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ollampi.kernels.attention import Scoring
 from ollampi.kernels.ops import rotate
-from ollampi.kernels.paged_attention import PagedAttention, Pieces, piece_tokens
+from ollampi.kernels.paged_attention import HeadNorms, PagedAttention, Pieces, piece_tokens
 from ollampi.mpiruntime.arithmetic import Arithmetic
 from ollampi.mpiruntime.batch import Batch
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.model_config import ModelConfig
+from ollampi.mpiruntime.rope import Rope
 from ollampi.mpiruntime.shard import Shard
 
 
@@ -47,51 +49,91 @@ def heads_of(config: ModelConfig, shard: Shard) -> Heads:
     return Heads(query, kv, config.head_dim, torch.tensor(first), kv_of_head)
 
 
+@dataclass(frozen=True)
+class Sight:
+    """How the tokens of a layer look at others: layers with equal ones share all that a step prepares."""
+
+    scoring: Scoring
+    rope: Rope | None
+
+
+def sights_of(config: ModelConfig) -> list[Sight]:
+    """Return how each layer looks."""
+    return [
+        Sight(Scoring(config.attention_scale, config.attention_cap, layer.window), layer.rope)
+        for layer in config.layers
+    ]
+
+
 class Mixing:
     """Attention of one step: every layer keeps the keys and values of its tokens, then the tokens look at the cache.
 
-    cos, sin [T, d/2] of the tokens' positions. A batch in pieces is computed natively, one in spans by torch.
+    sights: of each layer; angles: of each rope cos, sin [T, r/2] of the tokens' positions. A batch in pieces is
+    computed natively, one in spans by torch.
     """
 
     def __init__(
-        self, arithmetic: Arithmetic, heads: Heads, batch: Batch, cos: Tensor, sin: Tensor, cache: KVCache
+        self,
+        arithmetic: Arithmetic,
+        heads: Heads,
+        batch: Batch,
+        cache: KVCache,
+        sights: list[Sight],
+        angles: dict[Rope | None, tuple[Tensor, Tensor]],
     ) -> None:
         self._arithmetic = arithmetic
         self._heads = heads
         self._batch = batch
-        self._cos, self._sin = cos, sin
         self._cache = cache
-        self._paged = None if batch.pieces is None else self._native(batch.pieces)
+        self._sights = sights
+        self._angles = angles
+        self._paged: dict[Sight, PagedAttention] = {}
+        if batch.pieces is not None:
+            self._paged = {sight: self._native(batch.pieces, sight) for sight in dict.fromkeys(sights)}
         cache.note(batch.slots)
 
-    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
-        """Return the mix [T, H d] of a layer for its projections qkv [T, (H + 2K) d], which it may change."""
-        return self._by_torch(layer, qkv) if self._paged is None else self._paged.mix(layer, qkv)
+    def __call__(self, layer: int, qkv: Tensor, norms: HeadNorms | None = None) -> Tensor:
+        """Return the mix [T, H d] of a layer for its projections qkv [T, (H + 2K) d], which it may change.
 
-    def _by_torch(self, layer: int, qkv: Tensor) -> Tensor:
+        norms: of the heads of queries and keys, where the model has them.
+        """
+        sight = self._sights[layer]
+        paged = self._paged.get(sight)
+        return self._by_torch(layer, qkv, norms, sight) if paged is None else paged.mix(layer, qkv, norms)
+
+    def _by_torch(self, layer: int, qkv: Tensor, norms: HeadNorms | None, sight: Sight) -> Tensor:
         """Return what the call does, by torch."""
-        heads = self._heads
+        heads, angles = self._heads, self._angles[sight.rope]
         sizes = [len(heads.query), len(heads.kv), len(heads.kv)]
         q, k, v = torch.split(qkv.view(len(qkv), -1, heads.size), sizes, dim=1)
-        k, v = self._arithmetic.cached(rotate(k, self._cos, self._sin), v)
+        if norms is not None:
+            q, k = self._normed(q, norms.queries, norms.eps), self._normed(k, norms.keys, norms.eps)
+        k, v = self._arithmetic.cached(rotate(k, *angles), v)
         self._cache.write(layer, self._batch.slots, k, v)
-        q = rotate(q, self._cos, self._sin)
+        q = rotate(q, *angles)
         mixed = torch.empty_like(q)
         for span in self._batch.spans:
             keys, values = self._cache.read(layer, span.keys, span.num_sequences)
-            mixed[span.queries] = self._arithmetic.attend(q[span.queries], keys, values, span.mask, heads.kv_of_head)
+            mask = span.mask(sight.scoring.window)
+            mixed[span.queries] = self._arithmetic.attend(
+                q[span.queries], keys, values, mask, heads.kv_of_head, sight.scoring
+            )
         return mixed.view(len(qkv), -1)
 
-    def _native(self, pieces: Pieces) -> PagedAttention:
-        """Return the native attention of the step."""
+    def _normed(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return x [T, H, d] with each head normalised."""
+        return self._arithmetic.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps).view(x.shape)
+
+    def _native(self, pieces: Pieces, sight: Sight) -> PagedAttention:
+        """Return the native attention of the layers that look alike."""
         cache = self._cache
         return PagedAttention(
             cache.keys.kept,
             cache.values.kept,
             cache.block_size,
             self._heads.first_heads,
-            self._cos,
-            self._sin,
+            *self._angles[sight.rope],
             self._batch.slots,
             pieces,
+            sight.scoring,
         )

@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from ollampi.mpiruntime.config_fields import Fields
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.families import FAMILIES, NESTED, Family, Names
+from ollampi.mpiruntime.rope import Rope, parse_rope
 
-N = TypeVar("N", int, float)
-
-FAMILIES = ("llama",)
-ROPE_TYPES = ("default", "linear", "llama3")
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+_MOST_LAYERS = 4096
+_IDLE = re.compile(  # tables that are computed, what sees instead of reads, and heads for other tasks
+    r"rotary_emb\.inv_freq$|position_ids$|(^|\.)(vision_tower|multi_modal_projector|pooler)\.|^cls\.|\.input_scale$"
+)
 
 
 @dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding: base, and how its frequencies are scaled for a longer context.
+class Layer:
+    """What the layers of one model differ in.
 
-    `linear` divides all frequencies by factor; `llama3` divides the long waves by factor, keeps the short ones and
-    blends in between (Llama 3.1).
+    window: how many positions a token sees, itself included, None for all; rope: None where positions have vectors of
+    their own; has_experts: a mixture of experts in the place of the MLP.
     """
 
-    theta: float = 10000.0
-    kind: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
+    window: int | None
+    rope: Rope | None
+    has_experts: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: `per_token` of `count` gated MLPs of width `width` compute a token.
+
+    normalised: their shares add up to one.
+    """
+
+    count: int
+    per_token: int
+    width: int
+    normalised: bool
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder; one row of values is one family."""
+    """The shape of a decoder; one row of values is one family. Fields that Family has too are explained there."""
 
     model_type: str
-    num_layers: int
     width: int
     mlp_width: int
     num_heads: int
@@ -45,124 +65,99 @@ class ModelConfig:
     vocab_size: int
     max_context: int
     norm_eps: float
-    rope: Rope
+    layers: tuple[Layer, ...]
     tied_embeddings: bool
     has_head: bool  # else it makes hidden states only
-    attention_bias: bool
+    qkv_bias: bool
+    output_bias: bool
     mlp_bias: bool
     dtype: str  # of the checkpoint: float32, float16 or bfloat16
+    names: Names
+    norms: str
+    norm_offset: float
+    activation: str  # silu, gelu or gelu_tanh
+    qk_norm: bool
+    fused: bool
+    attention_scale: float  # of the products of queries and keys
+    attention_cap: float | None  # c tanh(x / c) of these
+    logit_cap: float | None  # likewise of logits
+    embedding_scale: float
+    experts: Experts | None
+    encoder: bool
+    num_token_types: int
+
+    @property
+    def num_layers(self) -> int:
+        """Return the number of layers."""
+        return len(self.layers)
 
     @property
     def num_tables(self) -> int:
         """Return how many tables of [V, D] there are: that of the tokens, and the output head where it is another."""
         return 2 if self.has_head and not self.tied_embeddings else 1
 
-    @property
-    def num_parameters(self) -> int:
-        """Return the number of weights in the checkpoint, tied ones once."""
-        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        attention = self.width * (2 * q + 2 * kv) + self.attention_bias * (q + 2 * kv + self.width)
-        mlp = 3 * self.width * self.mlp_width + self.mlp_bias * (2 * self.mlp_width + self.width)
-        tables = self.vocab_size * self.width * self.num_tables
-        return self.num_layers * (attention + mlp + 2 * self.width) + tables + self.width
 
-
-class _Fields:
-    """A config.json whose values are taken with their types checked."""
-
-    def __init__(self, values: dict[str, Any], source: str) -> None:
-        self.values = values
-        self.source = source
-
-    def number(self, key: str, kind: type[N], default: N | None = None) -> N:
-        """Return a positive number; raise ModelError where it is missing, of another type or not positive."""
-        value = self.values.get(key)
-        if value is None:
-            if default is None:
-                raise ModelError(f"{self.source}: {key} is missing; it must be a positive {kind.__name__}")
-            return default
-        allowed = (int, float) if kind is float else (int,)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value < 2**40:
-            raise ModelError(f"{self.source}: {key} is {value!r}; it must be a positive {kind.__name__}")
-        return kind(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """Return a boolean; raise ModelError where it is something else."""
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise ModelError(f"{self.source}: {key} is {value!r}; it must be true or false")
-        return value
-
-    def text(self, key: str, default: str) -> str:
-        """Return a string; raise ModelError where it is something else."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise ModelError(f"{self.source}: {key} is {value!r}; it must be a string")
-        return value
-
-    def map(self, key: str) -> _Fields | None:
-        """Return a nested map, or None where there is none."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise ModelError(f"{self.source}: {key} is {value!r}; it must be an object")
-        return None if value is None else _Fields(value, f"{self.source}: {key}")
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """Return the config of the model in `folder`; raise ModelError with the file, the key and the value."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{path} is no file; a model is a folder with a Hugging Face config.json")
+def read_config(path: Path) -> ModelConfig:
+    """Return the config of the model in folder `path`; raise ModelError with the file, the key and the value."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{file} is no file; a model is a folder with a Hugging Face config.json")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} cannot be read as JSON ({e}); a model is a folder with a Hugging Face config") from e
+        raise ModelError(f"{file} cannot be read as JSON ({e}); a model is a folder with a Hugging Face config") from e
     if not isinstance(values, dict):
-        raise ModelError(f"{path} holds {type(values).__name__}; it must be an object")
-    return parse_config(values, str(path))
+        raise ModelError(f"{file} holds {type(values).__name__}; it must be an object")
+    return parse_config(values, str(file))
 
 
 def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
     """Return the config in `values`; `source` names it in errors."""
-    fields = _Fields(values, source)
+    fields = _text_fields(Fields(values, source))
     model_type = fields.text("model_type", "")
-    if model_type not in FAMILIES:
-        raise ModelError(f"{source}: model_type {model_type!r} is not supported; known are: {', '.join(FAMILIES)}")
-    if fields.text("hidden_act", "silu") != "silu":
-        raise ModelError(f"{source}: hidden_act {values['hidden_act']!r} is not supported; known is: silu")
-    width, num_heads = fields.number("hidden_size", int), fields.number("num_attention_heads", int)
-    if values.get("head_dim") is None and width % num_heads:
-        raise ModelError(
-            f"{source}: hidden_size {width} is no multiple of num_attention_heads {num_heads}; give head_dim"
-        )
-    num_kv_heads = fields.number("num_key_value_heads", int, num_heads)
-    if num_heads % num_kv_heads:
-        raise ModelError(
-            f"{source}: num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}"
-        )
-    head_dim = fields.number("head_dim", int, max(1, width // num_heads))
-    if head_dim % 2:
-        raise ModelError(f"{source}: head_dim is {head_dim}; rotary embedding needs an even number")
+    family = FAMILIES.get(model_type)
+    if family is None:
+        known = ", ".join(sorted([*FAMILIES, *NESTED]))
+        raise ModelError(f"{source}: model_type {model_type!r:.40} is not supported; known are: {known}")
+    fields = Fields({**family.defaults, **fields.values}, fields.source)
+    if fields.flag("use_bidirectional_attention", False):
+        raise fields.wrong("use_bidirectional_attention", "of this family only decoders are supported")
+    width, num_heads, num_kv_heads, head_dim = _heads(fields)
     max_context = fields.number("max_position_embeddings", int, 2048)
+    attention_bias, mlp_bias = fields.flag("attention_bias", False), fields.flag("mlp_bias", False)
+    eps = fields.number("layer_norm_eps" if family.encoder else "rms_norm_eps", float, 1e-6)
+    query_scalar = fields.number("query_pre_attn_scalar", float, float(head_dim))
+    layers = _layers(fields, family, head_dim, max_context)
     return ModelConfig(
         model_type=model_type,
-        num_layers=fields.number("num_hidden_layers", int),
         width=width,
         mlp_width=fields.number("intermediate_size", int),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         vocab_size=fields.number("vocab_size", int),
-        max_context=max_context,
-        norm_eps=fields.number("rms_norm_eps", float, 1e-6),
-        rope=_rope(fields, max_context),
+        max_context=max(layer.rope.longest(max_context) if layer.rope else max_context for layer in layers),
+        norm_eps=eps,
+        layers=layers,
         tied_embeddings=fields.flag("tie_word_embeddings", False),
-        has_head=not is_headless(values),
-        attention_bias=fields.flag("attention_bias", False),
-        mlp_bias=fields.flag("mlp_bias", False),
+        has_head=not family.encoder and not is_headless(values),
+        qkv_bias=family.qkv_bias or attention_bias,
+        output_bias=family.output_bias or attention_bias,
+        mlp_bias=family.mlp_bias or mlp_bias,
         dtype=fields.text("dtype", fields.text("torch_dtype", "float32")),
+        names=family.names,
+        norms=family.norms,
+        norm_offset=0.0 if fields.flag("norms_with_offset", False) else family.norm_offset,
+        activation=_activation(fields, model_type),
+        qk_norm=family.qk_norm,
+        fused=family.fused and not fields.flag("unfused", False),
+        attention_scale=query_scalar**-0.5,
+        attention_cap=fields.optional("attn_logit_softcapping", float),
+        logit_cap=fields.optional("final_logit_softcapping", float),
+        embedding_scale=width**0.5 if family.scaled_embedding else 1.0,
+        experts=_experts(fields),
+        encoder=family.encoder,
+        num_token_types=fields.number("type_vocab_size", int) if family.encoder else 0,
     )
 
 
@@ -173,23 +168,125 @@ def is_headless(values: dict[str, Any]) -> bool:
     return last.endswith("Model") and not last.endswith("LMHeadModel")
 
 
-def _rope(fields: _Fields, max_context: int) -> Rope:
-    """Return the rotary embedding from `rope_parameters` (newer configs) or `rope_theta` and `rope_scaling`."""
-    scaling = fields.map("rope_parameters") or fields.map("rope_scaling") or _Fields({}, fields.source)
-    kind = scaling.text("rope_type", scaling.text("type", "default"))
-    if kind not in ROPE_TYPES:
-        raise ModelError(f"{fields.source}: rope type {kind!r} is not supported; known are: {', '.join(ROPE_TYPES)}")
-    theta = scaling.number("rope_theta", float, fields.number("rope_theta", float, 10000.0))
-    if kind == "default":
-        return Rope(theta=theta)
-    rope = Rope(theta=theta, kind=kind, factor=scaling.number("factor", float))
-    if kind == "linear":
-        return rope
-    return Rope(
-        theta=theta,
-        kind=kind,
-        factor=rope.factor,
-        low_freq_factor=scaling.number("low_freq_factor", float),
-        high_freq_factor=scaling.number("high_freq_factor", float),
-        original_context=scaling.number("original_max_position_embeddings", int, max_context),
+def is_idle(config: ModelConfig, name: str) -> bool:
+    """Return whether a tensor of a checkpoint is known to be of no use to the decoder."""
+    return bool(_IDLE.search(name)) or (name.endswith("lm_head.weight") and config.num_tables == 1)
+
+
+def _text_fields(fields: Fields) -> Fields:
+    """Return the fields of the language model, which a model that also sees nests in its text_config."""
+    kind = NESTED.get(fields.text("model_type", ""))
+    nested = fields.map("text_config") if kind else None
+    if nested is None:
+        return fields
+    outer: dict[str, Any] = {key: fields.values[key] for key in ("dtype", "torch_dtype") if key in fields.values}
+    return Fields({**outer, **nested.values, "model_type": kind}, nested.source)
+
+
+def _heads(fields: Fields) -> tuple[int, int, int, int]:
+    """Return width, query heads, KV heads and the numbers of a head."""
+    width, num_heads = fields.number("hidden_size", int), fields.number("num_attention_heads", int)
+    if fields.values.get("head_dim") is None and width % num_heads:
+        raise ModelError(
+            f"{fields.source}: hidden_size {width} is no multiple of num_attention_heads {num_heads}; give head_dim"
+        )
+    num_kv_heads = fields.number("num_key_value_heads", int, num_heads)
+    if num_heads % num_kv_heads:
+        raise ModelError(
+            f"{fields.source}: num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}"
+        )
+    head_dim = fields.number("head_dim", int, max(1, width // num_heads))
+    if head_dim % 2:
+        raise ModelError(f"{fields.source}: head_dim is {head_dim}; rotary embedding needs an even number")
+    return width, num_heads, num_kv_heads, head_dim
+
+
+def _activation(fields: Fields, model_type: str) -> str:
+    """Return the activation of the MLP."""
+    key = "hidden_activation" if fields.values.get("hidden_activation") is not None else "hidden_act"
+    name = fields.text(key, "silu")
+    if name == "gelu" and model_type == "gemma":
+        return "gelu_tanh"  # early configs of Gemma say so and mean this
+    if name not in ACTIVATIONS:
+        raise ModelError(f"{fields.source}: {key} {name!r:.40} is not supported; known are: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def _experts(fields: Fields) -> Experts | None:
+    """Return the mixture of experts, None where there is none."""
+    key = "num_local_experts" if fields.values.get("num_local_experts") is not None else "num_experts"
+    count = fields.optional(key, int)
+    if count is None:
+        return None
+    per_token = fields.number("num_experts_per_tok", int)
+    if per_token > count:
+        raise fields.wrong("num_experts_per_tok", f"there are {count} experts")
+    width = fields.number("moe_intermediate_size", int, fields.number("intermediate_size", int))
+    return Experts(count, per_token, width, fields.flag("norm_topk_prob", fields.text("model_type", "") == "mixtral"))
+
+
+def _layers(fields: Fields, family: Family, head_dim: int, max_context: int) -> tuple[Layer, ...]:
+    """Return what each layer is."""
+    count = fields.number("num_hidden_layers", int)
+    if count > _MOST_LAYERS:
+        raise fields.wrong("num_hidden_layers", f"at most {_MOST_LAYERS} are supported")
+    local, everywhere = (_ropes(fields, family, head_dim, max_context)) if not family.encoder else (None, None)
+    window = fields.optional("sliding_window", int)
+    if (
+        window is None
+        or window >= max_context
+        or not (family.windows_if is None or fields.flag(family.windows_if, False))
+    ):
+        windowed = [False] * count
+    else:
+        windowed = _windowed(fields, family, count)
+    sliding = _windowed(fields, family, count) if local != everywhere else windowed
+    experts = _expert_layers(fields, count)
+    return tuple(
+        Layer(window if windowed[i] else None, local if sliding[i] else everywhere, experts[i]) for i in range(count)
     )
+
+
+def _windowed(fields: Fields, family: Family, count: int) -> list[bool]:
+    """Return of each layer whether it sees a window only."""
+    kinds = fields.items("layer_types")
+    if kinds is not None:
+        strange = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+        if strange or len(kinds) < count:
+            raise fields.wrong("layer_types", f"it must name full_attention or sliding_attention for {count} layers")
+        return [kind == "sliding_attention" for kind in kinds[:count]]
+    if family.windows == "all":
+        return [True] * count
+    if family.windows == "late":
+        first = fields.number("max_window_layers", int)
+        return [i >= first for i in range(count)]
+    every = fields.number("sliding_window_pattern", int, int(family.windows))
+    return [(i + 1) % every != 0 for i in range(count)]
+
+
+def _ropes(fields: Fields, family: Family, head_dim: int, max_context: int) -> tuple[Rope, Rope]:
+    """Return the rotary embeddings of layers with a window and of those without."""
+
+    def parsed(scaling: Fields | None, theta: float) -> Rope:
+        scaling = scaling or Fields({}, fields.source)
+        return parse_rope(fields, scaling, head_dim, max_context, theta, family.ropes)
+
+    given = fields.map("rope_parameters")
+    of_kinds = given is not None and any(kind in given.values for kind in ("full_attention", "sliding_attention"))
+    if given is not None and of_kinds:  # Gemma 3 in new configs
+        theta = fields.number("rope_theta", float, 1e6)
+        local = fields.number("rope_local_base_freq", float, 10000.0)
+        plain = Fields({key: v for key, v in fields.values.items() if key != "rope_theta"}, fields.source)
+        fields = plain
+        return parsed(given.map("sliding_attention"), local), parsed(given.map("full_attention"), theta)
+    rope = parsed(given or fields.map("rope_scaling"), 10000.0)
+    local_theta = fields.optional("rope_local_base_freq", float)
+    return (rope if local_theta is None else Rope(rope.dim, local_theta)), rope
+
+
+def _expert_layers(fields: Fields, count: int) -> list[bool]:
+    """Return of each layer whether it has experts."""
+    if fields.values.get("num_local_experts") is None and fields.values.get("num_experts") is None:
+        return [False] * count
+    every, plain = fields.number("decoder_sparse_step", int, 1), fields.items("mlp_only_layers") or []
+    return [(i + 1) % every == 0 and i not in plain for i in range(count)]

@@ -11,16 +11,24 @@ NOT_FINITE_TEXT = "embedding contains NaN or Inf values"  # Ollama's words
 
 
 class Pool:
-    """The mean of the hidden states of all tokens of a prompt, or only that of its last token. Rank 0 only."""
+    """One hidden state of a prompt, of its "first" or "last" token or the "mean" of all. Rank 0 only.
 
-    def __init__(self, mean: bool) -> None:
-        self.mean = mean
+    Only a prompt that is one chunk has a first token here.
+    """
+
+    def __init__(self, pooling: str) -> None:
+        self.pooling = pooling
         self._total: NDArray[np.float64] = np.zeros(1)
         self._count = 0
 
-    def wanted(self, num_tokens: int, last: bool) -> int:
-        """Return of how many of the last tokens the pool wants the sum; `last` tells the prompt's last chunk."""
-        return num_tokens if self.mean else int(last)
+    def wanted(self, num_tokens: int, last: bool) -> tuple[int, int]:
+        """Return of how many tokens the pool wants the sum, and how many lie behind these.
+
+        `last` tells the prompt's last chunk.
+        """
+        if self.pooling == "first":
+            return 1, num_tokens - 1
+        return num_tokens if self.pooling == "mean" else int(last), 0
 
     def add(self, chunk: Chunk, total: NDArray[np.float64]) -> None:
         """Add the sum total [D] of what the chunk asked for; a prompt that begins again (preempted) starts at 0."""

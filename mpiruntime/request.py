@@ -113,13 +113,13 @@ class GenerateRequest:
 class EmbedRequest:
     """Compute the embedding of each prompt (token ids as array("i")).
 
-    mean: of the hidden states of all tokens, not only that of the last one; context, keep_alive_s, timeout_s as in
-    GenerateRequest.
+    pooling: the hidden state of the "last" or the "first" token, or the "mean" of all; context, keep_alive_s,
+    timeout_s as in GenerateRequest.
     """
 
     model: ModelRef
     prompts: list[array[int]]
-    mean: bool = False
+    pooling: str = "last"
     context: int | None = None
     keep_alive_s: float | None = None
     timeout_s: float | None = None

@@ -18,20 +18,22 @@ from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.arithmetic import Arithmetic, arithmetic
 from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
-from ollampi.mpiruntime.checkpoint import Checkpoint, Weights, open_checkpoint
+from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.decoder import Decoder, Output, Watch, look_away
+from ollampi.mpiruntime.decoder import Cut, Decoder, Output, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.heap import give_back
 from ollampi.mpiruntime.kv_cache import KVCache
-from ollampi.mpiruntime.memory import BITS, RUNTIME_BYTES, cache_bytes, check_groups, shard_bytes
+from ollampi.mpiruntime.memory import BITS, RUNTIME_BYTES, cache_bytes, check_groups
 from ollampi.mpiruntime.meters import Meters, ModelMeter
-from ollampi.mpiruntime.model_config import ModelConfig, read_config
+from ollampi.mpiruntime.model_config import ModelConfig, is_idle, read_config
+from ollampi.mpiruntime.plan import shard_bytes
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.shard_file import ShardFile, checkpoint_key, shard_path
 from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.trace import Trace
+from ollampi.mpiruntime.weights import Read
 from ollampi.mpiruntime.world import RankFacts, free_memory
 
 
@@ -147,7 +149,7 @@ class Runner:
         began = time.perf_counter()
         model = self._models[step.model]
         sizes = model.cache.block_size, model.cache.slot_bytes
-        batch = make_batch(step, *sizes, self.device, model.decoder.piece_tokens)
+        batch = make_batch(step, *sizes, self.device, model.decoder.piece_tokens, model.decoder.both_ways)
         logits = model.decoder(batch, model.cache, watch)
         model.meter.step(len(batch.tokens), began)
         return logits
@@ -212,8 +214,9 @@ class Runner:
             open_checkpoint(Path(path))
             self._arithmetic(check, config)
             if check.quantize != "none":
-                check_groups(config, self.shard)
-            fixed += shard_bytes(config, self.shard, check.dtype, BITS[check.quantize]) + RUNTIME_BYTES
+                check_groups(config, self.shard, check.experts == "spread")
+            bits, spread = BITS[check.quantize], check.experts == "spread"
+            fixed += shard_bytes(config, self.shard, check.dtype, bits, spread) + RUNTIME_BYTES
             block += cache_bytes(config, self.shard, check.block_size, check.kept)
         leaving = [model for number, model in self._models.items() if number in check.leaving]
         staying = [model for number, model in self._models.items() if number not in check.leaving]
@@ -229,6 +232,10 @@ class Runner:
     def _arithmetic(self, wanted: Check | Load, config: ModelConfig) -> Arithmetic:
         """Return what a model is to be computed with; raise ModelError where something forbids it."""
         context = config.max_context
+        if wanted.deterministic and (config.encoder or config.experts or config.activation == "gelu"):
+            raise ModelError(
+                f"deterministic=true cannot compute a model of type {config.model_type}; use deterministic=false"
+            )
         return arithmetic(wanted.deterministic, wanted.quantize, wanted.kept, context, self.device, self.choice)
 
     def _load_slice(self, load: Load) -> LoadReport:
@@ -241,8 +248,8 @@ class Runner:
         meter = self.meters.of(load.name)
         how = self._arithmetic(load, config)
         shards = self._shards(load, checkpoint)
-        weights = Weights(checkpoint, dtype, how, BITS[load.quantize], shards)
-        decoder = Decoder(weights, config, self.shard, meter.comm, load.context)
+        weights = Read(dtype, how, BITS[load.quantize], checkpoint=checkpoint, shards=shards)
+        decoder = Decoder(weights, config, Cut(self.shard, meter.comm, load.experts == "spread"), load.context)
         checkpoint.finish()
         cache = self._cache(config, load, dtype)
         self._models[load.model] = _Loaded(decoder, cache, meter)
@@ -256,7 +263,7 @@ class Runner:
             weight_bytes=decoder.size_bytes,
             cache_bytes=cache.size_bytes,
             read_bytes=checkpoint.bytes_read + (shards.bytes_read if shards else 0),
-            unread=sorted(checkpoint.unread),
+            unread=sorted(name for name in checkpoint.unread if not is_idle(config, name)),
             seconds=time.monotonic() - began,
             note=shards.note if shards else "",
         )
@@ -278,4 +285,4 @@ class Runner:
 
 def _key(checkpoint: Checkpoint) -> str:
     """Return what a file of quantised matrices of the checkpoint is known by."""
-    return checkpoint_key(checkpoint.folder, {entry.path for entry in checkpoint.entries.values()})
+    return checkpoint_key(checkpoint.folder, checkpoint.files)

@@ -17,7 +17,8 @@ class Scheduler:
 
     max_step_tokens: tokens in one step; max_running: sequences that hold cache at one time; max_waiting: requests that
     may wait besides; prompt_room: for the tokens of running answers in a step, how many prompt tokens may join them;
-    counts: where cache hits and preemptions are counted.
+    counts: where cache hits and preemptions are counted; whole_prompts: no prompt is cut or shares its beginning, since
+    its tokens see those behind them too.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Scheduler:
         max_waiting: int,
         prompt_room: Callable[[int], int] = lambda num_decoding: 1 << 30,
         counts: ModelCounts | None = None,
+        whole_prompts: bool = False,
     ) -> None:
         self.blocks = blocks
         self.counts = counts or ModelCounts()
@@ -35,6 +37,7 @@ class Scheduler:
         self.max_running = min(max_running, max_step_tokens)  # each wants a token in every step
         self.max_waiting = max_waiting
         self.prompt_room = prompt_room
+        self.whole_prompts = whole_prompts
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
 
@@ -93,10 +96,10 @@ class Scheduler:
         if planned:
             budget = min(budget, self.prompt_room(self.max_step_tokens - budget))
         for sequence in reading:
-            if budget and sequence not in stepped_back and self._reserve(sequence, stepped_back):
+            if budget > 0 and sequence not in stepped_back and self._reserve(sequence, stepped_back):
                 planned.append((sequence, self._chunk(sequence, budget)))
                 budget -= len(planned[-1][1].tokens)
-        if budget and self.waiting and not stepped_back:
+        if budget > 0 and self.waiting and not stepped_back:
             planned += self._admit_waiting(budget)
         return [(s, c) for s, c in planned if s not in stepped_back] if stepped_back else planned
 
@@ -109,11 +112,13 @@ class Scheduler:
         planned: list[tuple[Sequence, Chunk]] = []
         promised = {digest for s in self.running if s.pending > 1 for digest in s.digests}
         later: list[Sequence] = []
-        while budget and self.waiting and len(self.running) < self.max_running:
+        while budget > 0 and self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
             if not sequence.admissible or self._is_promised(sequence, promised):
                 later.append(self.waiting.popleft())
                 continue
+            if self.whole_prompts and planned and len(sequence.tokens) > budget:
+                break
             if not self._admit(sequence):
                 break
             self.running.append(self.waiting.popleft())
@@ -151,12 +156,12 @@ class Scheduler:
 
         Where an embedding is wanted, none asks for logits but the sequence's pool for hidden states.
         """
-        count = min(sequence.pending, budget)
+        count = sequence.pending if self.whole_prompts else min(sequence.pending, budget)
         start = sequence.num_cached
         tokens = sequence.tokens[start : start + count]
         if sequence.pool is not None:
             wanted = sequence.pool.wanted(count, last=count == sequence.pending)
-            return Chunk(tokens, start, list(sequence.blocks), 0, wanted)
+            return Chunk(tokens, start, list(sequence.blocks), 0, *wanted)
         if count < sequence.pending:
             return Chunk(tokens, start, list(sequence.blocks), 0)
         if sequence.drafts:
@@ -212,7 +217,9 @@ class Scheduler:
 
     def _num_sharable(self, sequence: Sequence) -> int:
         """Return how many blocks of a sequence others may have computed; its last token is always its own."""
-        return (len(sequence.tokens) - 1) // self.blocks.block_size if sequence.may_skip else 0
+        return (
+            (len(sequence.tokens) - 1) // self.blocks.block_size if sequence.may_skip and not self.whole_prompts else 0
+        )
 
     def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
         """Return the digests of at least the first `count` blocks of a sequence, all of them full."""

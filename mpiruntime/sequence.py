@@ -67,7 +67,7 @@ class Sequence:
     @property
     def may_skip(self) -> bool:
         """Return whether tokens that the cache holds already need not go through the model."""
-        return self.pool is None or not self.pool.mean
+        return self.pool is None or self.pool.pooling == "last"
 
     @property
     def position(self) -> int:

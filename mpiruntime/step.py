@@ -13,8 +13,8 @@ class Chunk(NamedTuple):
     """The tokens of one sequence in a step.
 
     start: position of tokens[0]; blocks: the sequence's block table, long enough for all its tokens so far;
-    num_logits: how many of the last tokens the sampler wants logits of; num_pooled: of how many of the last tokens the
-    sum of the hidden states is wanted.
+    num_logits: how many of the last tokens the sampler wants logits of; num_pooled: of how many tokens, before the last
+    num_behind, the sum of the hidden states is wanted.
     """
 
     tokens: list[int]
@@ -22,6 +22,7 @@ class Chunk(NamedTuple):
     blocks: list[int]
     num_logits: int
     num_pooled: int = 0
+    num_behind: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Load:
 
     name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
     cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8 or
-    q4; shard_cache: the folder in which quantised matrices are kept, None for nowhere.
+    q4; shard_cache: the folder in which quantised matrices are kept, None for nowhere; experts: cut, or spread whole
+    over the ranks.
     """
 
     model: int
@@ -52,6 +54,7 @@ class Load:
     cache_dtype: str = "auto"
     quantize: str = "none"
     shard_cache: str | None = None
+    experts: str = "cut"
 
     @property
     def kept(self) -> str:
@@ -108,7 +111,7 @@ def encode(message: Message) -> bytes:
         return json.dumps([type(message).__name__, asdict(message)]).encode()
     flat = array("i", [message.model])
     for c in message.chunks:
-        flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits, c.num_pooled))
+        flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits, c.num_pooled, c.num_behind))
         flat.extend(c.tokens)
         flat.extend(c.blocks)
     return b"S" + flat.tobytes()
@@ -129,9 +132,9 @@ def _chunks(flat: array[int]) -> Iterator[Chunk]:
     """Yield the chunks after the model number."""
     at = 1
     while at < len(flat):
-        num_tokens, start, num_blocks, num_logits, num_pooled = flat[at : at + 5]
-        tokens_end = at + 5 + num_tokens
+        num_tokens, start, num_blocks, *wanted = flat[at : at + 6]
+        tokens_end = at + 6 + num_tokens
         blocks_end = tokens_end + num_blocks
-        tokens, blocks = flat[at + 5 : tokens_end].tolist(), flat[tokens_end:blocks_end].tolist()
-        yield Chunk(tokens, start, blocks, num_logits, num_pooled)
+        tokens, blocks = flat[at + 6 : tokens_end].tolist(), flat[tokens_end:blocks_end].tolist()
+        yield Chunk(tokens, start, blocks, *wanted)
         at = blocks_end

@@ -13,19 +13,38 @@ enum {
 
 int64_t LEVEL(rows_at_once)(void) { return ROWS_AT_ONCE; }
 
-/* Rotate a token's queries and keys in place and keep its keys and values. */
+/* RMSNorm of a head [d]. */
+static inline void LEVEL(norm_head)(float *x, const float *weight, float eps, int64_t size) {
+    const float scale = 1 / sqrtf(LEVEL(dot)(x, x, size) / (float)size + eps);
+    SIMD for (int64_t i = 0; i < size; i++) x[i] = x[i] * scale * weight[i];
+}
+
+/* Norm and rotate a token's queries and keys in place and keep its keys and values. */
 static inline void LEVEL(enter)(const Mix *mix, int64_t layer, void *qkv, int64_t type, int64_t token, float *row) {
     const int64_t size = mix->head_dim, heads = mix->num_heads, kv_heads = mix->num_kv_heads;
-    const int64_t width = (heads + 2 * kv_heads) * size, half = size / 2;
+    const int64_t width = (heads + 2 * kv_heads) * size, half = mix->num_turned;
     const float *cos = mix->cos + token * half, *sin = mix->sin + token * half;
     LEVEL(load)(qkv, type, token * width, width, row);
-    for (int64_t h = 0; h < heads + kv_heads; h++) LEVEL(rotate)(row + h * size, cos, sin, half);
+    for (int64_t h = 0; h < heads + kv_heads; h++) {
+        const float *norm = h < heads ? mix->query_norm : mix->key_norm;
+        if (norm != NULL) LEVEL(norm_head)(row + h * size, norm, mix->eps, size);
+        LEVEL(rotate)(row + h * size, cos, sin, half);
+    }
     LEVEL(store)(row, type, qkv, token * width, heads * size);
     const int64_t vector = (layer * mix->num_slots + mix->slots[token]) * kv_heads;
     for (int64_t k = 0; k < kv_heads; k++) {
         LEVEL(keep)(row + (heads + k) * size, &mix->keys, mix->kept, vector + k, size);
         LEVEL(keep)(row + (heads + kv_heads + k) * size, &mix->values, mix->kept, vector + k, size);
     }
+}
+
+/* How many positions the token of a piece sees, and the first of them. */
+static inline int64_t LEVEL(seen)(const Piece *piece, int64_t number) {
+    return piece->whole ? piece->whole : piece->start + number + 1;
+}
+
+static inline int64_t LEVEL(first_seen)(const Mix *mix, int64_t length) {
+    return mix->window && length > mix->window ? length - mix->window : 0;
 }
 
 /* The keys and values [count, d] of some positions of a sequence, in fp32. */
@@ -41,32 +60,40 @@ static inline void LEVEL(recall_tile)(const Mix *mix, int64_t layer, const Piece
     }
 }
 
+/* Cap scores [count], a multiple of LANES. */
+static inline void LEVEL(cap_all)(float *scores, int64_t count, float cap) {
+    for (int64_t p = 0; p < count; p += LANES) {
+        Floats some;
+        memcpy(&some, scores + p, sizeof some);
+        some = capped(some, cap);
+        memcpy(scores + p, &some, sizeof some);
+    }
+}
+
 /* What the query heads of one token see of one KV head. buffer: (2 heads + 2 TILE_POSITIONS) d + 2 heads numbers. */
 static inline void LEVEL(attend_one)(const Mix *mix, int64_t layer, const void *qkv, int64_t type, const Piece *piece,
                                      int64_t number, int64_t kv_head, float *buffer, float *out) {
     const int64_t size = mix->head_dim, first = mix->first_heads[kv_head];
-    const int64_t heads = mix->first_heads[kv_head + 1] - first, length = piece->start + number + 1;
+    const int64_t heads = mix->first_heads[kv_head + 1] - first, length = LEVEL(seen)(piece, number);
     const int64_t width = (mix->num_heads + 2 * mix->num_kv_heads) * size, token = piece->token + number;
     float *query = buffer, *mixed = query + heads * size, *keys = mixed + heads * size;
     float *values = keys + TILE_POSITIONS * size, *largest = values + TILE_POSITIONS * size, *sums = largest + heads;
     float scores[TILE_POSITIONS] = {0};
-    const float factor = 1 / sqrtf((float)size);
     LEVEL(load)(qkv, type, token * width + first * size, heads * size, query);
-    SIMD for (int64_t i = 0; i < heads * size; i++) query[i] *= factor;
+    SIMD for (int64_t i = 0; i < heads * size; i++) query[i] *= mix->scale;
     memset(mixed, 0, heads * size * sizeof *mixed);
     for (int64_t h = 0; h < heads; h++) {
         largest[h] = -INFINITY;
         sums[h] = 0;
     }
-    for (int64_t begin = 0; begin < length; begin += TILE_POSITIONS) {
+    for (int64_t begin = LEVEL(first_seen)(mix, length); begin < length; begin += TILE_POSITIONS) {
         const int64_t count = length - begin < TILE_POSITIONS ? length - begin : TILE_POSITIONS;
         LEVEL(recall_tile)(mix, layer, piece, kv_head, begin, count, keys, values);
         for (int64_t h = 0; h < heads; h++) {
             float top = largest[h], *to = mixed + h * size;
-            for (int64_t p = 0; p < count; p++) {
-                scores[p] = LEVEL(dot)(query + h * size, keys + p * size, size);
-                top = scores[p] > top ? scores[p] : top;
-            }
+            for (int64_t p = 0; p < count; p++) scores[p] = LEVEL(dot)(query + h * size, keys + p * size, size);
+            if (mix->cap != 0) LEVEL(cap_all)(scores, TILE_POSITIONS, mix->cap);
+            for (int64_t p = 0; p < count; p++) top = scores[p] > top ? scores[p] : top;
             for (int64_t p = 0; p < count; p += LANES) {
                 Floats some;
                 memcpy(&some, scores + p, sizeof some);
@@ -123,22 +150,27 @@ static inline void LEVEL(add_products)(const float *x, int64_t row, int64_t step
 /* What is known of the lanes while tiles of positions pass by. */
 typedef struct {
     Floats largest[VECTORS], sums[VECTORS];
-    Ints lengths[VECTORS];
+    Ints firsts[VECTORS], lengths[VECTORS]; /* each lane sees the positions [first, length) */
 } LEVEL(Seen);
 
 /* Turn the scores [count] of positions from `begin` on into weights, and shrink `mixed` [d] where a larger one came. */
-static inline void LEVEL(weigh)(LEVEL(Seen) *seen, int64_t begin, int64_t count, int64_t size, Floats (*scores)[VECTORS],
-                                Floats (*mixed)[VECTORS]) {
+static inline void LEVEL(weigh)(LEVEL(Seen) *seen, float cap, int64_t begin, int64_t count, int64_t size,
+                                Floats (*scores)[VECTORS], Floats (*mixed)[VECTORS]) {
+    const Floats none = (Floats){0} - INFINITY;
     for (int v = 0; v < VECTORS; v++) {
         Floats top = seen->largest[v], sum = {0};
         for (int64_t p = 0; p < count; p++) {
-            const Ints visible = (Ints){0} + (int32_t)(begin + p) < seen->lengths[v];
-            scores[p][v] = choose(visible, scores[p][v], (Floats){0} - INFINITY);
+            const Ints position = (Ints){0} + (int32_t)(begin + p);
+            const Ints visible = (position < seen->lengths[v]) & (position >= seen->firsts[v]);
+            if (cap != 0) scores[p][v] = capped(scores[p][v], cap);
+            scores[p][v] = choose(visible, scores[p][v], none);
             top = choose(scores[p][v] > top, scores[p][v], top);
         }
-        const Floats shrink = exps(seen->largest[v] - top);
+        /* a lane whose window begins behind this tile has seen nothing yet */
+        const Floats shrink = choose(top == none, (Floats){0} + 1, exps(seen->largest[v] - top));
         for (int64_t p = 0; p < count; p++) {
-            const Ints visible = (Ints){0} + (int32_t)(begin + p) < seen->lengths[v];
+            const Ints position = (Ints){0} + (int32_t)(begin + p);
+            const Ints visible = (position < seen->lengths[v]) & (position >= seen->firsts[v]);
             scores[p][v] = choose(visible, exps(scores[p][v] - top), (Floats){0});
             sum += scores[p][v];
         }
@@ -157,7 +189,6 @@ static inline void LEVEL(attend_many)(const Mix *mix, int64_t layer, const void 
     const int64_t width = (mix->num_heads + 2 * mix->num_kv_heads) * size;
     Floats(*queries)[VECTORS] = vectors, (*mixed)[VECTORS] = vectors + size, (*scores)[VECTORS] = vectors + 2 * size;
     float *keys = buffer, *values = buffer + TILE_POSITIONS * size, *lanes = (float *)queries;
-    const float factor = 1 / sqrtf((float)size);
     LEVEL(Seen) seen;
     memset(queries, 0, 2 * size * sizeof *queries); /* and mixed */
     for (int v = 0; v < VECTORS; v++) {
@@ -165,21 +196,23 @@ static inline void LEVEL(attend_many)(const Mix *mix, int64_t layer, const void 
         seen.sums[v] = (Floats){0};
         for (int lane = 0; lane < LANES; lane++) {
             const int64_t row = v * LANES + lane; /* a lane without a row sees the first position, for nothing */
-            seen.lengths[v][lane] = (int32_t)(row < rows ? piece->start + row / heads + 1 : 1);
+            const int64_t length = row < rows ? LEVEL(seen)(piece, row / heads) : 1;
+            seen.lengths[v][lane] = (int32_t)length;
+            seen.firsts[v][lane] = (int32_t)LEVEL(first_seen)(mix, length);
         }
     }
     for (int64_t row = 0; row < rows; row++) {
         float query[size];
         LEVEL(load)(qkv, type, (piece->token + row / heads) * width + (first + row % heads) * size, size, query);
-        for (int64_t i = 0; i < size; i++) lanes[i * ROWS_AT_ONCE + row] = query[i] * factor;
+        for (int64_t i = 0; i < size; i++) lanes[i * ROWS_AT_ONCE + row] = query[i] * mix->scale;
     }
-    const int64_t length = piece->start + piece->count;
-    for (int64_t begin = 0; begin < length; begin += TILE_POSITIONS) {
+    const int64_t length = LEVEL(seen)(piece, piece->count - 1);
+    for (int64_t begin = LEVEL(first_seen)(mix, LEVEL(seen)(piece, 0)); begin < length; begin += TILE_POSITIONS) {
         const int64_t count = length - begin < TILE_POSITIONS ? length - begin : TILE_POSITIONS;
         LEVEL(recall_tile)(mix, layer, piece, kv_head, begin, count, keys, values);
         memset(scores, 0, count * sizeof *scores);
         LEVEL(add_products)(keys, size, 1, size, count, (const Floats(*)[VECTORS])queries, scores);
-        LEVEL(weigh)(&seen, begin, count, size, scores, mixed);
+        LEVEL(weigh)(&seen, mix->cap, begin, count, size, scores, mixed);
         LEVEL(add_products)(values, 1, size, count, size, (const Floats(*)[VECTORS])scores, mixed);
     }
     const float *found = (const float *)mixed, *sums = (const float *)seen.sums;

@@ -30,4 +30,7 @@ INLINED Floats exps(Floats x) {
     p = p * rest + 1.0f;
     return p * (Floats)(((Words)shifted + 127) << 23); /* 2^exponent: what lies above the exponent is shifted out */
 }
+
+/* cap tanh(x / cap), within cap 2^-22; NaN stays. */
+INLINED Floats capped(Floats x, float cap) { return cap - 2 * cap / (exps(x * (2 / cap)) + 1); }
 #endif

@@ -37,9 +37,9 @@ def test_embed_shape_and_order(client, engine):
     assert body["total_duration"] > 0
     (request,) = engine.embed_requests
     assert [p.tolist() for p in request.prompts] == [engine.tokenizer.encode(t).ids for t in ("Hello", "world")]
-    assert (request.model.name, request.mean, request.context, request.keep_alive_s) == (
+    assert (request.model.name, request.pooling, request.context, request.keep_alive_s) == (
         "demo:latest",
-        False,
+        "last",
         None,
         None,
     )

@@ -84,7 +84,7 @@ def pooled_model(make_model, folder, **modes):
     [
         ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, "last"),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
-        ({"pooling_mode_cls_token": True}, "cls_token"),
+        ({"pooling_mode_cls_token": True}, "first"),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "mean_tokens+max_tokens"),
         ({"pooling_mode_mean_tokens": 1}, "unknown"),
         ({}, "unknown"),
@@ -95,9 +95,9 @@ def test_the_model_says_how_to_pool(make_client, make_model, engine, tmp_path, m
     client = make_client(tmp_path)
     engine.embeds([1.0])
     response = embed(client, model="m")
-    if pooling in ("last", "mean"):
+    if pooling in ("first", "last", "mean"):
         assert response.status_code == 200
-        assert engine.embed_requests[0].mean == (pooling == "mean")
+        assert engine.embed_requests[0].pooling == pooling
     else:
         assert response.status_code == 500
         assert f'makes embeddings by "{pooling}", which is not supported' in response.json["error"]

@@ -35,7 +35,7 @@ def test_generate(coordinator, socket_engine):
 
 
 def test_embed(coordinator, socket_engine):
-    request = EmbedRequest(MODEL, [array("i", [4, 5]), array("i", [6])], mean=True, context=64)
+    request = EmbedRequest(MODEL, [array("i", [4, 5]), array("i", [6])], pooling="mean", context=64)
     events = list(socket_engine.embed(request))
     assert EmbedRequest.from_wire(coordinator.expect("embed")["request"]) == request
     assert events[:2] == [Embedding(0, array("f", [4, 5])), Embedding(1, array("f", [6]))]

@@ -11,13 +11,14 @@ import torch
 from support.arithmetic import threads
 from torch import Tensor
 
-from ollampi.kernels.elementary import cos_sin, exp
+from ollampi.kernels.elementary import cos_sin, exp, tanh
 from ollampi.kernels.exact import silu_multiply
 
 LENGTHS = [*range(1, 20), 31, 32, 33, 47, 48, 49, 63, 64, 65, 70]  # vectors have up to 16 elements
 # What deterministic arithmetic does to elements. An operation of two numbers gets a number and a function of it.
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": exp,
+    "tanh": tanh,
     "cos": lambda x: cos_sin(x.abs())[0],
     "sin": lambda x: cos_sin(x.abs())[1],
     "arithmetic": lambda x: (x * 1.1 - x / 3) + x * (x - 0.7),

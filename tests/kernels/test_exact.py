@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from support.arithmetic import threads
 
 from ollampi.kernels import exact, exact_attention, ops
-from ollampi.kernels.attention import causal_mask
+from ollampi.kernels.attention import Scoring
 from ollampi.kernels.grid import reach
 
 DRAW = torch.Generator().manual_seed(0)
+SCORING = Scoring(16**-0.5)
 
 
 def numbers(*shape: int, spread: int = 12) -> torch.Tensor:
@@ -79,34 +80,39 @@ def attention_inputs(num_queries: int, num_keys: int, dtype: torch.dtype) -> tup
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [None, [0, 0, 0, 0, 1, 1]])
+@pytest.mark.parametrize("cap", [None, 2.0])
 def test_attention_is_right_and_a_query_is_alone(
-    dtype: torch.dtype, heads: list[int] | None, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, heads: list[int] | None, cap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    scoring = Scoring(0.3, cap)
     q, k, v = attention_inputs(20, 50, dtype)
     kv_of_head = None if heads is None else torch.tensor(heads)
-    mask = causal_mask(20, 50, q.device)
-    out = exact_attention.attend(q, k[None], v[None], mask, kv_of_head, 4096)
+    mask = torch.ones(20, 50, dtype=torch.bool).tril(30)
+    out = exact_attention.attend(q, k[None], v[None], mask, kv_of_head, scoring, 4096)
     of_head = torch.tensor(heads or [0, 0, 0, 1, 1, 1])
     keys, values = (x[:, of_head].double().transpose(0, 1) for x in (k, v))
-    expected = F.scaled_dot_product_attention(q.double().transpose(0, 1), keys, values, attn_mask=mask)
+    scores = 0.3 * q.double().transpose(0, 1) @ keys.transpose(1, 2)
+    scores = scores if cap is None else cap * (scores / cap).tanh()
+    expected = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ values
     torch.testing.assert_close(out.double(), expected.transpose(0, 1), rtol=1e-5, atol=1e-6)
     for i in range(20):  # without the positions that it may not see
         seen = 31 + i
-        alone = exact_attention.attend(q[i : i + 1], k[None, :seen], v[None, :seen], None, kv_of_head, 4096)
+        alone = exact_attention.attend(q[i : i + 1], k[None, :seen], v[None, :seen], None, kv_of_head, scoring, 4096)
         assert torch.equal(alone[0], out[i])
     monkeypatch.setattr(exact_attention, "_TILE", 1)
-    assert torch.equal(exact_attention.attend(q, k[None], v[None], mask, kv_of_head, 4096), out)
+    assert torch.equal(exact_attention.attend(q, k[None], v[None], mask, kv_of_head, scoring, 4096), out)
 
 
 def test_attention_has_no_order_of_positions_and_no_batch() -> None:
     q, k, v = attention_inputs(2, 70, torch.float32)
-    out = exact_attention.attend(q, torch.stack((k, k)), torch.stack((v, v)), None, None, 4096)
+    out = exact_attention.attend(q, torch.stack((k, k)), torch.stack((v, v)), None, None, SCORING, 4096)
     order = torch.randperm(70, generator=DRAW)
-    assert torch.equal(exact_attention.attend(q[:1], k[None, order], v[None, order], None, None, 4096)[0], out[0])
+    turned = exact_attention.attend(q[:1], k[None, order], v[None, order], None, None, SCORING, 4096)
+    assert torch.equal(turned[0], out[0])
     padded_k, padded_v = (torch.cat((x, x[-1:].expand(30, -1, -1))) for x in (k, v))
     visible = (torch.arange(100) < 70)[None, None, None].expand(2, 1, 1, 100)
     stacked = (torch.stack((x, x)) for x in (padded_k, padded_v))
-    assert torch.equal(exact_attention.attend(q, *stacked, visible, None, 4096), out)
+    assert torch.equal(exact_attention.attend(q, *stacked, visible, None, SCORING, 4096), out)
 
 
 def test_many_small_weights_count_together() -> None:
@@ -117,6 +123,6 @@ def test_many_small_weights_count_together() -> None:
     k, v = torch.zeros(count, 1, size), torch.ones(count, 1, size)
     k[0, 0, 0], v[0] = 1.0, 0.0
     k, v = (x.float() for x in exact_attention.on_cache_grids(k, v, longest))
-    out = exact_attention.attend(q, k[None], v[None], None, None, longest)
+    out = exact_attention.attend(q, k[None], v[None], None, None, Scoring(size**-0.5), longest)
     tail = (count - 1) * 2.0**-21
     torch.testing.assert_close(out, torch.full((1, 1, size), tail / (1 + tail)), rtol=1e-4, atol=0)

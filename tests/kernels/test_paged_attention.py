@@ -10,11 +10,11 @@ from support.arithmetic import threads
 from torch import Tensor
 from torch.testing import assert_close
 
-from ollampi.kernels.attention import attend
+from ollampi.kernels.attention import Scoring, attend
 from ollampi.kernels.cache_codec import decode, encode
 from ollampi.kernels.native import levels
-from ollampi.kernels.ops import rotate
-from ollampi.kernels.paged_attention import Kept, PagedAttention, Pieces, piece_tokens
+from ollampi.kernels.ops import rms_norm_torch, rotate
+from ollampi.kernels.paged_attention import HeadNorms, Kept, PagedAttention, Pieces, piece_tokens
 
 LEVELS = pytest.mark.parametrize("level", levels())
 KEPT = pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.int8])
@@ -68,6 +68,7 @@ class Scene:
                 slots.append(at[p])
                 self.past.append((past, start, p - start))
             blocks += own
+        self.scoring, self.norms, self.both_ways = Scoring(size**-0.5), None, False
         self.slots = torch.tensor(slots)
         self.blocks = torch.tensor(blocks)
         angles = torch.rand(len(slots), size // 2) * 6
@@ -80,23 +81,31 @@ class Scene:
         most, each = piece_tokens(max(self.heads), level), []
         for token, count, start, at in self.chunks:
             for done in range(0, count, most):
-                each.append((token + done, min(most, count - done), start + done, at))
+                whole = start + count if self.both_ways else 0
+                each.append((token + done, min(most, count - done), start + done, at, whole))
         pieces = Pieces(torch.tensor(each), self.blocks, 1000)
-        paged = PagedAttention(self.keys, self.values, BLOCK, first, self.cos, self.sin, self.slots, pieces, level)
+        angles = self.cos, self.sin
+        paged = PagedAttention(self.keys, self.values, BLOCK, first, *angles, self.slots, pieces, self.scoring, level)
         self.changed = self.qkv.clone()
-        return paged.mix(1, self.changed).view(len(self.slots), self.num_heads, self.size)
+        return paged.mix(1, self.changed, self.norms).view(len(self.slots), self.num_heads, self.size)
 
     def wanted(self) -> Tensor:
         """Return the same by torch, token by token."""
         q, k, v = self.qkv.view(len(self.slots), -1, self.size).split([self.num_heads, *[len(self.heads)] * 2], dim=1)
+        if self.norms is not None:
+            q = rms_norm_torch(q, self.norms.queries, self.norms.eps).to(q.dtype)
+            k = rms_norm_torch(k, self.norms.keys, self.norms.eps)
         q, k = rotate(q, self.cos, self.sin).float(), rotate(k.float(), self.cos, self.sin)
         of_head = torch.tensor([k for k, count in enumerate(self.heads) for _ in range(count)])
         out = []
         for token, (past, _, offset) in enumerate(self.past):
-            own = slice(token - offset, token + 1)
+            end = next(t + count for t, count, _, _ in self.chunks if t <= token < t + count)
+            own = slice(token - offset, end if self.both_ways else token + 1)
             keys = rounded(torch.cat([past[0], k[own]]), self.kept)
             values = rounded(torch.cat([past[1], v[own].float()]), self.kept)
-            out.append(attend(q[token : token + 1], keys[None], values[None], None, of_head))
+            first = 0 if self.scoring.window is None else max(0, len(keys) - self.scoring.window)
+            seen = keys[None, first:], values[None, first:]
+            out.append(attend(q[token : token + 1], *seen, None, of_head, self.scoring))
         return torch.cat(out)
 
 
@@ -110,6 +119,33 @@ def test_attention(level: int, kept: torch.dtype, dtype: torch.dtype, heads: lis
     for seed in range(4):
         scene = Scene(seed, heads, size, kept, dtype)
         assert_close(scene.found(level), scene.wanted(), rtol=1e-5, atol=3e-6 if kept != torch.int8 else 2e-4)
+
+
+@LEVELS
+@KEPT
+@pytest.mark.parametrize(("heads", "size"), [([4, 4], 64), ([1, 3, 2], 24), ([12], 10), ([1], 18)])
+@pytest.mark.parametrize(
+    ("scoring", "both_ways"),
+    [
+        (Scoring(0.3), False),
+        (Scoring(0.2, cap=3.0), False),
+        (Scoring(0.2, window=1), False),
+        (Scoring(0.2, window=7), False),
+        (Scoring(0.2, 20.0, 40), False),
+        (Scoring(0.2, 1.0), True),
+    ],
+)
+def test_what_families_do_otherwise(
+    level: int, kept: torch.dtype, heads: list[int], size: int, scoring: Scoring, both_ways: bool
+) -> None:
+    for seed in range(4):
+        scene = Scene(seed, heads, size, kept, torch.float32)
+        scene.scoring, scene.both_ways = scoring, both_ways
+        turned = size // 2 - seed  # pairs of a head
+        scene.cos, scene.sin = (x[:, :turned].contiguous() for x in (scene.cos, scene.sin))
+        if seed % 2:
+            scene.norms = HeadNorms(torch.randn(size), torch.randn(size), 1e-6)
+        assert_close(scene.found(level), scene.wanted(), rtol=1e-5, atol=1e-5 if kept != torch.int8 else 2e-3)
 
 
 @LEVELS

@@ -22,8 +22,8 @@ from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError, OllampiError
-from ollampi.mpiruntime.memory import shard_bytes
 from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.plan import shard_bytes
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.world import survey
@@ -125,7 +125,7 @@ def test_greedy_text_equals_the_reference(comm: Communicator, folders: dict[str,
 
 def test_embeddings_equal_the_reference(comm: Communicator, folders: dict[str, Path]) -> None:
     folder = folders["llama3"]
-    messages = [embed(i, folder, [PROMPT, PROMPT[:5]], mean=bool(i)) for i in (0, 1)]
+    messages = [embed(i, folder, [PROMPT, PROMPT[:5]], pooling=("last", "mean")[i]) for i in (0, 1)]
     recorder = run_engine(comm, messages, SETTINGS)
     if recorder is not None:
         for place, length in enumerate((17, 5)):

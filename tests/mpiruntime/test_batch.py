@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from ollampi.kernels.attention import attend
+from ollampi.kernels.attention import Scoring, attend
 from ollampi.mpiruntime.batch import make_batch
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.step import Chunk, Step
@@ -32,7 +32,10 @@ def random_step(rng: random.Random, num_blocks: int) -> Step:
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("kv_of_head", [None, [0, 0, 1]])
 @pytest.mark.parametrize("kept", ["float32", "int8"])
-def test_attention_over_a_batch_is_that_of_each_sequence(seed: int, kv_of_head: list[int] | None, kept: str) -> None:
+@pytest.mark.parametrize(("window", "both_ways"), [(None, False), (1, False), (4, False), (20, False), (None, True)])
+def test_attention_over_a_batch_is_that_of_each_sequence(
+    seed: int, kv_of_head: list[int] | None, kept: str, window: int | None, both_ways: bool
+) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     cache = KVCache(LAYERS, 120, BLOCK, KV_HEADS, SIZE, torch.float32, kept)
@@ -44,21 +47,26 @@ def test_attention_over_a_batch_is_that_of_each_sequence(seed: int, kv_of_head: 
         cache.write(1, torch.tensor(slots), *torch.randn(2, len(slots), KV_HEADS, SIZE))
     num_heads = len(kv_of_head) if kv_of_head else 6
     index = torch.tensor(kv_of_head or [h // 3 for h in range(num_heads)])
-    batch = make_batch(step, BLOCK, cache.slot_bytes, CPU)
+    batch = make_batch(step, BLOCK, cache.slot_bytes, CPU, both_ways=both_ways)
+    scoring = Scoring(SIZE**-0.5, None, window)
     q = torch.randn(len(batch.tokens), num_heads, SIZE)
     mixed = torch.full_like(q, torch.nan)
     for span in batch.spans:
         keys, values = cache.read(1, span.keys, span.num_sequences)
-        mixed[span.queries] = attend(q[span.queries], keys, values, span.mask, index if kv_of_head else None)
+        of_head = index if kv_of_head else None
+        mixed[span.queries] = attend(q[span.queries], keys, values, span.mask(window), of_head, scoring)
     row = 0
     for chunk in step.chunks:
         for offset in range(len(chunk.tokens)):
-            slots = [chunk.blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(chunk.start + offset + 1)]
+            own = chunk.start + offset
+            end = chunk.start + len(chunk.tokens) if both_ways else own + 1
+            first = 0 if window is None else max(0, end - window)
+            slots = [chunk.blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(first, end)]
             keys, values = (x[0][:, index] for x in cache.read(1, torch.tensor(slots), 1))
             weights = torch.einsum("hd,shd->hs", q[row], keys).div(SIZE**0.5).softmax(-1)
             torch.testing.assert_close(mixed[row], torch.einsum("hs,shd->hd", weights, values))
-            assert int(batch.slots[row]) == slots[-1]
-            assert int(batch.positions[row]) == chunk.start + offset
+            assert int(batch.slots[row]) == slots[own - first]
+            assert int(batch.positions[row]) == own
             row += 1
     assert row == len(q)
 

@@ -18,6 +18,7 @@ from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.plan import num_parameters
 from ollampi.mpiruntime.pool import Pool
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Sampling
 from ollampi.mpiruntime.scheduler import Scheduler
@@ -26,7 +27,7 @@ from ollampi.mpiruntime.step import Chunk, Step, decode, encode
 from ollampi.mpiruntime.thread_world import run_threads
 
 GREEDY = Sampling(temperature=0.0)
-SETTINGS = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=16)
+SETTINGS = EngineSettings(context_length=64, cache_tokens=128, block_size=4, max_step_tokens=16)
 PROMPTS = [PROMPT, PROMPT[:1], PROMPT[:9] + PROMPT[::-1], PROMPT[:9], PROMPT[3:8]]
 
 
@@ -74,7 +75,7 @@ def test_embeddings_beside_answers_equal_the_reference(
     pieces = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=7)
     messages = [
         generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=12),
-        embed(2, folder, PROMPTS, mean=True),
+        embed(2, folder, PROMPTS, pooling="mean"),
         embed(3, folder, PROMPTS),
         generate(4, folder, PROMPT, sampling=GREEDY, max_tokens=12),
     ]
@@ -90,7 +91,7 @@ def test_embeddings_beside_answers_equal_the_reference(
 def test_every_family_embeds(tmp_path: Path, family: str) -> None:
     folder = write_checkpoint(tmp_path / "m", **FAMILIES[family])
     expected = [reference_hidden(folder, prompt) for prompt in PROMPTS[:2]]
-    recorder = answers(3, [embed(1, folder, PROMPTS[:2], mean=True), embed(2, folder, PROMPTS[:2])])
+    recorder = answers(3, [embed(1, folder, PROMPTS[:2], pooling="mean"), embed(2, folder, PROMPTS[:2])])
     assert_embeddings(recorder, 1, expected, mean=True)
     assert_embeddings(recorder, 2, expected, mean=False)
 
@@ -103,7 +104,7 @@ def test_a_checkpoint_without_a_head_embeds_and_does_not_complete(
     assert read_config(tmp_path / "base").has_head is False
     reports = run_threads(size, lambda c: load_reports(c, tmp_path / "base"))[0]
     assert reports is not None
-    assert sum(r.weight_bytes for r in reports) >= 4 * read_config(tmp_path / "base").num_parameters
+    assert sum(r.weight_bytes for r in reports) >= 4 * num_parameters(read_config(tmp_path / "base"))
     assert size > 1 or reports[0].unread == []
     messages = [embed(1, tmp_path / "base", PROMPTS), generate(2, tmp_path / "base", PROMPT)]
     recorder = answers(size, messages)
@@ -126,7 +127,7 @@ def test_a_prompt_that_steps_back_is_pooled_anew(
     small = EngineSettings(cache_tokens=28, context_length=28, block_size=4, max_step_tokens=3)
     messages = [
         generate(1, folder, PROMPT[:3], sampling=GREEDY, max_tokens=20),
-        embed(2, folder, PROMPTS[:1], mean=mean),
+        embed(2, folder, PROMPTS[:1], pooling="mean" if mean else "last"),
     ]
     recorder = answers(1, messages, small)
     assert max(begun) > 0
@@ -139,7 +140,7 @@ def test_a_beginning_that_is_in_the_cache_changes_no_embedding(
     folder: Path, greedy: list[int], hidden: list[torch.Tensor], size: int
 ) -> None:
     one_by_one = EngineSettings(cache_tokens=256, block_size=4, max_step_tokens=16, max_running=1)
-    messages = [embed(1, folder, PROMPTS), embed(2, folder, PROMPTS, mean=True), embed(3, folder, PROMPTS)]
+    messages = [embed(1, folder, PROMPTS), embed(2, folder, PROMPTS, pooling="mean"), embed(3, folder, PROMPTS)]
     messages.append(generate(4, folder, PROMPT, sampling=GREEDY, max_tokens=4))
     recorder = answers(size, messages, one_by_one)
     for number in (1, 2, 3):
@@ -152,7 +153,7 @@ def test_only_a_mean_needs_the_tokens_that_the_cache_holds(mean: bool, start: in
     scheduler = Scheduler(BlockManager(16, 4), max_step_tokens=64, max_running=4, max_waiting=4)
     request = GenerateRequest(ModelRef("m", "/m"), list(range(11)))
     for expected in ((0, num_pooled), (start, num_pooled)):
-        sequence = Sequence(request, context=11, seed=0, pool=Pool(mean))
+        sequence = Sequence(request, context=11, seed=0, pool=Pool("mean" if mean else "last"))
         scheduler.add(sequence)
         ((_, chunk),) = scheduler.plan()
         assert (chunk.start, chunk.num_logits, chunk.num_pooled) == (expected[0], 0, expected[1])
@@ -163,7 +164,7 @@ def test_only_a_mean_needs_the_tokens_that_the_cache_holds(mean: bool, start: in
 
 def test_a_pool_adds_up_chunks_and_begins_again_with_the_prompt() -> None:
     first, second = Chunk([1, 2], 0, [0], 0, 2), Chunk([3], 2, [0], 0, 1)
-    pool = Pool(mean=True)
+    pool = Pool("mean")
     for turn in (1.0, 2.0):
         pool.add(first, np.array([2.0, 4.0]) * turn)
         pool.add(second, np.array([1.0, -1.0]) * turn)
@@ -171,13 +172,14 @@ def test_a_pool_adds_up_chunks_and_begins_again_with_the_prompt() -> None:
     assert pool.finite
     pool.add(second, np.array([np.inf, 0.0]))
     assert not pool.finite
-    assert (Pool(mean=False).wanted(5, last=False), Pool(mean=False).wanted(5, last=True)) == (0, 1)
+    assert (Pool("last").wanted(5, last=False), Pool("last").wanted(5, last=True)) == ((0, 0), (1, 0))
+    assert Pool("first").wanted(5, last=True) == (1, 4)
 
 
 def test_steps_and_requests_survive_the_wire() -> None:
-    step = Step(3, [Chunk([1, 2], 4, [7, 8], 0, 2), Chunk([5], 0, [1], 1), Chunk([6], 9, [2], 0, 1)])
+    step = Step(3, [Chunk([1, 2], 4, [7, 8], 0, 2), Chunk([5], 0, [1], 1), Chunk([6], 9, [2], 0, 1, 3)])
     assert decode(encode(step)) == step
-    request = EmbedRequest(ModelRef("m", "/m"), [array("i", [1, 2]), array("i", [3])], True, 64, -1.0)
+    request = EmbedRequest(ModelRef("m", "/m"), [array("i", [1, 2]), array("i", [3])], "mean", 64, -1.0)
     assert EmbedRequest.from_wire(request.to_wire()) == request
 
 
@@ -225,7 +227,7 @@ class Canceller(Recorder):
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_cancel_ends_all_inputs(folder: Path, greedy: list[int], size: int) -> None:
     messages = [
-        embed(1, folder, [PROMPT] * 50, mean=True),
+        embed(1, folder, [PROMPT] * 50, pooling="mean"),
         generate(2, folder, PROMPT, sampling=GREEDY, max_tokens=9),
     ]
     client = Canceller(messages)
@@ -236,7 +238,7 @@ def test_a_cancel_ends_all_inputs(folder: Path, greedy: list[int], size: int) ->
 
 
 def test_embeddings_beside_a_draft_model(folder: Path, hidden: list[torch.Tensor], greedy: list[int]) -> None:
-    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=12), embed(2, folder, PROMPTS, mean=True)]
+    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=12), embed(2, folder, PROMPTS, pooling="mean")]
     messages += [embed(3, folder, PROMPTS), generate(4, folder, PROMPT, sampling=GREEDY, max_tokens=12)]
     recorder = run_threads(2, lambda c: run_engine(c, messages, SETTINGS, draft=(folder, folder)))[0]
     assert recorder is not None
@@ -284,7 +286,7 @@ def test_values_that_are_not_finite_end_their_request_only(
 
 def test_a_prompt_may_fill_its_context_and_bad_ones_harm_nobody(folder: Path, hidden: list[torch.Tensor]) -> None:
     messages = [
-        embed(1, folder, PROMPTS[:1], context=len(PROMPT), mean=True),
+        embed(1, folder, PROMPTS[:1], context=len(PROMPT), pooling="mean"),
         embed(2, folder, PROMPTS, context=len(PROMPT)),
         embed(3, folder, [PROMPT, [5, 9999]]),
         embed(4, folder, [PROMPT, [-1]]),

@@ -14,8 +14,9 @@ from support.worlds import generate, lead, load_message, logits_in_pieces, run_e
 from ollampi.kernels.quantised import dequantise, quantise
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.memory import BITS, shard_bytes
+from ollampi.mpiruntime.memory import BITS
 from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.plan import shard_bytes
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.thread_world import run_threads

@@ -14,8 +14,9 @@ from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import HostedModel, Models
-from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, shard_bytes
+from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes
 from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.plan import shard_bytes
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.shard import Shard

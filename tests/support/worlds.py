@@ -37,14 +37,14 @@ def lead(comm: Communicator, work: Callable[[Runner], T]) -> T | None:
         runner.lead(Stop())
 
 
-def load_message(folder: Path, dtype: str = "float32", num_blocks: int = 32, context: int = 128, **fields: Any) -> Load:
+def load_message(folder: Path, dtype: str = "float32", num_blocks: int = 64, context: int = 128, **fields: Any) -> Load:
     """Return the message that loads a folder as model 0."""
     return Load(0, str(folder), dtype, context, num_blocks, BLOCK, **fields)
 
 
 def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> torch.Tensor:
     """Return the logits [T, V] of tokens fed in pieces of the given lengths over blocks that are no neighbours."""
-    blocks = list(range(30, 0, -2))
+    blocks = list(range(62, 0, -2))
     start, rows = 0, []
     for length in pieces:
         needed = -(-(start + length) // BLOCK)

@@ -1,0 +1,171 @@
+"""What the families of models differ in, beyond the values that their config.json gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a family calls its tensors, below the prefix of its body; {} stands for the number of a layer or expert."""
+
+    tokens: str = "embed_tokens"
+    layer: str = "layers.{}"
+    norm: str = "norm"
+    attention: str = "self_attn"
+    queries: str = "q_proj"
+    keys: str = "k_proj"
+    values: str = "v_proj"
+    attention_output: str = "o_proj"
+    attention_norm: str = "input_layernorm"
+    attention_sum_norm: str = "post_attention_layernorm"  # behind attention, where there is such a norm
+    mlp: str = "mlp"
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    mlp_norm: str = "post_attention_layernorm"
+    mlp_sum_norm: str = "post_feedforward_layernorm"
+    router: str = "mlp.gate"
+    expert: str = "mlp.experts.{}"
+    expert_gate: str = "gate_proj"
+    expert_up: str = "up_proj"
+    expert_down: str = "down_proj"
+
+
+_GEMMA2_NAMES = Names(mlp_norm="pre_feedforward_layernorm")
+_MIXTRAL_NAMES = Names(
+    router="block_sparse_moe.gate",
+    expert="block_sparse_moe.experts.{}",
+    expert_gate="w1",
+    expert_up="w3",
+    expert_down="w2",
+)
+_BERT_NAMES = Names(
+    tokens="embeddings.word_embeddings",
+    layer="encoder.layer.{}",
+    norm="embeddings.LayerNorm",
+    attention="attention",
+    queries="self.query",
+    keys="self.key",
+    values="self.value",
+    attention_output="output.dense",
+    attention_sum_norm="attention.output.LayerNorm",
+    mlp="",
+    up="intermediate.dense",
+    down="output.dense",
+    mlp_sum_norm="output.LayerNorm",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family; `defaults` are what its configs leave out.
+
+    norms: where they stand around attention and MLP: "before" them, "around" both, or "after" the sum with what went
+    in. norm_offset: added to the weights of norms. windows: which layers see a window only, where the config does not
+    list them: "all", "late" (from max_window_layers on), or all but every n-th. ropes: other names of kinds of rope.
+    """
+
+    defaults: dict[str, Any] = field(default_factory=dict)
+    names: Names = Names()
+    norms: str = "before"
+    norm_offset: float = 0.0
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    fused: bool = False  # queries, keys and values are one tensor, and so are gate and up
+    scaled_embedding: bool = False  # by the root of the width
+    windows: str | int = "all"
+    windows_if: str | None = None  # a flag without which there are none
+    ropes: dict[str, str] = field(default_factory=dict)
+    encoder: bool = False  # tokens see those behind them too, and there is no output head
+
+
+_GEMMA = {
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+_GEMMA2 = {
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window": 4096,
+}
+_GEMMA3 = {
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 10000.0,
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+_QWEN = {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
+_MISTRAL = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
+_BERT = {"hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(defaults={**_MISTRAL, "sliding_window": 4096}),
+    "mixtral": Family(
+        defaults={
+            **_MISTRAL,
+            "rope_theta": 1e6,
+            "rms_norm_eps": 1e-5,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        names=_MIXTRAL_NAMES,
+    ),
+    "qwen2": Family(defaults=_QWEN, qkv_bias=True, windows="late", windows_if="use_sliding_window"),
+    "qwen3": Family(defaults={**_QWEN, "head_dim": 128}, qk_norm=True, windows="late", windows_if="use_sliding_window"),
+    "qwen3_moe": Family(
+        defaults={
+            **_QWEN,
+            "num_key_value_heads": 4,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+        },
+        qk_norm=True,
+        windows_if="use_sliding_window",
+    ),
+    "gemma": Family(defaults=_GEMMA, norm_offset=1.0, scaled_embedding=True),
+    "gemma2": Family(
+        defaults={**_GEMMA, **_GEMMA2},
+        names=_GEMMA2_NAMES,
+        norms="around",
+        norm_offset=1.0,
+        scaled_embedding=True,
+        windows=2,
+    ),
+    "gemma3_text": Family(
+        defaults={**_GEMMA, **_GEMMA3},
+        names=_GEMMA2_NAMES,
+        norms="around",
+        norm_offset=1.0,
+        qk_norm=True,
+        scaled_embedding=True,
+        windows=6,
+    ),
+    "phi3": Family(
+        defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+        fused=True,
+        ropes={"su": "longrope", "yarn": "longrope"},
+    ),
+    "bert": Family(
+        defaults=_BERT,
+        names=_BERT_NAMES,
+        norms="after",
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        encoder=True,
+    ),
+}
+NESTED = {"gemma3": "gemma3_text"}  # models that also see; their text_config is one of these

@@ -1,0 +1,71 @@
+"""The mixture of experts in the place of a layer's MLP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ollampi.kernels.groups import GROUP
+from ollampi.kernels.linear import Matrix
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.model_config import Experts, ModelConfig
+from ollampi.mpiruntime.shard import Shard
+from ollampi.mpiruntime.weights import Weights
+
+
+@dataclass(frozen=True)
+class _Expert:
+    """This rank's part of one gated MLP, or all of it."""
+
+    gate_up: Matrix
+    down: Matrix
+
+
+class Mixture:
+    """The likeliest experts of each token, weighted by a router that every rank has whole: Shazeer et al., 2017.
+
+    Of every expert each rank has its columns, or, where they are spread, each rank has some experts whole. Either way
+    ranks add what theirs made of all tokens in one all-reduce. x must have the same bits on every rank, and so have
+    the choices, which are made by one thread for each number.
+    """
+
+    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, spread: bool) -> None:
+        assert config.experts is not None
+        self.arithmetic = weights.arithmetic
+        self.activation = config.activation
+        self.experts: Experts = config.experts
+        names, count, size = config.names, self.experts.count, self.experts.width
+        self.router = weights.plain_rows(f"{names.router}.weight", (count, config.width))
+        part = range(size) if spread else shard.of(size, unit=GROUP)
+        self.own: dict[int, _Expert] = {}
+        for number in shard.of(count) if spread else range(count):
+            of_expert = weights / names.expert.format(number)
+            rows = [(f"{name}.weight", (size, config.width), part) for name in (names.expert_gate, names.expert_up)]
+            down = of_expert.columns(f"{names.expert_down}.weight", (config.width, size), part)
+            self.own[number] = _Expert(of_expert.stacked_rows(rows), down)
+        self.comm = comm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what the experts make of x [T, D] as [T, D] in fp32; collective."""
+        shares, chosen = self._routed(x)
+        out = torch.zeros_like(x)
+        for number in sorted(self.own.keys() & set(chosen.flatten().tolist())):
+            tokens, places = (chosen == number).nonzero(as_tuple=True)
+            out.index_add_(0, tokens, self._of_expert(x[tokens], self.own[number]) * shares[tokens, places, None])
+        return self.comm.all_reduce(out)
+
+    def _routed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shares in fp32 and the numbers [T, per_token] of each token's experts."""
+        shares, chosen = self.arithmetic.linear(x, self.router).float().softmax(-1).topk(self.experts.per_token)
+        return (shares / shares.sum(-1, keepdim=True) if self.experts.normalised else shares), chosen
+
+    def _of_expert(self, x: Tensor, expert: _Expert) -> Tensor:
+        """Return this rank's part of an expert's sum for x [T, D] as [T, D] in fp32."""
+        middle = self.arithmetic.gated(x, expert.gate_up, None, self.activation)
+        return self.arithmetic.linear(middle, expert.down).float()
+
+    def tensors(self) -> list[Matrix]:
+        """Return the weights held."""
+        return [self.router, *(t for expert in self.own.values() for t in (expert.gate_up, expert.down))]
