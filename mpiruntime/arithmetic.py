@@ -41,8 +41,11 @@ class Arithmetic(Protocol):
     def summands(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Return what rms_norm with weight [D] made, hidden [T, D], in fp64 as it is summed over tokens."""
 
-    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        """Return silu(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F]."""
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
+        """Return activation(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F].
+
+        activation: as for `ops.gate_multiply`.
+        """
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...] in fp32."""
@@ -85,9 +88,9 @@ class Plain:
         """Return hidden [T, D] in fp64."""
         return hidden.double()
 
-    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        """Return silu(gate) * up [T, F]."""
-        return linear.gated(x, weight, bias, self._choice)
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
+        """Return activation(gate) * up [T, F]."""
+        return linear.gated(x, weight, bias, self._choice, activation)
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...]."""
@@ -145,9 +148,9 @@ class Exact:
         bound = grid.power_of_two(math.sqrt(len(weight)) * weight.double().abs())
         return grid.on_grid(hidden, bound, _SPARE_BITS - (self.longest - 1).bit_length())
 
-    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        """Return silu(gate) * up [T, F] in fp32."""
-        return exact.silu_multiply(self.linear(x, weight, bias))
+    def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
+        """Return activation(gate) * up [T, F] in fp32; activation: "silu" or "gelu_tanh"."""
+        return exact.gate_multiply(self.linear(x, weight, bias), activation)
 
     def cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines [...] of angles [...]."""
