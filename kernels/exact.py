@@ -6,6 +6,8 @@ elements that IEEE 754 fixes, at a place of its own each.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from ollampi.kernels.elementary import exp
 from ollampi.kernels.grid import on_grid, reach, sum_bits
 
 _TILE = 1 << 18  # weights that are converted to fp64 together: they stay in a core's cache until they are used
+_SLOPE = 2 * math.sqrt(2 / math.pi)  # of GELU in its tanh form: 1 / (1 + e^-z) with z = _SLOPE x + _CURVE x^3
+_CURVE = 0.044715 * _SLOPE
 
 
 def weight_rows(rows: Tensor) -> Tensor:
@@ -60,7 +64,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (x.double() * (1 / (mean_square + eps).sqrt_()) * weight.double()).float()
 
 
-def silu_multiply(gate_up: Tensor) -> Tensor:
-    """Return silu(gate) * up as [T, F] for gate and up side by side in gate_up [T, 2F] in fp32."""
+def gate_multiply(gate_up: Tensor, activation: str) -> Tensor:
+    """Return activation(gate) * up as [T, F] for gate and up side by side in gate_up [T, 2F] in fp32.
+
+    activation: "silu" or "gelu_tanh".
+    """
     gate, up = gate_up.chunk(2, dim=-1)
-    return gate / (1 + exp(-gate)) * up
+    return gate / _DIVISORS[activation](gate) * up
+
+
+def _silu_divisor(x: Tensor) -> Tensor:
+    """Return 1 + e^-x [...]: SiLU is x over it. Infinity beyond the range of exp, so that nothing is left there."""
+    return torch.where(x < -88, torch.inf, 1 + exp(-x))
+
+
+def _gelu_divisor(x: Tensor) -> Tensor:
+    """Return 1 + e^-z [...]: GELU in its tanh form is x over it. z in one part would show its rounding in e^-z."""
+    wide = x.clamp(-16, 16).double()  # far beyond where the result is x or nothing
+    z = wide * (_SLOPE + _CURVE * (wide * wide))
+    rounded_z = z.float()
+    power = exp(-rounded_z)
+    return torch.where(z < -88, torch.inf, 1 + (power - power * (z - rounded_z).float()))
+
+
+_DIVISORS = {"silu": _silu_divisor, "gelu_tanh": _gelu_divisor}

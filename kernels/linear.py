@@ -9,7 +9,7 @@ from torch import Tensor
 from ollampi.kernels import dense, native, quantised
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.groups import ROWS
-from ollampi.kernels.ops import silu_multiply
+from ollampi.kernels.ops import NATIVE_GATES, gate_multiply
 from ollampi.kernels.quantised import Quantised
 
 Matrix = Tensor | Quantised  # [out, in]
@@ -33,19 +33,22 @@ def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice
     return product if bias is None else product.add_(bias)
 
 
-def gated(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice = NATIVE) -> Tensor:
-    """Return silu(gate) * up [T, F] of what `linear` returns, gate and up side by side as [T, 2F]; in its dtype.
+def gated(
+    x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice = NATIVE, activation: str = "silu"
+) -> Tensor:
+    """Return activation(gate) * up [T, F] of what `linear` returns, gate and up side by side as [T, 2F]; in its dtype.
 
-    choice: as for `linear`.
+    choice: as for `linear`; activation: as for `ops.gate_multiply`.
     """
     if (
         isinstance(weight, Quantised)
         and bias is None
+        and activation in NATIVE_GATES
         and weight.num_rows % (2 * ROWS) == 0
         and choice.is_native(_QUANTISED[weight.bits], x.shape[0])
     ):
-        return quantised.matmul(x, weight, gated=True)  # nothing of twice the size goes to memory and back
-    return silu_multiply(linear(x, weight, bias, choice))
+        return quantised.matmul(x, weight, gated=activation)  # nothing of twice the size goes to memory and back
+    return gate_multiply(linear(x, weight, bias, choice), activation)
 
 
 def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

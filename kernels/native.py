@@ -12,18 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-INTERFACE = 9  # what kernels/cpu/native.c says: a library of another one was built from other sources
+INTERFACE = 10  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {
     "draw": [_POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3],
     "top_tokens": [_POINTER, _NUMBER, _NUMBER, _NUMBER, *[_POINTER] * 5],
     "quantise_weights": [_POINTER, *[_NUMBER] * 5, _POINTER, _NUMBER, _POINTER, _POINTER],
-    "quantised": [_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER],
-    "take_rows": [_NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "set_codes": [_POINTER, _POINTER, *[_NUMBER] * 4, _POINTER, _POINTER],
+    "quantised": [_NUMBER, _NUMBER, _POINTER, _POINTER, *[_NUMBER] * 3, _POINTER, _NUMBER, _NUMBER, _POINTER],
+    "take_rows": [_NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "dense": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "rms_norm": [_NUMBER, _POINTER, _POINTER, _NUMBER, ctypes.c_float, _NUMBER, _NUMBER, _POINTER],
-    "silu_multiply": [_NUMBER, _POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER],
+    "gate_multiply": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER],
     "shared_room_bytes": [],
     "shared_open": [_POINTER, _POINTER, *[_NUMBER] * 6],
     "shared_sum": [_POINTER, _POINTER, _POINTER, _NUMBER, _NUMBER, _NUMBER],
@@ -35,12 +36,14 @@ _RETURNS_STATUS = {"quantised", "dense", "mix"}  # 1 where there was no memory
 _RETURNS_NUMBER = {
     *_RETURNS_STATUS,
     "quantise_weights",
+    "set_codes",
     "rows_at_once",
     "shared_room_bytes",
     "shared_sum",
     "shared_gather",
 }
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as kernels/cpu/numbers.h numbers them
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.float16: 3}  # as kernels/cpu/numbers.h numbers them
+_COMPUTED = (torch.float32, torch.bfloat16)  # the others are for what is kept
 LEVEL_NAMES = ("plain C", "AVX2", "AVX-512 VNNI")
 
 
@@ -77,7 +80,7 @@ def number_of(dtype: torch.dtype) -> int:
 
 def serves(x: Tensor) -> bool:
     """Return whether the library can compute with a tensor of this type, where it is."""
-    return library() is not None and x.is_cpu and x.dtype in _TYPES
+    return library() is not None and x.is_cpu and x.dtype in _COMPUTED
 
 
 def call(name: str, *arguments: object) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ollampi.kernels import native
+
+NATIVE_GATES = {"silu": 1, "gelu_tanh": 2}  # as kernels/cpu/level.h numbers them
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, level: int | None = None) -> Tensor:
@@ -30,26 +40,28 @@ def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
 
 
-def silu_multiply(gate_up: Tensor, level: int | None = None) -> Tensor:
-    """Return silu(gate) * up as [T, F] for gate and up side by side in gate_up [T, 2F], in its dtype.
+def gate_multiply(gate_up: Tensor, activation: str, level: int | None = None) -> Tensor:
+    """Return activation(gate) * up as [T, F] for gate and up side by side in gate_up [T, 2F], in its dtype.
 
-    Shazeer, "GLU Variants Improve Transformer", 2020. level: of native.levels(); None for the best.
+    activation: "silu", "gelu_tanh" or "gelu"; the last one, by the error function, is torch's everywhere. Shazeer, "GLU
+    Variants Improve Transformer", 2020. level: of native.levels(); None for the best.
     """
-    if not native.serves(gate_up):
-        return silu_multiply_torch(gate_up)
+    if activation not in NATIVE_GATES or not native.serves(gate_up):
+        return gate_multiply_torch(gate_up, activation)
     gate_up = gate_up.contiguous()
     num_tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(num_tokens, width, dtype=gate_up.dtype)
     how = native.level() if level is None else level
     type_ = native.number_of(gate_up.dtype)
-    native.call("silu_multiply", how, gate_up.data_ptr(), type_, num_tokens, width, out.data_ptr())
+    gate = NATIVE_GATES[activation]
+    native.call("gate_multiply", how, gate, gate_up.data_ptr(), type_, num_tokens, width, out.data_ptr())
     return out
 
 
-def silu_multiply_torch(gate_up: Tensor) -> Tensor:
-    """Return the same as `silu_multiply` [T, F], by torch."""
+def gate_multiply_torch(gate_up: Tensor, activation: str) -> Tensor:
+    """Return the same as `gate_multiply` [T, F], by torch."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return _ACTIVATIONS[activation](gate) * up
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

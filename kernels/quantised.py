@@ -1,8 +1,9 @@
 """Weights of 8 or 4 bits in groups of 32 inputs: their format, and their product with activations.
 
 A group of a row shares one scale in bf16; its weights are whole numbers times that scale, from -127 to 127 or from -8
-to 7. Activations are rounded likewise for the product, to 8 bits in groups of 32 with a scale in fp32. No group
-reaches over the cut of a rank, so neither rounding depends on the number of ranks.
+to 7. Weights that a file brings so coded keep its scales, in fp16, and may be -128. Activations are rounded likewise
+for the product, to 8 bits in groups of 32 with a scale in fp32. No group reaches over the cut of a rank, so neither
+rounding depends on the number of ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from ollampi.kernels import native
 from ollampi.kernels.groups import GROUP, ROWS
-from ollampi.kernels.ops import silu_multiply_torch
+from ollampi.kernels.ops import NATIVE_GATES, gate_multiply_torch
+from ollampi.kernels.panels import by_panel, filled_up, in_panels, split, whole_numbers
 
 _SMALLEST = 1e-30  # a group of activations that are all smaller counts as zeros
 _LOWEST = {8: -127, 4: -8}
@@ -31,11 +33,16 @@ class NotFinite(ValueError):
     """NaN or infinity among numbers to be quantised."""
 
 
+class NotExact(ValueError):
+    """Numbers that are not what a quantised matrix holds exactly."""
+
+
 @dataclass(frozen=True)
 class Quantised:
     """A weight matrix [num_rows, width] of `bits` bits; dtype is that of products with it.
 
-    weights: uint8 [panels, groups, 64 * bits] and scales: bfloat16 [panels, groups, 16], as kernels/cpu/matmul.h says.
+    weights: uint8 [panels, groups, 64 * bits] and scales: bfloat16 or float16 [panels, groups, 16], as
+    kernels/cpu/matmul.h says.
     """
 
     bits: int
@@ -56,11 +63,13 @@ class Quantised:
         return self.num_rows, self.width
 
 
-def empty(num_rows: int, width: int, bits: int, dtype: torch.dtype = torch.float32) -> Quantised:
-    """Return a matrix whose rows are to be set by `set_rows`."""
+def empty(
+    num_rows: int, width: int, bits: int, dtype: torch.dtype = torch.float32, scales_dtype: torch.dtype = torch.bfloat16
+) -> Quantised:
+    """Return a matrix whose rows are to be set by `set_rows`, or by `set_codes` where its scales are float16."""
     panels, groups = -(-num_rows // ROWS), -(-width // GROUP)
     weights = torch.empty(panels, groups, 64 * bits, dtype=torch.uint8)
-    scales = torch.empty(panels, groups, ROWS, dtype=torch.bfloat16)
+    scales = torch.empty(panels, groups, ROWS, dtype=scales_dtype)
     return Quantised(bits, num_rows, width, weights, scales, dtype)
 
 
@@ -70,6 +79,8 @@ def set_rows(matrix: Quantised, first: int, rows: Tensor) -> None:
     In 8 bits the number of largest size in a group becomes 127, in 4 bits what leaves the least squared error. Raise
     NotFinite; then the matrix is of no use.
     """
+    if matrix.scales.dtype != torch.bfloat16:
+        raise ValueError(f"set_rows makes scales in bfloat16, those of the matrix are {matrix.scales.dtype}")
     library, panels = native.library(), slice(first // ROWS, (first + len(rows) + ROWS - 1) // ROWS)
     if library is None:
         check_finite(rows)
@@ -94,6 +105,44 @@ def set_rows(matrix: Quantised, first: int, rows: Tensor) -> None:
         raise NotFinite
 
 
+def set_codes(matrix: Quantised, first: int, rows: Tensor, scales: Tensor) -> None:
+    """Set rows [R, width] that are whole numbers times scales float16 [R, width / 32], exactly; R as for `set_rows`.
+
+    Whole numbers lie from -128 to 127, or from -8 to 7. Raise NotFinite, or NotExact where a number is anything else;
+    then the matrix is of no use.
+    """
+    if matrix.scales.dtype != torch.float16 or matrix.width % GROUP:
+        raise ValueError(
+            f"set_codes needs scales in float16 and a width that is a multiple of {GROUP},"
+            f" not {matrix.scales.dtype} and {matrix.width}; use set_rows"
+        )
+    library, panels = native.library(), slice(first // ROWS, (first + len(rows) + ROWS - 1) // ROWS)
+    rows, scales = rows.float().contiguous(), scales.contiguous()
+    weights, kept = matrix.weights[panels], matrix.scales[panels]
+    if library is None:
+        exact = _set_codes_torch(rows, scales, matrix.bits, weights, kept)
+    else:
+        sizes = *rows.shape, rows.stride(0), matrix.bits
+        exact = library.ollampi_set_codes(
+            rows.data_ptr(), scales.data_ptr(), *sizes, weights.data_ptr(), kept.data_ptr()
+        )
+    if not exact:
+        check_finite(rows)
+        check_finite(scales)
+        raise NotExact
+
+
+def _set_codes_torch(rows: Tensor, scales: Tensor, bits: int, weights: Tensor, kept: Tensor) -> bool:
+    """Set weights and kept scales as `set_codes` does, by torch; return whether they hold the rows exactly."""
+    scale = F.pad(scales, (0, 0, 0, -len(scales) % ROWS))
+    groups, middle = split(filled_up(rows), 1, -1, GROUP), 1 << (bits - 1)
+    codes = torch.where(scale[..., None] == 0, 0, groups / scale.float()[..., None]).round()
+    weights.copy_(in_panels((codes.clamp(-middle, middle - 1) + middle).to(torch.uint8), bits))
+    kept.copy_(by_panel(scale))
+    within = (codes >= -middle) & (codes < middle)
+    return bool((within & (codes * scale.float()[..., None] == groups)).all())
+
+
 def check_finite(rows: Tensor) -> None:
     """Raise NotFinite where a number of rows is NaN, or infinite in fp32."""
     if not rows.float().isfinite().all():
@@ -106,7 +155,7 @@ def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:
         return take_rows_torch(matrix, rows)
     rows = rows.contiguous()
     out = torch.empty(rows.shape[0], matrix.width)
-    held = matrix.weights.data_ptr(), matrix.scales.data_ptr()
+    held = matrix.weights.data_ptr(), matrix.scales.data_ptr(), native.number_of(matrix.scales.dtype)
     native.call("take_rows", matrix.bits, *held, matrix.width, rows.data_ptr(), rows.shape[0], out.data_ptr())
     return out
 
@@ -114,11 +163,11 @@ def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:
 def take_rows_torch(matrix: Quantised, rows: Tensor) -> Tensor:
     """Return the same as `take_rows` [R, width], by torch."""
     panels, places = rows // ROWS, rows % ROWS
-    quads = _split(matrix.weights[panels], 2, matrix.bits, ROWS, 4)
+    quads = split(matrix.weights[panels], 2, matrix.bits, ROWS, 4)
     quads = quads.gather(3, places[:, None, None, None, None].expand(*quads.shape[:3], 1, 4))
     scales = matrix.scales[panels].gather(2, places[:, None, None].expand(*quads.shape[:2], 1))
     return (
-        _numbers(quads, matrix.bits)
+        whole_numbers(quads, matrix.bits)
         .flatten(3)
         .mul(scales.float().transpose(1, 2)[..., None])
         .flatten(1)[:, : matrix.width]
@@ -139,29 +188,30 @@ def quantise(weight: Tensor, bits: int) -> Quantised:
 
 def quantise_torch(weight: Tensor, bits: int) -> Quantised:
     """Return weight [out, in] as `quantise` does, by torch; of two scales nearly as good it may choose the other."""
-    groups = _split(_filled_up(weight), 1, -1, GROUP)
+    groups = split(filled_up(weight), 1, -1, GROUP)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scale = _best_scale(groups, largest.abs() if bits == 8 else largest, bits)
     stored = (_whole(groups, scale, bits) + (1 << (bits - 1))).to(torch.uint8)
-    return Quantised(bits, weight.shape[0], weight.shape[1], _panels(stored, bits), _by_panel(scale[..., 0]))
+    return Quantised(bits, weight.shape[0], weight.shape[1], in_panels(stored, bits), by_panel(scale[..., 0]))
 
 
 def dequantise(matrix: Quantised) -> Tensor:
     """Return the matrix as fp32 [num_rows, width]."""
-    numbers = _numbers(_split(matrix.weights, 2, matrix.bits, ROWS, 4), matrix.bits)
+    numbers = whole_numbers(split(matrix.weights, 2, matrix.bits, ROWS, 4), matrix.bits)
     rows = numbers.flatten(3) * matrix.scales.float().transpose(1, 2)[..., None]
     return rows.flatten(2).flatten(0, 1)[: matrix.num_rows, : matrix.width]
 
 
-def matmul(x: Tensor, matrix: Quantised, level: int | None = None, gated: bool = False) -> Tensor:
+def matmul(x: Tensor, matrix: Quantised, level: int | None = None, gated: str | None = None) -> Tensor:
     """Return x [T, in] times the matrix, transposed, as fp32 [T, out].
 
-    gated: the first half of the rows goes through SiLU and is multiplied by the second half: [T, out / 2]; a half must
-    be a multiple of 16. level: the instructions to use, of native.levels(); None for the best.
+    gated: the first half of the rows goes through this activation, of ops.NATIVE_GATES, and is multiplied by the second
+    half: [T, out / 2]; a half must be a multiple of 16. level: the instructions to use, of native.levels(); None for
+    the best.
     """
     if native.library() is None:
         product = matmul_torch(x, matrix)
-        return silu_multiply_torch(product) if gated else product
+        return gate_multiply_torch(product, gated) if gated else product
     x = x.float().contiguous()
     out = torch.empty(x.shape[0], matrix.num_rows // 2 if gated else matrix.num_rows)
     native.call(
@@ -170,11 +220,12 @@ def matmul(x: Tensor, matrix: Quantised, level: int | None = None, gated: bool =
         matrix.bits,
         matrix.weights.data_ptr(),
         matrix.scales.data_ptr(),
+        native.number_of(matrix.scales.dtype),
         matrix.num_rows,
         matrix.width,
         x.data_ptr(),
         x.shape[0],
-        gated,
+        NATIVE_GATES[gated] if gated else 0,
         out.data_ptr(),
     )
     return out
@@ -187,16 +238,11 @@ def matmul_torch(x: Tensor, matrix: Quantised) -> Tensor:
 
 def rounded(x: Tensor) -> Tensor:
     """Return activations x [T, in] as they take part in the product, in fp32; NaN in groups that are not finite."""
-    groups = _split(F.pad(x.float(), (0, -x.shape[1] % GROUP)), 1, -1, GROUP)
+    groups = split(F.pad(x.float(), (0, -x.shape[1] % GROUP)), 1, -1, GROUP)
     largest = groups.abs().amax(2, keepdim=True)
     scale = torch.where(largest > _SMALLEST, largest / 127, torch.where(largest.isfinite(), 0.0, torch.nan))
     numbers = torch.where(largest > _SMALLEST, (groups * (127 / largest)).round(), 0.0)
     return (numbers * scale).flatten(1)[:, : x.shape[1]]
-
-
-def _filled_up(weight: Tensor) -> Tensor:
-    """Return weight [out, in] in fp32 with zeros that make whole panels and groups."""
-    return F.pad(weight.float(), (0, -weight.shape[1] % GROUP, 0, -weight.shape[0] % ROWS))
 
 
 def _best_scale(groups: Tensor, largest: Tensor, bits: int) -> Tensor:
@@ -218,30 +264,3 @@ def _whole(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Return the whole numbers that groups [R, groups, 32] are rounded to with bf16 scales [R, groups, 1]."""
     exact = scale.float()
     return torch.where(exact == 0, 0, groups / exact).round().clamp(_LOWEST[bits], _HIGHEST[bits])
-
-
-def _numbers(quads: Tensor, bits: int) -> Tensor:
-    """Return the numbers [panels, R, groups, 8, 4] that bytes [panels, groups, bits, R, 4] stand for, in fp32."""
-    if bits == 4:
-        quads = torch.stack((quads & 15, quads >> 4), 3).flatten(2, 3)
-    return quads.permute(0, 3, 1, 2, 4).float() - (1 << (bits - 1))
-
-
-def _by_panel(rows: Tensor) -> Tensor:
-    """Return rows [R, groups] as [panels, groups, 16]."""
-    return _split(rows, 0, -1, ROWS).transpose(1, 2).contiguous()
-
-
-def _panels(stored: Tensor, bits: int) -> Tensor:
-    """Return numbers [R, groups, 32] as [panels, groups, 64 * bits]."""
-    quads = _split(_split(stored, 2, 8, 4), 0, -1, ROWS).permute(0, 2, 3, 1, 4)  # [panels, groups, 8, 16, 4]
-    if bits == 4:
-        quads = quads[:, :, 0::2] | quads[:, :, 1::2] << 4
-    return quads.flatten(2).contiguous()
-
-
-def _split(x: Tensor, dim: int, *sizes: int) -> Tensor:
-    """Return x with one dimension cut into several; -1 is what the others leave."""
-    known = math.prod(size for size in sizes if size >= 0)
-    sizes = tuple(x.shape[dim] // known if size < 0 else size for size in sizes)
-    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])

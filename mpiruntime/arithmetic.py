@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ollampi.kernels import attention, elementary, exact, exact_attention, grid, linear, ops
@@ -44,7 +43,10 @@ class Arithmetic(Protocol):
         """Return what rms_norm with weight [D] made, hidden [T, D], in fp64 as it is summed over tokens."""
 
     def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
-        """Return f(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F]."""
+        """Return activation(gate) * up [T, F] of gate and up side by side, x [T, in] @ weight [2F, in].T + bias [2F].
+
+        activation: as for `ops.gate_multiply`.
+        """
 
     def capped(self, x: Tensor, cap: float) -> Tensor:
         """Return cap tanh(x / cap) of x [...] in fp32."""
@@ -93,11 +95,8 @@ class Plain:
         return hidden.double()
 
     def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
-        """Return f(gate) * up [T, F]."""
-        if activation != "silu":
-            gate, up = linear.linear(x, weight, bias, self._choice).chunk(2, dim=-1)
-            return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
-        return linear.gated(x, weight, bias, self._choice)
+        """Return activation(gate) * up [T, F]."""
+        return linear.gated(x, weight, bias, self._choice, activation)
 
     def capped(self, x: Tensor, cap: float) -> Tensor:
         """Return cap tanh(x / cap) of x [...]."""
@@ -162,8 +161,8 @@ class Exact:
         return grid.on_grid(hidden, bound, _SPARE_BITS - (self.longest - 1).bit_length())
 
     def gated(self, x: Tensor, weight: Matrix, bias: Tensor | None, activation: str = "silu") -> Tensor:
-        """Return f(gate) * up [T, F] in fp32."""
-        return exact.silu_multiply(self.linear(x, weight, bias))
+        """Return activation(gate) * up [T, F] in fp32; activation: "silu" or "gelu_tanh"."""
+        return exact.gate_multiply(self.linear(x, weight, bias), activation)
 
     def capped(self, x: Tensor, cap: float) -> Tensor:
         """Return cap tanh(x / cap) of x [...]."""

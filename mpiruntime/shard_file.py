@@ -28,7 +28,8 @@ from ollampi.kernels.quantised import Quantised
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
 
-_VERSION = 1  # of the file and of the numbers in it; another one is written anew
+_VERSION = 2  # of the file and of the numbers in it; another one is written anew
+_KINDS = {torch.uint8: "U8", torch.bfloat16: "BF16", torch.float16: "F16"}
 _PIECE_BYTES = 1 << 20  # stays in a core's cache between reading and checking
 _SAMPLES, _SAMPLE_BYTES = 16, 4096  # of each file of the checkpoint
 _LEFT_S = 3600.0  # after which a file that was being written belongs to a rank that was killed
@@ -93,11 +94,13 @@ class ShardFile:
             self._entries, self._sums = entries, sums
 
     def matrix(self, name: str, num_rows: int, width: int, bits: int, dtype: torch.dtype) -> Quantised | None:
-        """Return a matrix of the file, or None where it is not there or damaged."""
+        """Return a matrix of the file, its scales as they were kept; None where it is not there or damaged."""
         if f"{name}.weights" not in self._entries:
             self.incomplete = True
             return None
-        matrix = quantised.empty(num_rows, width, bits, dtype)
+        scales = self._entries.get(f"{name}.scales")
+        scales_dtype = torch.float16 if scales is not None and scales.dtype == "F16" else torch.bfloat16
+        matrix = quantised.empty(num_rows, width, bits, dtype, scales_dtype)
         try:
             with self.path.open("rb") as file:
                 whole = all(self._read(file.fileno(), f"{name}.{part}", t) for part, t in _parts(matrix))
@@ -138,7 +141,7 @@ class ShardFile:
     def _read(self, file: int, name: str, tensor: Tensor) -> bool:
         """Fill a tensor from the file; return whether it is what was written."""
         entry, view = self._entries.get(name), _bytes(tensor)
-        if entry is None or entry.shape != tuple(tensor.shape) or entry.size_bytes != len(view):
+        if entry is None or (entry.dtype, entry.shape) != (_KINDS[tensor.dtype], tuple(tensor.shape)):
             return False
         got, found = 0, 0
         while got < len(view):
@@ -158,8 +161,11 @@ class ShardFile:
             for part, tensor in _parts(matrix):
                 full, view = f"{name}.{part}", _bytes(tensor)
                 sums[full] = f"{zlib.crc32(view):08x}"
-                kind = {torch.uint8: "U8", torch.bfloat16: "BF16"}[tensor.dtype]
-                entries[full] = {"dtype": kind, "shape": tuple(tensor.shape), "data_offsets": (at, at + len(view))}
+                entries[full] = {
+                    "dtype": _KINDS[tensor.dtype],
+                    "shape": tuple(tensor.shape),
+                    "data_offsets": (at, at + len(view)),
+                }
                 at += len(view)
         text = json.dumps({"__metadata__": sums, **entries}).encode()
         text += b" " * (-len(text) % 8)

@@ -3,11 +3,13 @@
 #define OLLAMPI_LEVEL_H
 #include <stdint.h>
 
-/* 0 any CPU, 1 AVX2 with FMA, 2 AVX-512 with VNNI. */
+/* 0 any CPU, 1 AVX2 with FMA and F16C, 2 AVX-512 with VNNI. */
 int64_t ollampi_level(void);
 
-/* gate [count] = SiLU of it times up. */
-void ollampi_gate(int64_t level, float *gate, const float *up, int64_t count);
+enum { NO_GATE, SILU, GELU_TANH }; /* as kernels/ops.py numbers them */
+
+/* gate [count] = its activation, SILU or GELU_TANH, times up; count is a multiple of 16. */
+void ollampi_gate(int64_t level, int64_t activation, float *gate, const float *up, int64_t count);
 
 /* Kernels that are compiled for each level from one text, per_token.h or dense.h. */
 #if defined(__x86_64__)

@@ -1,11 +1,13 @@
 /* The layout of quantised weights: panels of 16 rows, each in groups of 32 inputs.
 
    8 bits: a group of a panel is [8 quads][16 rows][4 inputs], a byte each, 128 added. 4 bits: [4][16 rows][4 inputs],
-   the low halves the inputs of quads 0, 2, 4, 6 and the high halves those of the next quad, 8 added. Scales are bf16,
-   [panels][groups][16 rows]. */
+   the low halves the inputs of quads 0, 2, 4, 6 and the high halves those of the next quad, 8 added. Scales are bf16
+   or fp16, [panels][groups][16 rows]. */
 #ifndef OLLAMPI_MATMUL_H
 #define OLLAMPI_MATMUL_H
 #include <stdint.h>
+
+#include "numbers.h"
 
 enum { ROWS = 16, GROUP = 32, TILE = 8 };
 #define SMALLEST 1e-30f /* a group of activations that are all smaller counts as zeros */
@@ -21,21 +23,24 @@ typedef struct { /* 1 to TILE tokens, which are multiplied together: `count` of 
 typedef void (*Panel)(const uint8_t *weights, const uint16_t *scales, const Tile *x, int first, int64_t num_groups,
                       float *out, int64_t stride);
 
-/* For 8 and for 4 bits, for 1 to TILE tokens. */
-typedef const Panel Panels[2][TILE];
+/* For scales in bf16 and in fp16, for 8 and for 4 bits, for 1 to TILE tokens. */
+typedef const Panel Panels[2][2][TILE];
 extern Panels panels_portable, panels_avx2, panels_avx512;
 
-/* Define such a table from an inline function `panel` whose first arguments, count and bits, are constants here. */
-#define ONE_PANEL(N, BITS)                                                                                    \
-    static TARGET void panel_##N##_##BITS(const uint8_t *w, const uint16_t *s, const Tile *x, int first,      \
-                                          int64_t num_groups, float *out, int64_t stride) {                   \
-        panel(N, BITS, w, s, x, first, num_groups, out, stride);                                              \
+/* Define such a table from an inline function `panel` whose first arguments, count, bits and the type of the scales, are
+   constants here. */
+#define ONE_PANEL(N, BITS, TYPE)                                                                              \
+    static TARGET void panel_##N##_##BITS##_##TYPE(const uint8_t *w, const uint16_t *s, const Tile *x, int first, \
+                                                   int64_t num_groups, float *out, int64_t stride) {         \
+        panel(N, BITS, TYPE, w, s, x, first, num_groups, out, stride);                                        \
     }
-#define EIGHT(BITS)                                                                             \
-    ONE_PANEL(1, BITS) ONE_PANEL(2, BITS) ONE_PANEL(3, BITS) ONE_PANEL(4, BITS) ONE_PANEL(5, BITS) \
-    ONE_PANEL(6, BITS) ONE_PANEL(7, BITS) ONE_PANEL(8, BITS)
-#define NAMES(BITS)                                                                             \
-    {panel_1_##BITS, panel_2_##BITS, panel_3_##BITS, panel_4_##BITS, panel_5_##BITS, panel_6_##BITS, \
-     panel_7_##BITS, panel_8_##BITS}
-#define DEFINE_PANELS(TABLE) EIGHT(8) EIGHT(4) Panels TABLE = {NAMES(8), NAMES(4)};
+#define EIGHT(BITS, TYPE)                                                                                     \
+    ONE_PANEL(1, BITS, TYPE) ONE_PANEL(2, BITS, TYPE) ONE_PANEL(3, BITS, TYPE) ONE_PANEL(4, BITS, TYPE)       \
+    ONE_PANEL(5, BITS, TYPE) ONE_PANEL(6, BITS, TYPE) ONE_PANEL(7, BITS, TYPE) ONE_PANEL(8, BITS, TYPE)
+#define NAMES(BITS, TYPE)                                                                                     \
+    {panel_1_##BITS##_##TYPE, panel_2_##BITS##_##TYPE, panel_3_##BITS##_##TYPE, panel_4_##BITS##_##TYPE,      \
+     panel_5_##BITS##_##TYPE, panel_6_##BITS##_##TYPE, panel_7_##BITS##_##TYPE, panel_8_##BITS##_##TYPE}
+#define DEFINE_PANELS(TABLE)                                                                                  \
+    EIGHT(8, BF16) EIGHT(4, BF16) EIGHT(8, FP16) EIGHT(4, FP16)                                               \
+    Panels TABLE = {{NAMES(8, BF16), NAMES(4, BF16)}, {NAMES(8, FP16), NAMES(4, FP16)}};
 #endif

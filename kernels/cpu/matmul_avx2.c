@@ -4,10 +4,16 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 enum { HALF = 8, FEW = 4 }; /* rows and tokens that fit 16 registers */
+
+INLINE __m256 scales_of(int type, const uint16_t *scales) {
+    const __m128i halves = _mm_loadu_si128((const __m128i *)scales);
+    if (type == FP16) return _mm256_cvtph_ps(halves);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16)); /* the upper half of fp32 */
+}
 
 /* Add the products of 4 inputs of 8 rows, w in 0..255 or 0..15, to dots; w of 8 bits counts from 128. */
 INLINE __m256i quad(__m256i dots, int bits, __m256i w, const int8_t *x) {
@@ -23,8 +29,8 @@ INLINE __m256i quad(__m256i dots, int bits, __m256i w, const int8_t *x) {
 }
 
 /* out[t][0..7] for up to FEW tokens, from the `at`th of `count` on, and half a panel. */
-INLINE void half(int few, int count, int at, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x,
-                 int64_t num_groups, float *out, int64_t stride) {
+INLINE void half(int few, int count, int at, int bits, int type, const uint8_t *weights, const uint16_t *scales,
+                 const Tile *x, int64_t num_groups, float *out, int64_t stride) {
     __m256 sums[FEW];
     for (int t = 0; t < few; t++) sums[t] = _mm256_setzero_ps();
     const int8_t *values = x->values + 4 * at;
@@ -46,8 +52,7 @@ INLINE void half(int few, int count, int at, int bits, const uint8_t *weights, c
                 }
             }
         }
-        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)scales));
-        const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)); /* bf16 is the upper half of fp32 */
+        const __m256 scale = scales_of(type, scales);
         for (int t = 0; t < few; t++)
             sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t]), _mm256_mul_ps(scale, _mm256_set1_ps(steps[t])), sums[t]);
         weights += 64 * bits;
@@ -59,13 +64,14 @@ INLINE void half(int few, int count, int at, int bits, const uint8_t *weights, c
     for (int t = 0; t < few; t++) _mm256_storeu_ps(out + t * stride, sums[t]);
 }
 
-INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x, int first,
-                  int64_t num_groups, float *out, int64_t stride) {
+INLINE void panel(int count, int bits, int type, const uint8_t *weights, const uint16_t *scales, const Tile *x,
+                  int first, int64_t num_groups, float *out, int64_t stride) {
     (void)first;
     for (int rows = 0; rows < ROWS; rows += HALF) {
         for (int t = 0; t < count; t += FEW) {
             const int few = count - t < FEW ? count - t : FEW;
-            half(few, count, t, bits, weights + 4 * rows, scales + rows, x, num_groups, out + t * stride + rows, stride);
+            half(few, count, t, bits, type, weights + 4 * rows, scales + rows, x, num_groups, out + t * stride + rows,
+                 stride);
         }
     }
 }

@@ -9,9 +9,10 @@ enum { AHEAD = 8192 }; /* bytes of weights between what is computed with and wha
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-INLINE __m512 scales_of(const uint16_t *scales) { /* bf16 is the upper half of fp32 */
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)scales)), 16));
+INLINE __m512 scales_of(int type, const uint16_t *scales) {
+    const __m256i halves = _mm256_loadu_si256((const __m256i *)scales);
+    if (type == FP16) return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); /* the upper half of fp32 */
 }
 
 /* Add the products of 4 inputs of 16 rows to dots. */
@@ -22,8 +23,8 @@ INLINE __m512i quad(__m512i dots, __m512i w, const int8_t *x) {
 }
 
 /* out[t][0..15] for `count` tokens and one panel. */
-INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x, int first,
-                  int64_t num_groups, float *out, int64_t stride) {
+INLINE void panel(int count, int bits, int type, const uint8_t *weights, const uint16_t *scales, const Tile *x,
+                  int first, int64_t num_groups, float *out, int64_t stride) {
     __m512 sums[TILE];
     for (int t = 0; t < count; t++) sums[t] = _mm512_setzero_ps();
     const int8_t *values = x->values;
@@ -57,7 +58,7 @@ INLINE void panel(int count, int bits, const uint8_t *weights, const uint16_t *s
                 for (int t = 0; t < count; t++) dots[t] = quad(dots[t], odd, values + 4 * ((2 * q + 1) * count + t));
             }
         }
-        const __m512 scale = scales_of(scales);
+        const __m512 scale = scales_of(type, scales);
 #pragma GCC unroll 8
         for (int t = 0; t < count; t++)
             sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), _mm512_mul_ps(scale, _mm512_set1_ps(steps[t])), sums[t]);

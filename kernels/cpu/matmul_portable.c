@@ -6,8 +6,8 @@
 #define TARGET
 
 /* out[t][0..15] for `count` tokens and one panel. */
-static inline void panel(int count, int bits, const uint8_t *weights, const uint16_t *scales, const Tile *x, int first,
-                         int64_t num_groups, float *out, int64_t stride) {
+static inline void panel(int count, int bits, int type, const uint8_t *weights, const uint16_t *scales, const Tile *x,
+                         int first, int64_t num_groups, float *out, int64_t stride) {
     (void)first;
     for (int t = 0; t < count; t++) {
         float sums[ROWS] = {0};
@@ -21,9 +21,8 @@ static inline void panel(int count, int bits, const uint8_t *weights, const uint
                 for (int row = 0; row < ROWS; row++) dots[row] += ((w[4 * row] >> shift & mask) - (1 << (bits - 1))) * value;
             }
             for (int row = 0; row < ROWS; row++) {
-                const uint32_t upper = (uint32_t)scales[g * ROWS + row] << 16; /* bf16 is the upper half of fp32 */
-                float scale;
-                memcpy(&scale, &upper, sizeof scale);
+                const uint16_t half = scales[g * ROWS + row];
+                const float scale = type == FP16 ? from_fp16(half) : from_bf16(half);
                 sums[row] += scale * x->scales[g * count + t] * (float)dots[row];
             }
         }

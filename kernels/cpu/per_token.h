@@ -1,6 +1,7 @@
 /* The small operations of a decoder layer; kernels/per_token.py says what is computed. Compiled for each level. */
 #include <math.h>
 
+#include "level.h"
 #include "mix.h"
 #include "numbers.h"
 #include "vectors.h"
@@ -48,19 +49,34 @@ void LEVEL(rms_norm)(const float *x, const void *weight, int64_t type, float eps
     }
 }
 
-/* gate [count] = SiLU of it times up; count is a multiple of LANES. exps stops growing at 88, so what lies below -88 is
-   divided by infinity: nothing is left of a number, and NaN of infinity. */
-void LEVEL(gate)(float *gate, const float *up, int64_t count) {
+/* 1 + e, e being e^-z. exps stops growing at 88; beyond it this is infinite, and what is divided by it leaves nothing of
+   a number, and NaN of infinity. */
+INLINED Floats LEVEL(divisor)(Floats z, Floats e) { return choose(z < -88, (Floats){0} + INFINITY, 1 + e); }
+
+/* What x is divided by for GELU in its tanh form: x (1 + tanh y) / 2 = x / (1 + e^-2y). 2y goes into two parts: one
+   rounding of it would show in its exponential. */
+INLINED Floats LEVEL(gelu_divisor)(Floats x) {
+    const Floats bound = (Floats){0} + 16; /* far beyond where the result is x or nothing */
+    const Doubles wide = __builtin_convertvector(choose(x > bound, bound, choose(x < -bound, -bound, x)), Doubles);
+    const Doubles z = wide * (1.5957691216057308 + 0.07135481627260025 * (wide * wide)); /* 2 sqrt(2/pi), times 0.044715 */
+    const Floats rounded = __builtin_convertvector(z, Floats);
+    const Floats rest = __builtin_convertvector(z - __builtin_convertvector(rounded, Doubles), Floats), e = exps(-rounded);
+    return LEVEL(divisor)(rounded, e - e * rest);
+}
+
+/* gate [count] = its activation times up; count is a multiple of LANES. */
+void LEVEL(gate)(int64_t activation, float *gate, const float *up, int64_t count) {
     for (int64_t i = 0; i < count; i += LANES) {
         Floats g, u;
         memcpy(&g, gate + i, sizeof g);
         memcpy(&u, up + i, sizeof u);
-        g = g / choose(g < -88, (Floats){0} + INFINITY, 1 + exps(-g)) * u;
+        g = g / (activation == SILU ? LEVEL(divisor)(g, exps(-g)) : LEVEL(gelu_divisor)(g)) * u;
         memcpy(gate + i, &g, sizeof g);
     }
 }
 
-void LEVEL(silu_multiply)(const void *gate_up, int64_t type, int64_t num_tokens, int64_t width, void *out) {
+void LEVEL(gate_multiply)(int64_t activation, const void *gate_up, int64_t type, int64_t num_tokens, int64_t width,
+                          void *out) {
     enum { PIECE = 512 };
     const int64_t pieces = (width + PIECE - 1) / PIECE;
 #pragma omp parallel for schedule(static) if (num_tokens * width > 1 << 15)
@@ -70,7 +86,7 @@ void LEVEL(silu_multiply)(const void *gate_up, int64_t type, int64_t num_tokens,
         float gate[PIECE] = {0}, up[PIECE] = {0};
         LEVEL(load)(gate_up, type, 2 * t * width + first, count, gate);
         LEVEL(load)(gate_up, type, (2 * t + 1) * width + first, count, up);
-        LEVEL(gate)(gate, up, (count + LANES - 1) / LANES * LANES);
+        LEVEL(gate)(activation, gate, up, (count + LANES - 1) / LANES * LANES);
         LEVEL(store)(gate, type, out, t * width + first, count);
     }
 }

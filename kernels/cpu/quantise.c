@@ -6,22 +6,15 @@
 
 #include "clones.h"
 
-static inline uint16_t bf16(float x) { /* to the nearest, ties to even; x is finite */
+static inline uint16_t bf16(float x) { /* to the nearest, ties to even; x is finite, which to_bf16 would ask again */
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static inline float from_bf16(uint16_t upper) {
-    const uint32_t bits = (uint32_t)upper << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline float whole(float x, float scale, float low, float high) {
-    const float number = rintf(x / scale);
-    return number < low ? low : number > high ? high : number;
+static inline float whole(float x, float low, float high) {
+    const float number = rintf(x), least = number > low ? number : low; /* NaN is low: an integer has none */
+    return least < high ? least : high;
 }
 
 /* A group of a panel, row by row in the lanes: what is beyond num_rows and width is 0. */
@@ -52,7 +45,7 @@ static inline void best_scales(float x[GROUP][ROWS], const float *largest, const
         else
             for (int i = 0; i < GROUP; i++)
                 for (int r = 0; r < ROWS; r++) { /* over the largest: squares of huge numbers are beyond fp32 */
-                    const float off = (whole(x[i][r], exact[r], low, high) * exact[r] - x[i][r]) / largest[r];
+                    const float off = (whole(x[i][r] / exact[r], low, high) * exact[r] - x[i][r]) / largest[r];
                     error[r] += off * off;
                 }
         for (int r = 0; r < ROWS; r++) {
@@ -63,18 +56,15 @@ static inline void best_scales(float x[GROUP][ROWS], const float *largest, const
     }
 }
 
-/* x over its scales, as bytes or halves of bytes in the order of matmul.h; a word holds one row's, little end first. */
-static inline void store(float x[GROUP][ROWS], const float *scale, int64_t bits, float low, float high,
-                         uint8_t *group) {
-    uint32_t words[GROUP / 4][ROWS] = {{0}};
-    const float added = (float)(1 << (bits - 1));
-    for (int i = 0; i < GROUP; i++)
-        for (int r = 0; r < ROWS; r++) {
-            const float number = whole(x[i][r], scale[r], low, high);
-            words[i / 4][r] |= (uint32_t)(int32_t)((scale[r] == 0 ? 0 : number) + added) << i % 4 * 8;
-        }
+/* A whole number, as the byte of the i-th input in its word: little end first. */
+static inline uint32_t placed(float number, int64_t bits, int i) {
+    return (uint32_t)(int32_t)(number + (float)(1 << (bits - 1))) << i % 4 * 8;
+}
+
+/* Words of 4 inputs of a row each, as bytes or halves of bytes in the order of matmul.h. */
+static inline void store(uint32_t words[GROUP / 4][ROWS], int64_t bits, uint8_t *group) {
     if (bits == 8) {
-        memcpy(group, words, sizeof words);
+        memcpy(group, words, sizeof(uint32_t[GROUP / 4][ROWS]));
         return;
     }
     for (int quad = 0; quad < GROUP / 4; quad += 2) {
@@ -99,6 +89,7 @@ CLONES int64_t ollampi_quantise_weights(const void *rows, int64_t is_bf16, int64
             const int64_t at = p * num_groups + g;
             const char *first = (const char *)rows + (p * ROWS * stride + g * GROUP) * item;
             float x[GROUP][ROWS], largest[ROWS] = {0}, off[ROWS] = {0}, sum = 0, exact[ROWS];
+            uint32_t words[GROUP / 4][ROWS] = {{0}};
             load(first, is_bf16, num_rows - p * ROWS, width - g * GROUP, stride, x);
             for (int i = 0; i < GROUP; i++)
                 for (int r = 0; r < ROWS; r++) largest[r] = fabsf(x[i][r]) > fabsf(largest[r]) ? x[i][r] : largest[r];
@@ -111,8 +102,44 @@ CLONES int64_t ollampi_quantise_weights(const void *rows, int64_t is_bf16, int64
                 for (int r = 0; r < ROWS; r++) largest[r] = fabsf(largest[r]);
             best_scales(x, largest, divisors, num_divisors, low, high, scales + at * ROWS);
             for (int r = 0; r < ROWS; r++) exact[r] = from_bf16(scales[at * ROWS + r]);
-            store(x, exact, bits, low, high, weights + at * 64 * bits);
+            for (int i = 0; i < GROUP; i++)
+                for (int r = 0; r < ROWS; r++) {
+                    const float number = whole(x[i][r] / exact[r], low, high);
+                    words[i / 4][r] |= placed(exact[r] == 0 ? 0 : number, bits, i);
+                }
+            store(words, bits, weights + at * 64 * bits);
         }
     }
     return finite;
+}
+
+/* rows [num_rows, width] in fp32, `stride` from one to the next, that are whole numbers from -2^(bits - 1) on times
+   scales [num_rows, groups] in fp16 -> weights and scales as above; returned is whether they are, else some groups are
+   wrong. width is a multiple of 32. */
+CLONES int64_t ollampi_set_codes(const float *rows, const uint16_t *scales, int64_t num_rows, int64_t width,
+                                 int64_t stride, int64_t bits, uint8_t *weights, uint16_t *kept) {
+    const float high = (float)((1 << (bits - 1)) - 1), low = -high - 1;
+    const int64_t num_panels = (num_rows + ROWS - 1) / ROWS, num_groups = width / GROUP;
+    int64_t exact = 1;
+#pragma omp parallel for schedule(static) reduction(&& : exact)
+    for (int64_t p = 0; p < num_panels; p++) {
+        for (int64_t g = 0; g < num_groups; g++) {
+            const int64_t at = p * num_groups + g, left = num_rows - p * ROWS;
+            float x[GROUP][ROWS], scale[ROWS], factor[ROWS];
+            uint16_t *halves = kept + at * ROWS;
+            uint32_t words[GROUP / 4][ROWS] = {{0}}, off = 0;
+            load(rows + p * ROWS * stride + g * GROUP, 0, left, GROUP, stride, x);
+            for (int r = 0; r < ROWS; r++) halves[r] = r < left ? scales[(p * ROWS + r) * num_groups + g] : 0;
+            for (int r = 0; r < ROWS; r++) scale[r] = from_fp16(halves[r]), factor[r] = scale[r] == 0 ? 0 : 1 / scale[r];
+            for (int i = 0; i < GROUP; i++)
+                for (int r = 0; r < ROWS; r++) {
+                    const float number = whole(x[i][r] * factor[r], low, high);
+                    off |= !(number * scale[r] == x[i][r]);
+                    words[i / 4][r] |= placed(number, bits, i);
+                }
+            exact = exact && !off;
+            if (!off) store(words, bits, weights + at * 64 * bits);
+        }
+    }
+    return exact;
 }

@@ -12,7 +12,7 @@ from support.arithmetic import threads
 from torch import Tensor
 
 from ollampi.kernels.elementary import cos_sin, exp, tanh
-from ollampi.kernels.exact import silu_multiply
+from ollampi.kernels.exact import gate_multiply
 
 LENGTHS = [*range(1, 20), 31, 32, 33, 47, 48, 49, 63, 64, 65, 70]  # vectors have up to 16 elements
 # What deterministic arithmetic does to elements. An operation of two numbers gets a number and a function of it.
@@ -58,12 +58,13 @@ def test_a_result_does_not_depend_on_the_number_of_threads(name: str) -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_silu_does_not_depend_on_its_place() -> None:
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_a_gate_does_not_depend_on_its_place(activation: str) -> None:
     row = torch.randn(2, 70, generator=torch.Generator().manual_seed(0)) * 10
-    whole = silu_multiply(torch.cat((row[0], row[1]))[None])[0]
+    whole = gate_multiply(torch.cat((row[0], row[1]))[None], activation)[0]
     for first in range(17):
         for last in range(first + 1, 71, 3):
-            part = silu_multiply(torch.cat((row[0, first:last], row[1, first:last]))[None])[0]
+            part = gate_multiply(torch.cat((row[0, first:last], row[1, first:last]))[None], activation)[0]
             assert torch.equal(part, whole[first:last])
 
 

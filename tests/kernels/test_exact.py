@@ -67,9 +67,11 @@ def test_the_norm_is_right_and_has_no_order() -> None:
     assert torch.equal(exact.rms_norm(x[3:4], weight, 1e-5), out[3:4])
 
 
-def test_silu_is_right() -> None:
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gates_are_right(activation: str) -> None:
     gate_up = numbers(5, 64) * 30
-    torch.testing.assert_close(exact.silu_multiply(gate_up), ops.silu_multiply(gate_up), rtol=1e-6, atol=1e-30)
+    wanted = ops.gate_multiply_torch(gate_up.double(), activation).float()
+    torch.testing.assert_close(exact.gate_multiply(gate_up, activation), wanted, rtol=1e-6, atol=1e-13)
 
 
 def attention_inputs(num_queries: int, num_keys: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

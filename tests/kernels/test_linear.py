@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.kernels.linear import gated, linear, padded_rows
-from ollampi.kernels.ops import silu_multiply_torch
+from ollampi.kernels.ops import gate_multiply_torch
 from ollampi.kernels.quantised import quantise
 
 
@@ -51,12 +51,13 @@ def test_quantised_weights_are_multiplied_alike_by_both_kernels(bits: int, with_
 @pytest.mark.parametrize("width", [16, 32, 20, 33])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 8, 19])
-def test_gated_products_are_those_of_two_steps(width: int, with_bias: bool, rows: int) -> None:
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu"])
+def test_gated_products_are_those_of_two_steps(width: int, with_bias: bool, rows: int, activation: str) -> None:
     weight, bias = torch.randn(2 * width, 96), torch.randn(2 * width) if with_bias else None
     x = torch.randn(rows, 96)
     for matrix in (weight, weight.bfloat16(), quantise(weight, 8), quantise(weight, 4)):
         given = None if bias is None else bias.to(torch.bfloat16 if matrix is not weight else torch.float32)
-        wanted = silu_multiply_torch(linear(x, matrix, given).float())
-        found = gated(x, matrix, given)
+        wanted = gate_multiply_torch(linear(x, matrix, given).float(), activation)
+        found = gated(x, matrix, given, activation=activation)
         step = 1e-5 if found.dtype == torch.float32 else 2**-6  # bf16 without a library: each step is rounded
         torch.testing.assert_close(found.float(), wanted, rtol=step, atol=step)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.arithmetic import DRAW, numbers, threads
+from support.arithmetic import DRAW, assert_near, numbers, threads
 
 from ollampi.kernels import native as native_kernels
 from ollampi.kernels.groups import GROUP
 from ollampi.kernels.native import levels
 from ollampi.kernels.quantised import (
     NotFinite,
-    Quantised,
     dequantise,
     empty,
     matmul,
@@ -27,14 +26,6 @@ from ollampi.kernels.quantised import (
 BITS = pytest.mark.parametrize("bits", [8, 4])
 LEVELS = pytest.mark.parametrize("level", levels())
 SHAPES = [(1, 1), (1, 32), (16, 32), (17, 33), (15, 31), (100, 70), (48, 256), (33, 1000)]
-
-
-def assert_near(found: torch.Tensor, expected: torch.Tensor, x: torch.Tensor, matrix: Quantised) -> None:
-    """Compare two products, whose sums may differ by the rounding of fp32."""
-    size = rounded(x).abs() @ dequantise(matrix).abs().T
-    assert found.shape == expected.shape
-    assert found.dtype == torch.float32
-    assert ((found - expected).abs() <= 1e-6 * size + 1e-38).all()
 
 
 @BITS

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from support.checkpoints import PROMPT, write_checkpoint
 from support.worlds import lead, load_message, logits_in_pieces
 
+from ollampi.kernels import quantised
 from ollampi.mpiruntime import checkpoint as checkpoint_module
 from ollampi.mpiruntime import shard_file
 from ollampi.mpiruntime.runner import LoadReport, Runner
@@ -191,3 +192,22 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_not_kept(
 def test_plain_weights_are_not_kept(folder: Path, tmp_path: Path) -> None:
     start(folder, tmp_path / "c", quantize="none")
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("scales_dtype", [torch.float16, torch.bfloat16])
+def test_scales_come_back_in_their_own_type(tmp_path: Path, scales_dtype: torch.dtype) -> None:
+    matrix = quantised.empty(20, 96, 8, torch.float32, scales_dtype)
+    matrix.weights.random_()
+    matrix.scales.copy_(torch.randn(matrix.scales.shape))
+    path = tmp_path / "kept.safetensors"
+    written = shard_file.ShardFile(path, "key")
+    written.keep("m", matrix)
+    written.save()
+    assert load_file(path)["m.scales"].dtype == scales_dtype
+    found = shard_file.ShardFile(path, "key").matrix("m", 20, 96, 8, torch.float32)
+    assert found is not None
+    assert found.scales.dtype == scales_dtype
+    assert torch.equal(found.scales, matrix.scales)
+    assert torch.equal(found.weights, matrix.weights)
+    path.write_bytes(path.read_bytes().replace(b'"U8"', b'"I8"'))  # the bytes of another type are no weights
+    assert shard_file.ShardFile(path, "key").matrix("m", 20, 96, 8, torch.float32) is None
