@@ -93,7 +93,11 @@ def test_what_the_config_says_matters(tmp_path: Path, family: str, changes: dict
 @pytest.mark.parametrize("family", ["dynamic_rope", "phi4"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_rope_that_grows_with_the_text_goes_by_the_context(tmp_path: Path, family: str, size: int) -> None:
-    folder = write_checkpoint(tmp_path / "m", **{**FAMILIES[family], "max_position_embeddings": 80})
+    row = {**FAMILIES[family], "max_position_embeddings": 80}
+    if family == "phi4":
+        rope = {**row["rope_scaling"], "original_max_position_embeddings": 64}
+        row |= {"rope_scaling": rope, "original_max_position_embeddings": 64}
+    folder = write_checkpoint(tmp_path / "m", **row)
     tokens = [(7 * i) % 190 for i in range(96)]
     for count, context in ((96, 96), (60, 64)):
         found = logits(folder, size, tokens[:count], [50, count - 50], context=context)

@@ -34,7 +34,7 @@ _LONGROPE = {
     "rope_theta": 10000.0,
     "short_factor": [1.0, 1.1, 1.2],
     "long_factor": [1.0, 2.0, 4.5],
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": 200,
     "partial_rotary_factor": 0.75,
 }
 _MOE = {"num_experts_per_tok": 2, "intermediate_size": 96}
@@ -83,7 +83,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **_IDS,
     },
     "phi3": {"model_type": "phi3", "sliding_window": 9, **_IDS},
-    "phi4": {"model_type": "phi3", "rope_scaling": _LONGROPE, "num_key_value_heads": 4, **_IDS},
+    "phi4": {
+        "model_type": "phi3",
+        "rope_scaling": _LONGROPE,
+        "original_max_position_embeddings": 200,
+        "num_key_value_heads": 4,
+        **_IDS,
+    },
 }
 ENCODERS: dict[str, dict[str, Any]] = {"bert": {"model_type": "bert", "num_key_value_heads": None}}
 PROMPT = [1, 17, 202 % 199, 5, 5, 88, 140, 3, 61, 7, 9, 12, 150, 44, 23, 8, 91]
