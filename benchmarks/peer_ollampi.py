@@ -74,7 +74,7 @@ class Client(Local):
 
 def read_bytes(hosted: HostedModel) -> int:
     """Return the bytes of weights that all ranks read for one token: all but the input table, where it is another."""
-    config, bits = hosted.config, BITS[hosted.settings.quantize]
+    config, bits = hosted.config, BITS.get(hosted.settings.quantize)
     total = sum(report.weight_bytes for report in hosted.reports)
     if config.tied_embeddings:
         return total

@@ -94,9 +94,9 @@ def print_formats(windows: list[list[int]], targets: list[torch.Tensor]) -> None
     """Print one line per format of the weights."""
     config = read_config(DEMO)
     exact = window_logits("float32", "float32", windows)
-    for quantize, bits in BITS.items():
-        found = exact if bits is None else window_logits("float32", "float32", windows, quantize)
-        size = shard_bytes(config, Shard(0, 1), "float32", bits) * 8 / num_parameters(config)
+    for quantize in ("none", *BITS):
+        found = exact if quantize == "none" else window_logits("float32", "float32", windows, quantize)
+        size = shard_bytes(config, Shard(0, 1), "float32", quantize) * 8 / num_parameters(config)
         worse = 100 * (math.exp(loss(found, targets) - loss(exact, targets)) - 1)
         print(f"weights {quantize}: {compare(found, exact, targets)}; perplexity {worse:+.2f} %; {size:.2f} bits each")
 

@@ -18,15 +18,20 @@ _PLAIN = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _QUANTISED = {8: "q8", 4: "q4"}
 
 
+def format_of(weight: Matrix) -> str:
+    """Return what a matrix is kept in, as kernels.choice names formats."""
+    return _QUANTISED[weight.bits] if isinstance(weight, Quantised) else _PLAIN[weight.dtype]
+
+
 def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None, choice: Choice = NATIVE) -> Tensor:
     """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out], in fp32 or in the dtype of the weight.
 
     choice: up to how many tokens the native kernels serve.
     """
     if isinstance(weight, Quantised):
-        multiply = quantised.matmul if choice.is_native(_QUANTISED[weight.bits], x.shape[0]) else quantised.matmul_torch
+        multiply = quantised.matmul if choice.is_native(format_of(weight), x.shape[0]) else quantised.matmul_torch
         product = multiply(x, weight)
-    elif native.serves(weight) and choice.is_native(_PLAIN[weight.dtype], x.shape[0]):
+    elif native.serves(weight) and choice.is_native(format_of(weight), x.shape[0]):
         product = dense.matmul(x, weight)
     else:
         return _by_torch(x.to(weight.dtype), weight, bias)
@@ -45,7 +50,7 @@ def gated(
         and bias is None
         and activation in NATIVE_GATES
         and weight.num_rows % (2 * ROWS) == 0
-        and choice.is_native(_QUANTISED[weight.bits], x.shape[0])
+        and choice.is_native(format_of(weight), x.shape[0])
     ):
         return quantised.matmul(x, weight, gated=activation)  # nothing of twice the size goes to memory and back
     return gate_multiply(linear(x, weight, bias, choice), activation)

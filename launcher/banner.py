@@ -34,14 +34,14 @@ def banner(
         rows.append([str(fact.rank), fact.host, *places, *held])
     limit = " (the model's limit)" if hosted.context == hosted.config.max_context else ""
     cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
-    kept = hosted.dtype if hosted.settings.quantize == "none" else f"{hosted.settings.quantize} and {hosted.dtype}"
+    formats = hosted.reports[0].formats
+    kept = " and ".join(dict.fromkeys([*formats, hosted.dtype]))
     head = f"{hosted.ref.name} in {kept}, context {hosted.context}{limit}, {cache}, {library}"
     lines = [head, "", *_aligned(rows)]
     if exchange:
         lines.append(f"tensors are exchanged through {exchange}")
     if not hosted.settings.deterministic:
-        name = hosted.dtype if hosted.settings.quantize == "none" else hosted.settings.quantize
-        lines.append(f"weights are multiplied by {choice.told(name)}")
+        lines += [f"weights in {name} are multiplied by {choice.told(name)}" for name in formats]
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
         lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")

@@ -139,7 +139,9 @@ _CACHE_DTYPE = Choice(
     "auto takes the model's; int8 takes half the memory of bfloat16 for slightly less exact answers",
 )
 _QUANTIZE = Choice(
-    ("none", "q8", "q4"), "q8 takes 8.5 bits for each weight and loses next to nothing, q4 4.5 bits and loses a little"
+    ("auto", "none", "q8", "q4"),
+    "q8 takes 8.5 bits for each weight and loses next to nothing, q4 4.5 bits and loses a little; none takes plain"
+    " numbers, auto what the checkpoint has",
 )
 _CACHE = Text("the path of a folder that keeps quantised weights, or null", or_null=True)
 _EXCHANGE = Choice(

@@ -16,7 +16,7 @@ from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.prequantised import refuse_quantised
 from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
-from ollampi.mpiruntime.source import Plain, Rows, Source
+from ollampi.mpiruntime.source import Rows, Source, StoredPlain
 
 _PIECE_BYTES = 8 << 20  # of a matrix in fp32, at most: what is held beside the shard while reading
 
@@ -144,7 +144,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 raise CheckpointError(f"tensor {name!r} is in {entries[name].path.name} and in {path.name} of {folder}")
             entries[name] = entry
     refuse_quantised(folder, entries.values())
-    return Checkpoint(folder, {name: Plain(entry) for name, entry in entries.items()})
+    return Checkpoint(folder, {name: StoredPlain(entry) for name, entry in entries.items()})
 
 
 def _plain_files(folder: Path) -> list[Path]:

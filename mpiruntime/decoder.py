@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ollampi.kernels.linear import Matrix
+from ollampi.kernels.linear import Matrix, format_of
 from ollampi.mpiruntime.attention import Attention
 from ollampi.mpiruntime.batch import Batch
 from ollampi.mpiruntime.communicator import Communicator
@@ -184,6 +185,15 @@ class Decoder:
         ends = [self.places, self.norm, None if self.head is self.embedding else self.head]
         parts = [self.embedding, *ends, *(p for layer in self.layers for p in layer.parts())]
         return [t for part in parts if part is not None for t in part.tensors()]
+
+    @property
+    def formats(self) -> list[str]:
+        """Return what the matrices are kept in, as kernels.choice names formats, what takes most first."""
+        sizes = Counter[str]()
+        for tensor in self.tensors():
+            if len(tensor.shape) == 2:
+                sizes[format_of(tensor)] += tensor.nbytes
+        return [name for name, _ in sizes.most_common()]
 
     @property
     def size_bytes(self) -> int:

@@ -10,14 +10,15 @@ class EngineSettings:
     """Memory and batching.
 
     dtype: auto, float32 or bfloat16; context_length: of a model unless a request asks for another; cache_tokens:
-    positions of the KV cache, shared by all requests, None for as many as are of use and fit into cache_fraction of
-    the memory that is left beside the weights; cache_dtype: float32, bfloat16, int8, or auto for that of the model;
-    max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; max_stretch: how many times as long
-    a step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step,
+    positions of the KV cache, shared by all requests, None for as many as are of use and fit into cache_fraction of the
+    memory that is left beside the weights; cache_dtype: float32, bfloat16, int8, or auto for that of the model;
+    max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; max_stretch: how many times as long a
+    step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step,
     None as in HostedModel.max_drafts; timeout_s: after which a request ends with an error, None for never;
     keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
-    in any batch and world, at a price (docs/determinism.md); quantize: none, q8 or q4; shard_cache: the folder that
-    keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or spread whole over the ranks.
+    in any batch and world, at a price (docs/determinism.md); quantize: none, q8, q4, or auto for what the checkpoint
+    has; shard_cache: the folder that keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or
+    spread whole over the ranks.
     """
 
     dtype: str = "auto"
@@ -35,6 +36,6 @@ class EngineSettings:
     timeout_s: float | None = None
     keep_alive_s: float | None = None
     deterministic: bool = False
-    quantize: str = "none"
+    quantize: str = "auto"
     shard_cache: str | None = None
     experts: str = "cut"

@@ -18,8 +18,8 @@ M_co = TypeVar("M_co", bound=Matrix, covariant=True)
 class Filling(Protocol[M_co]):
     """A matrix that is being read."""
 
-    def add(self, rows: Tensor) -> None:
-        """Take the next rows [R, width], of any dtype; raise NotFinite where they cannot be quantised."""
+    def add(self, rows: Rows) -> None:
+        """Take the next rows; raise NotFinite, or NotExact, where they cannot be quantised."""
 
     def matrix(self) -> M_co:
         """Return the matrix; all of its rows must have been added."""
@@ -32,10 +32,11 @@ class PlainFilling:
         self._out = torch.empty((num_rows, width), dtype=dtype)
         self._done = 0
 
-    def add(self, rows: Tensor) -> None:
+    def add(self, rows: Rows) -> None:
         """Take the next rows."""
-        self._out[self._done : self._done + len(rows)].copy_(rows)
-        self._done += len(rows)
+        end = self._done + len(rows.values)
+        self._out[self._done : end].copy_(rows.values)
+        self._done = end
 
     def matrix(self) -> Tensor:
         """Return the matrix."""
@@ -50,16 +51,17 @@ class QuantisedFilling:
         self._waiting: Tensor | None = None  # rows that do not fill a panel yet
         self._done = 0
 
-    def add(self, rows: Tensor) -> None:
+    def add(self, rows: Rows) -> None:
         """Take the next rows."""
+        values = rows.values
         if self._waiting is not None:
-            rows = torch.cat([self._waiting, rows])
-        last = self._done + len(rows) == self._out.num_rows
-        ready = len(rows) if last else len(rows) - len(rows) % ROWS
+            values = torch.cat([self._waiting, values])
+        last = self._done + len(values) == self._out.num_rows
+        ready = len(values) if last else len(values) - len(values) % ROWS
         if ready:
-            quantised.set_rows(self._out, self._done, rows[:ready])
+            quantised.set_rows(self._out, self._done, values[:ready])
         self._done += ready
-        self._waiting = rows[ready:].clone() if ready < len(rows) else None
+        self._waiting = values[ready:].clone() if ready < len(values) else None
         if self._waiting is not None:  # the next rows must not be blamed for these
             quantised.check_finite(self._waiting)
 

@@ -208,6 +208,7 @@ class Models:
         """Load a model on all ranks in place of another one, or in addition."""
         config = read_config(Path(ref.path))
         settings = self.settings
+        quantize = "none" if settings.deterministic and settings.quantize == "auto" else settings.quantize
         length = min(max(context or 0, settings.context_length), config.max_context)
         load = Load(
             model=self._next_number,
@@ -219,7 +220,7 @@ class Models:
             name=ref.name,
             deterministic=settings.deterministic,
             cache_dtype=settings.cache_dtype,
-            quantize=settings.quantize,
+            quantize=quantize,
             shard_cache=settings.shard_cache,
             experts=settings.experts,
         )

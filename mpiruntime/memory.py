@@ -12,7 +12,7 @@ SCALE_BYTES = 2  # of each vector that the cache keeps in 8 bits
 RUNTIME_BYTES = 256 << 20  # what a rank takes beside weights and cache: buffers of a step, kernels made at run time
 
 
-BITS = {"none": None, "q8": 8, "q4": 4}  # of the weights of matrices, by the name of the format
+BITS = {"q8": 8, "q4": 4}  # of the weights of matrices, by the name of the format
 
 
 def check_groups(config: ModelConfig, shard: Shard, spread: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,9 +31,10 @@ from ollampi.mpiruntime.plan import shard_bytes
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.shard_file import ShardFile, checkpoint_key, shard_path
+from ollampi.mpiruntime.source import DTYPES
 from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.trace import Trace
-from ollampi.mpiruntime.weights import Read
+from ollampi.mpiruntime.weights import Loaded
 from ollampi.mpiruntime.world import RankFacts, free_memory
 
 
@@ -41,7 +42,8 @@ from ollampi.mpiruntime.world import RankFacts, free_memory
 class LoadReport:
     """What one rank holds after loading: query and KV heads as [first, last), sizes, and what it read from disk.
 
-    note: what an operator should know of its file of quantised weights.
+    formats: what its matrices are kept in, as kernels.choice names formats, what takes most first; note: what an
+    operator should know of its file of quantised weights.
     """
 
     rank: int
@@ -52,6 +54,7 @@ class LoadReport:
     read_bytes: int
     unread: list[str]
     seconds: float
+    formats: list[str] = field(default_factory=list)
     note: str = ""
 
 
@@ -210,13 +213,12 @@ class Runner:
         """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
         fixed = block = 0
         for path in (check.path, *check.drafts):
-            config = read_config(Path(path))
-            open_checkpoint(Path(path))
+            config, spread = read_config(Path(path)), check.experts == "spread"
+            sources = open_checkpoint(Path(path)).sources
             self._arithmetic(check, config)
-            if check.quantize != "none":
-                check_groups(config, self.shard, check.experts == "spread")
-            bits, spread = BITS[check.quantize], check.experts == "spread"
-            fixed += shard_bytes(config, self.shard, check.dtype, bits, spread) + RUNTIME_BYTES
+            if check.quantize in BITS or any(source.kind not in DTYPES for source in sources.values()):
+                check_groups(config, self.shard, spread)
+            fixed += shard_bytes(config, self.shard, check.dtype, check.quantize, spread, sources) + RUNTIME_BYTES
             block += cache_bytes(config, self.shard, check.block_size, check.kept)
         leaving = [model for number, model in self._models.items() if number in check.leaving]
         staying = [model for number, model in self._models.items() if number not in check.leaving]
@@ -248,7 +250,7 @@ class Runner:
         meter = self.meters.of(load.name)
         how = self._arithmetic(load, config)
         shards = self._shards(load, checkpoint)
-        weights = Read(dtype, how, BITS[load.quantize], checkpoint=checkpoint, shards=shards)
+        weights = Loaded(dtype, how, load.quantize, checkpoint.sources, checkpoint=checkpoint, shards=shards)
         decoder = Decoder(weights, config, Cut(self.shard, meter.comm, load.experts == "spread"), load.context)
         checkpoint.finish()
         cache = self._cache(config, load, dtype)
@@ -265,6 +267,7 @@ class Runner:
             read_bytes=checkpoint.bytes_read + (shards.bytes_read if shards else 0),
             unread=sorted(name for name in checkpoint.unread if not is_idle(config, name)),
             seconds=time.monotonic() - began,
+            formats=decoder.formats,
             note=shards.note if shards else "",
         )
 

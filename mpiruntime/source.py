@@ -66,7 +66,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F
 
 
 @dataclass(frozen=True)
-class Plain:
+class StoredPlain:
     """A tensor of plain numbers in a safetensors file; rows are in the dtype of the file."""
 
     entry: TensorEntry

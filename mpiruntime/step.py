@@ -38,9 +38,9 @@ class Load:
     """Load a model under a number; dtype is float32 or bfloat16, context the most positions of one sequence.
 
     name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
-    cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8 or
-    q4; shard_cache: the folder in which quantised matrices are kept, None for nowhere; experts: cut, or spread whole
-    over the ranks.
+    cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8, q4
+    or auto; shard_cache: the folder in which quantised matrices are kept, None for nowhere; experts: cut, or spread
+    whole over the ranks.
     """
 
     model: int

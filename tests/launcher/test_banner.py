@@ -15,6 +15,7 @@ from ollampi.mpiruntime.request import ModelRef
 def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = True) -> HostedModel:
     """Return as much of a model as the banner reads."""
     report = SimpleNamespace(weight_bytes=0, cache_bytes=0, read_bytes=0, heads=(0, 2), kv_heads=(0, 1), unread=[])
+    report.formats = ["float32"]
     config = SimpleNamespace(max_context=max_context, has_head=has_head)
     values: Any = SimpleNamespace(ref=ModelRef("m:latest", path), dtype="float32", context=context, config=config)
     values.reports, values.cache_tokens, values.cache_dtype = [report], 8192, "int8"
@@ -37,7 +38,7 @@ def test_the_first_line_says_where_the_context_ends(max_context: int, text: str)
     ).splitlines()
     assert lines[0].startswith(f"m:latest in float32, {text}")
     assert "tensors are exchanged through MPI, as asked for" in lines
-    assert f"weights are multiplied by {Choice({'float32': 4}).told('float32')}" in lines
+    assert f"weights in float32 are multiplied by {Choice({'float32': 4}).told('float32')}" in lines
     assert lines[4].split()[:6] == ["0", "h", "0-2,5", "4", "0-1", "0"]
     assert "small:latest drafts for it; weights and cache per rank: 2 KiB" in lines
 

@@ -14,13 +14,18 @@ from safetensors.torch import save_file
 from support.checkpoints import FAMILIES, PROMPT, write_checkpoint
 from support.worlds import generate, run_engine
 
-from ollampi.mpiruntime.checkpoint import open_checkpoint
+from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
 from ollampi.mpiruntime.model_config import parse_config
 from ollampi.mpiruntime.safetensors_header import read_header
 from ollampi.mpiruntime.thread_world import run_threads
-from ollampi.mpiruntime.weights import Read
+from ollampi.mpiruntime.weights import Loaded
+
+
+def loaded(checkpoint: Checkpoint) -> Loaded:
+    """Return all tensors in fp32."""
+    return Loaded(torch.float32, sources=checkpoint.sources, checkpoint=checkpoint)
 
 
 def header_file(path: Path, header: Any, length: int | None = None, data: bytes = b"") -> Path:
@@ -101,7 +106,7 @@ def test_random_damage_is_refused_or_read_but_never_anything_else(tmp_path: Path
 def test_parts_are_those_of_the_whole(tmp_path: Path) -> None:
     whole = torch.randn(301, 77, dtype=torch.bfloat16)
     save_file({"p.w": whole, "p.v": whole[:, 0].contiguous()}, tmp_path / "model.safetensors")
-    weights = Read(torch.float32, checkpoint=open_checkpoint(tmp_path)) / "p"
+    weights = loaded(open_checkpoint(tmp_path)) / "p"
     assert torch.equal(weights.rows("w", (301, 77), range(5, 200)), whole[5:200].float())
     assert torch.equal(weights.columns("w", (301, 77), range(3, 70)), whole[:, 3:70].float())
     assert torch.equal(weights.vector("v", 301, range(7, 9)), whole[7:9, 0].float())
@@ -114,7 +119,7 @@ def test_progress_counts_every_tensor_once_and_ends_with_all(tmp_path: Path) -> 
     save_file({name: torch.ones(8, 4) for name in ("a", "b", "unused")}, tmp_path / "model.safetensors")
     checkpoint, told = open_checkpoint(tmp_path), list[tuple[int, int]]()
     checkpoint.progress = lambda passed, total: told.append((passed, total))
-    weights = Read(torch.float32, checkpoint=checkpoint)
+    weights = loaded(checkpoint)
     for name in ("a", "b", "a"):
         weights.rows(name, (8, 4), range(2))
     assert told == [(128, 384), (256, 384)]

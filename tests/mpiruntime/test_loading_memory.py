@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ollampi.mpiruntime.memory import BITS
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.plan import num_parameters, shard_bytes
 from ollampi.mpiruntime.shard import Shard
@@ -70,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_peak(models: tuple[Path, Path], tmp_path: Path, quantize: str) -> None:
     small, large = models
     config = read_config(large)
-    shard = shard_bytes(config, Shard(0, 1), "bfloat16", BITS[quantize])
+    shard = shard_bytes(config, Shard(0, 1), "bfloat16", quantize)
     assert shard * 8 <= {"none": 16, "q8": 8.6, "q4": 4.6}[quantize] * num_parameters(config)
     for _ in range(1 if quantize == "none" else 2):  # the second time from the cache
         line = [sys.executable, "-c", _CHILD, str(small), str(large), quantize, str(tmp_path / "cache")]

@@ -60,7 +60,7 @@ def test_every_weight_is_held_and_counted(folders: dict[str, Path]) -> None:
             assert reports is not None
             assert set.intersection(*(set(r.unread) for r in reports)) == set()
             for report in reports:
-                assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32", None)
+                assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32")
         sources = open_checkpoint(folder).sources.values()
         assert num_parameters(config) == sum(math.prod(source.shape) for source in sources)
 

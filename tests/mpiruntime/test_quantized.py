@@ -98,7 +98,7 @@ def test_every_weight_is_counted(folder: Path, quantize: str) -> None:
         reports = run_threads(size, lambda c, load=load: lead(c, lambda runner: runner.lead_load(load)))[0]
         assert reports is not None
         for report in reports:
-            assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32", BITS[quantize])
+            assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32", quantize)
 
 
 @FORMATS

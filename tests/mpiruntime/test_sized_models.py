@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fixed(folder: Path, size: int) -> int:
     """Return the bytes of weights and buffers on all ranks."""
     config = read_config(folder)
-    return sum(shard_bytes(config, Shard(r, size), "float32", None) + RUNTIME_BYTES for r in range(size))
+    return sum(shard_bytes(config, Shard(r, size), "float32") + RUNTIME_BYTES for r in range(size))
 
 
 def kept(folder: Path, size: int, tokens: int, dtype: str = "float32") -> int:
@@ -166,5 +166,5 @@ def test_requests_are_answered_from_a_cache_that_was_sized(folder: Path) -> None
     assert len(recorder.tokens(1)) == 8
     (model,) = recorder.last(2)["models"]
     config = read_config(folder)
-    weights = sum(shard_bytes(config, Shard(r, 2), "float32", None) for r in range(2))
+    weights = sum(shard_bytes(config, Shard(r, 2), "float32") for r in range(2))
     assert model["size_bytes"] == weights + kept(folder, 2, 256 * 256)  # max_running contexts of this small model
