@@ -16,7 +16,7 @@ from support.checkpoints import PROMPT, write_checkpoint
 from support.worlds import lead, load_message, logits_in_pieces
 
 from ollampi.kernels import quantised
-from ollampi.mpiruntime import checkpoint as checkpoint_module
+from ollampi.mpiruntime import weights as weights_module
 from ollampi.mpiruntime import shard_file
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.thread_world import run_threads
@@ -49,7 +49,7 @@ def refuse_to_quantise(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a matrix was quantised")
 
-    monkeypatch.setattr(checkpoint_module, "QuantisedFilling", refuse)
+    monkeypatch.setattr(weights_module, "QuantisedFilling", refuse)
 
 
 def test_the_home_of_a_user_who_does_not_exist_is_a_name_like_any_other(
@@ -176,14 +176,14 @@ def test_servers_may_start_at_once(folder: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_that_changes_while_it_is_read_is_not_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled = checkpoint_module.Weights._filled
+    filled = weights_module.Weights._filled
 
     def disturbed(self: Any, *args: Any) -> Any:
         os.utime(folder / "config.json")
         os.utime(folder / "model.safetensors")
         return filled(self, *args)
 
-    monkeypatch.setattr(checkpoint_module.Weights, "_filled", disturbed)
+    monkeypatch.setattr(weights_module.Weights, "_filled", disturbed)
     _, _, said = start(folder, tmp_path / "c")
     assert not (tmp_path / "c").exists()
     assert said == []
