@@ -69,14 +69,14 @@ def test_a_request_for_it_names_the_tensor_the_method_and_the_remedy(
 
 @pytest.mark.parametrize("method", ["bitsandbytes", 5, "", {}, None])
 def test_a_method_told_beside_plain_weights_is_no_hindrance(folder: Path, tmp_path: Path, method: object) -> None:
-    assert open_checkpoint(copy_of(folder, tmp_path / "m", method, None)).entries
+    assert open_checkpoint(copy_of(folder, tmp_path / "m", method, None)).sources
 
 
 def test_whole_numbers_that_are_no_weights_are_no_hindrance(folder: Path, tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["model.embeddings.position_ids"] = torch.arange(9)
     save_file(tensors, tmp_path / "model.safetensors")
-    assert open_checkpoint(tmp_path).entries
+    assert open_checkpoint(tmp_path).sources
 
 
 @pytest.mark.parametrize("dtype", ["F8_E8M0", "F4", "F6_E2M3", "I4"])

@@ -176,14 +176,14 @@ def test_servers_may_start_at_once(folder: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_that_changes_while_it_is_read_is_not_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled = weights_module.Weights._filled
+    filled = weights_module.Loaded._filled
 
     def disturbed(self: Any, *args: Any) -> Any:
         os.utime(folder / "config.json")
         os.utime(folder / "model.safetensors")
         return filled(self, *args)
 
-    monkeypatch.setattr(weights_module.Weights, "_filled", disturbed)
+    monkeypatch.setattr(weights_module.Loaded, "_filled", disturbed)
     _, _, said = start(folder, tmp_path / "c")
     assert not (tmp_path / "c").exists()
     assert said == []
