@@ -109,6 +109,17 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
         sys.exit(supervise(line, {**os.environ, **added, TERMINAL: "1" if sys.stderr.isatty() else ""}))
 
 
+@main.command(context_settings={**_PASS_ON, "allow_interspersed_args": False})
+@click.argument("model")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def plan(model: str, options: tuple[str, ...]) -> None:
+    """Print the memory and the exchange that a model will take, from its config.json alone.
+
+    OPTIONS: ranks=N, hosts=N, memory=SIZE (of each host), ctx=N, dtype=…, quantize=…, cache_dtype=…, experts=…
+    """
+    os.execv(sys.executable, [sys.executable, "-m", "ollampi.launcher.plan", model, *options])
+
+
 @main.command("list")
 @_host_option
 def list_models(client: Client) -> None:

@@ -4,6 +4,7 @@ Imports nothing heavy, so that `ollampi launch` can check a command line before 
 """
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,27 @@ class Text:
     def fits(self, value: Value) -> bool:
         """Return whether the text has any characters."""
         return bool(value) or (self.or_null and value is None)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A number of bytes with a unit, or null for what is found."""
+
+    takes: str = "a size such as 80GiB, 512MiB or 1.5TB, or null"
+
+    def parse(self, text: str) -> Value:
+        """Return the bytes; raise ValueError."""
+        if text == "null":
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+        if found is None:
+            raise ValueError(text)
+        base = 1024 if found[3] else 1000
+        return int(float(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0))
+
+    def fits(self, value: Value) -> bool:
+        """Return whether there are any, and no absurd number of them."""
+        return value is None or (isinstance(value, int) and 0 < value < 2**60)
 
 
 @dataclass(frozen=True)
@@ -246,11 +268,19 @@ def _parse(path: str, name: str, text: str) -> Value:
     """Return the value of a setting that was given under `name`."""
     if path not in SETTINGS:
         raise ConfigError(_unknown(path))
+    return parse(SETTINGS[path], name, text)
+
+
+def parse(kind: Kind, name: str, text: str) -> Value:
+    """Return the value of a text that was given for `name`; raise ConfigError with what it takes."""
     try:
-        value = SETTINGS[path].parse(text)
+        value = kind.parse(text)
     except ValueError as error:
-        raise ConfigError(f"{name} is {text!r}; it must be {SETTINGS[path].takes}") from error
-    check_setting(path, value, name, text if isinstance(value, int | float) else repr(text))
+        raise ConfigError(f"{name} is {text!r}; it must be {kind.takes}") from error
+    if not kind.fits(value):
+        raise ConfigError(
+            f"{name} is {text if isinstance(value, int | float) else repr(text)}; it must be {kind.takes}"
+        )
     return value
 
 

@@ -21,7 +21,7 @@ from ollampi.mpiruntime.step import Check, Load, Unload
 
 KEEP_ALIVE_S = 300.0
 MAX_DRAFTS = 16
-_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
+DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
 
 
 class NotYet(Exception):
@@ -213,7 +213,7 @@ class Models:
         load = Load(
             model=self._next_number,
             path=ref.path,
-            dtype=_DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype,
+            dtype=DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype,
             context=length,
             num_blocks=-(-max(settings.cache_tokens or 0, length) // settings.block_size),
             block_size=settings.block_size,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ollampi.kernels.groups import GROUP
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
+from ollampi.mpiruntime.source import DTYPES, Source
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 SCALE_BYTES = 2  # of each vector that the cache keeps in 8 bits
@@ -13,6 +16,12 @@ RUNTIME_BYTES = 256 << 20  # what a rank takes beside weights and cache: buffers
 
 
 BITS = {"q8": 8, "q4": 4}  # of the weights of matrices, by the name of the format
+
+
+def is_quantised(quantize: str, sources: Mapping[str, Source] | None) -> bool:
+    """Return whether any matrix of a checkpoint will be quantised; quantize as in a Load."""
+    own = sources is not None and any(source.kind not in DTYPES for source in sources.values())
+    return quantize in BITS or (quantize == "auto" and own)
 
 
 def check_groups(config: ModelConfig, shard: Shard, spread: bool) -> None:

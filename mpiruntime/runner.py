@@ -24,14 +24,13 @@ from ollampi.mpiruntime.decoder import Cut, Decoder, Output, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.heap import give_back
 from ollampi.mpiruntime.kv_cache import KVCache
-from ollampi.mpiruntime.memory import BITS, RUNTIME_BYTES, cache_bytes, check_groups
+from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, check_groups, is_quantised
 from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import ModelConfig, is_idle, read_config
 from ollampi.mpiruntime.plan import shard_bytes
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.shard_file import ShardFile, checkpoint_key, shard_path
-from ollampi.mpiruntime.source import DTYPES
 from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.weights import Loaded
@@ -216,7 +215,7 @@ class Runner:
             config, spread = read_config(Path(path)), check.experts == "spread"
             sources = open_checkpoint(Path(path)).sources
             self._arithmetic(check, config)
-            if check.quantize in BITS or any(source.kind not in DTYPES for source in sources.values()):
+            if is_quantised(check.quantize, sources):
                 check_groups(config, self.shard, spread)
             fixed += shard_bytes(config, self.shard, check.dtype, check.quantize, spread, sources) + RUNTIME_BYTES
             block += cache_bytes(config, self.shard, check.block_size, check.kept)

@@ -1,0 +1,152 @@
+"""Print what a model will take, without loading it: `python -m ollampi.launcher.plan MODEL key=value...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ollampi.launcher.config import CONF
+from ollampi.launcher.model_path import model_path, no_model
+from ollampi.launcher.settings import SETTINGS, Bytes, Kind, Number, parse
+from ollampi.launcher.words import table
+from ollampi.mpiruntime.checkpoint import open_checkpoint
+from ollampi.mpiruntime.errors import CheckpointError, ConfigError, ModelError, OllampiError
+from ollampi.mpiruntime.hosted import DTYPES
+from ollampi.mpiruntime.memory import human
+from ollampi.mpiruntime.model_config import ModelConfig, read_config
+from ollampi.mpiruntime.plan import RankPlan, Wanted, largest_context, num_parameters, plan, reduced_bytes
+from ollampi.mpiruntime.source import Source
+from ollampi.mpiruntime.world import free_memory
+
+OPTIONS: dict[str, tuple[Kind, Any]] = {
+    "ranks": (Number(int, 1, 4096), 1),
+    "hosts": (Number(int, 1, 4096), 1),
+    "memory": (Bytes(), None),
+    "ctx": (SETTINGS["engine.context_length"], 4096),
+    "dtype": (SETTINGS["dtype"], "auto"),
+    "quantize": (SETTINGS["quantize"], "auto"),
+    "cache_dtype": (SETTINGS["engine.cache_dtype"], "auto"),
+    "experts": (SETTINGS["experts"], "cut"),
+}
+
+
+def options(given: Sequence[str]) -> dict[str, Any]:
+    """Return the options by name; raise ConfigError for one that cannot be used."""
+    values = {name: default for name, (_, default) in OPTIONS.items()}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in OPTIONS:
+            raise ConfigError(f"{text!r} is no option of plan; write key=value, with one of: {', '.join(OPTIONS)}")
+        values[name] = parse(OPTIONS[name][0], name, value)
+    if values["hosts"] > values["ranks"]:
+        raise ConfigError(
+            f"hosts is {values['hosts']}; there are {values['ranks']} ranks, and each host has one at least"
+        )
+    return values
+
+
+def find(given: str) -> Path:
+    """Return the folder of a model by its path, that of its config.json, or the name of one that ships."""
+    path = Path(given).expanduser()
+    found = model_path(str(path.parent if path.name == "config.json" else path)) or model_path(
+        str(CONF / "models" / given)
+    )
+    if found is None:
+        raise ModelError(no_model(given, [path.name for path in (CONF / "models").iterdir()]))
+    return found
+
+
+def told(given: str, values: dict[str, Any]) -> str:
+    """Return the text; raise OllampiError where the model cannot be served so."""
+    folder = find(given)
+    config = read_config(folder)
+    dtype = DTYPES.get(config.dtype, "float32") if values["dtype"] == "auto" else values["dtype"]
+    size, context = values["ranks"], min(values["ctx"], config.max_context)
+    spread = values["experts"] == "spread"
+    ranks = plan(config, Wanted(size, dtype, values["quantize"], values["cache_dtype"], spread), _sources(folder))
+    hosts = [rank * values["hosts"] // size for rank in range(size)]
+    memory = values["memory"] or free_memory()
+    needed = max(
+        sum(rank.total_bytes(context) for rank, its in zip(ranks, hosts, strict=True) if its == host)
+        for host in set(hosts)
+    )
+    longest = largest_context(config, ranks, hosts, memory)
+    where = "given" if values["memory"] else "free here"
+    fits = (
+        f"fits into {human(memory)} ({where})" if needed <= memory else f"does NOT fit into {human(memory)} ({where})"
+    )
+    lines = [_head(folder, config), "", table(_rows(ranks, context)).rstrip(), ""]
+    lines += [f"per host: {human(needed)} with a context of {context} tokens, which {fits}"]
+    model_limit = " (the model's limit)" if longest == config.max_context else ""
+    lines += [f"largest context of one text: {f'{longest} tokens{model_limit}' if longest else 'none fits'}"]
+    return "\n".join([*lines, *_exchange(config, size), ""])
+
+
+def _sources(folder: Path) -> dict[str, Source] | None:
+    """Return the tensors of the checkpoint, None where there is only a config."""
+    try:
+        return open_checkpoint(folder).sources
+    except CheckpointError:
+        if any(folder.glob("*.safetensors")):
+            raise
+        return None
+
+
+def _head(folder: Path, config: ModelConfig) -> str:
+    """Return the first line."""
+    count = num_parameters(config)
+    weights = f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.2f} million"
+    experts = f", {config.experts.per_token} of {config.experts.count} experts" if config.experts else ""
+    return (
+        f"{folder.name}: {config.model_type}, {weights} weights, {config.num_layers} layers of width {config.width},"
+        f" {config.num_heads} heads over {config.num_kv_heads} KV heads{experts}"
+    )
+
+
+def _rows(ranks: list[RankPlan], context: int) -> list[tuple[str, ...]]:
+    """Return the table; neighbours that hold as much share a line."""
+    rows: list[tuple[str, ...]] = [("RANKS", "HEADS EACH", "WEIGHTS", "CACHE", "TOTAL EACH")]
+    first = 0
+    for number, rank in enumerate(ranks):
+        last = number + 1 == len(ranks) or _sizes(ranks[number + 1]) != _sizes(rank)
+        if last:
+            held = [rank.weight_bytes, rank.position_bytes * context, rank.total_bytes(context)]
+            heads, kv_heads = (span[1] - span[0] for span in (rank.heads, rank.kv_heads))
+            span = str(first) if first == number else f"{first}-{number}"
+            rows.append((span, f"{heads} over {kv_heads}", *map(human, held)))
+            first = number + 1
+    return rows
+
+
+def _sizes(rank: RankPlan) -> tuple[int, ...]:
+    """Return what tells a rank from another in the table."""
+    heads, kv_heads = (span[1] - span[0] for span in (rank.heads, rank.kv_heads))
+    return heads, kv_heads, rank.weight_bytes, rank.position_bytes
+
+
+def _exchange(config: ModelConfig, size: int) -> list[str]:
+    """Return what the ranks send each other for one token."""
+    if size == 1:
+        return []
+    count, each = reduced_bytes(config)
+    sent = 2 * (size - 1) * count * each // size
+    return [
+        f"exchange per token: {count} all-reduces of {human(each)}, for which each rank sends {human(sent)} at least;"
+        f" {human(config.vocab_size * 4 * (size - 1) // size)} of logits to rank 0 for each token of an answer"
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the plan, or what is wrong; return the exit status."""
+    try:
+        print(told(arguments[0], options(arguments[1:])), end="")
+    except OllampiError as e:
+        print(f"Error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
