@@ -27,8 +27,8 @@ class Mixture:
     """The likeliest experts of each token, weighted by a router that every rank has whole: Shazeer et al., 2017.
 
     Of every expert each rank has its columns, or, where they are spread, each rank has some experts whole. Either way
-    ranks add what theirs made of all tokens in one all-reduce. x must have the same bits on every rank, and so have
-    the choices, which are made by one thread for each number.
+    ranks add what theirs made of all tokens in one all-reduce. x must have the same bits on every rank. The router
+    computes in fp64, so that ranks which add up in another order, with more threads, choose the same experts.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, spread: bool) -> None:
@@ -37,7 +37,7 @@ class Mixture:
         self.activation = config.activation
         self.experts: Experts = config.experts
         names, count, size = config.names, self.experts.count, self.experts.width
-        self.router = weights.plain_rows(f"{names.router}.weight", (count, config.width))
+        self.router = weights.plain_rows(f"{names.router}.weight", (count, config.width)).double()
         part = range(size) if spread else shard.of(size, unit=GROUP)
         self.own: dict[int, _Expert] = {}
         for number in shard.of(count) if spread else range(count):
@@ -58,8 +58,8 @@ class Mixture:
 
     def _routed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the shares in fp32 and the numbers [T, per_token] of each token's experts."""
-        shares, chosen = self.arithmetic.linear(x, self.router).float().softmax(-1).topk(self.experts.per_token)
-        return (shares / shares.sum(-1, keepdim=True) if self.experts.normalised else shares), chosen
+        shares, chosen = (x.double() @ self.router.T).softmax(-1).topk(self.experts.per_token)
+        return (shares / shares.sum(-1, keepdim=True) if self.experts.normalised else shares).float(), chosen
 
     def _of_expert(self, x: Tensor, expert: _Expert) -> Tensor:
         """Return this rank's part of an expert's sum for x [T, D] as [T, D] in fp32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ def shard_bytes(
 
 def num_parameters(config: ModelConfig) -> int:
     """Return the number of weights of a model, tied ones once."""
-    return shard_bytes(config, Shard(0, 1), "float32") // 4
+    weights = Counted(torch.float32)
+    return sum(math.prod(t.shape) for t in Decoder(weights, config, Cut(Shard(0, 1), Single()), context=0).tensors())
 
 
 @dataclass(frozen=True)
