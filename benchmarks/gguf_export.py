@@ -1,4 +1,4 @@
-"""Write a Llama checkpoint as the GGUF file that llama.cpp reads: fp32, BF16, Q8_0 or Q4_0. Needs the peers extra."""
+"""Write a Llama checkpoint as the GGUF file that llama.cpp reads: fp32, BF16, Q8_0 or Q4_0."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def _as_llama_cpp(name: str, values: NDArray[np.float32], config: ModelConfig) -
 
 
 def interleaved(rows: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Return rows [num_heads * d, D] so that what is turned together is adjacent: row i and i + d / 2 of each head."""
-    halves = rows.reshape(num_heads, 2, -1, rows.shape[1])
+    """Return rows [num_heads * d, ...] so that what is turned together is adjacent: i and i + d / 2 of each head."""
+    halves = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)

@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from contestant import Row  # noqa: E402
+from gguf_export import export  # noqa: E402
 from large_model import large_model  # noqa: E402
 from read_bandwidth import ReadBandwidth  # noqa: E402
 from support.servers import mpirun  # noqa: E402
@@ -65,8 +66,6 @@ def starters(kind: str, model: Path, args: argparse.Namespace) -> dict[str, Call
         program = str(HERE / "peer_ollampi.py"), str(model), f"quantize={QUANTIZE[kind]}", *args.settings
         found[name] = start(name, ranks, *program)
     if LLAMA not in args.skip:
-        from gguf_export import export  # needs the extra
-
         path = export(model, kind, args.folder)
         found[LLAMA] = start(LLAMA, 1, str(HERE / "peer_llama.py"), str(path), str(cores))
     if TORCH not in args.skip:

@@ -4,7 +4,7 @@ OllampiError                a message with the value, the constraint and the rem
 |- ConfigError              the configuration or the command line
 |  `- WorldError            the number of ranks or how they were started
 |- ModelError               a model folder: config, tensors, tokenizer
-|  `- CheckpointError       a safetensors file
+|  `- CheckpointError       a file of weights
 |- RequestError             one request; others go on
 |  |- ContextError          the prompt does not fit the context
 |  `- BusyError             no room now; a later try may succeed
@@ -31,7 +31,7 @@ class ModelError(OllampiError):
 
 
 class CheckpointError(ModelError):
-    """A safetensors file is missing, damaged or does not hold what the model needs."""
+    """A file of weights is missing, damaged or does not hold what the model needs."""
 
 
 class RequestError(OllampiError):

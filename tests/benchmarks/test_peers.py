@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contestant import Row, rate
+from gguf_export import interleaved
 from peers import pairs, ratio, table
 from support.servers import wait_until
 from worker import Worker
@@ -80,8 +81,5 @@ def test_a_contestant_that_ends_is_named() -> None:
 
 
 def test_the_export_brings_together_what_is_turned_together() -> None:
-    pytest.importorskip("gguf", reason="needs the peers extra")
-    from gguf_export import interleaved
-
     rows = np.arange(2 * 6, dtype=np.float32)[:, None]  # two heads of six rows
     assert interleaved(rows, 2)[:, 0].tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
