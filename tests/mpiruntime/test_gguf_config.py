@@ -1,0 +1,234 @@
+"""What a GGUF file says of its model is what the config.json said that it was made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.checkpoints import FAMILIES, PROMPT, write_checkpoint
+from support.family_models import OTHERS, write_model
+from support.gguf_files import add_value, finish, write_gguf
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM
+
+from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.gguf_config import gguf_config, gguf_heads
+from ollampi.mpiruntime.gguf_header import read_gguf
+from ollampi.mpiruntime.model_config import parse_config, read_config
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0 + i / 8 for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+    "original_max_position_embeddings": 64,
+}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((model_type, {}) for model_type in OTHERS),
+    ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}),
+    ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+    ("phi3", {"sliding_window": 8}),
+    ("qwen2", {"tie_word_embeddings": True}),
+    (
+        "qwen2",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
+    ("gemma2", {"num_hidden_layers": 46, "query_pre_attn_scalar": 16, "head_dim": 24}),  # as 27B has it
+    (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            }
+        },
+    ),
+]
+
+
+@torch.no_grad()
+def outputs(folder: Path) -> Tensor:
+    """Return transformers' logits, or of an encoder the hidden states, for a prompt."""
+    encoder = json.loads((folder / "config.json").read_text())["model_type"] == "bert"
+    model = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    made = model.eval()(torch.tensor([[token % 100 for token in PROMPT]]))
+    result: Tensor = made.last_hidden_state if encoder else made.logits
+    return result
+
+
+def as_folder(path: Path, held: dict[str, Tensor], folder: Path) -> Path:
+    """Write what a GGUF file says and holds as a Hugging Face folder."""
+    values = gguf_config(read_gguf(path))
+    if values.get("norms_with_offset"):
+        held = {name: v - 1 if name.endswith("norm.weight") else v for name, v in held.items()}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"pad_token_id": 0, **values}))
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("model_type", "changes"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+def test_transformers_computes_the_same_from_it(tmp_path: Path, model_type: str, changes: dict[str, Any]) -> None:
+    folder = write_model(tmp_path / "m", model_type, **changes)
+    held = write_gguf(tmp_path / "m.gguf", folder)
+    again = as_folder(tmp_path / "m.gguf", held, tmp_path / "again")
+    torch.testing.assert_close(outputs(again), outputs(folder), rtol=1e-4, atol=1e-4)
+    assert json.loads((again / "config.json").read_text())["model_type"] == model_type
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_llamas_have_the_same_config(tmp_path: Path, family: str) -> None:
+    folder = write_checkpoint(tmp_path / "m", **FAMILIES[family])
+    held = write_gguf(tmp_path / "m.gguf", folder)
+    again = as_folder(tmp_path / "m.gguf", held, tmp_path / "again")
+    torch.testing.assert_close(outputs(again), outputs(folder), rtol=1e-4, atol=1e-4)
+    if family != "llama3":  # whose scaling is a tensor of divisors
+        ours, theirs = read_config(again), read_config(folder)
+        assert ours.norm_eps == pytest.approx(theirs.norm_eps, rel=1e-7)
+        assert {**vars(ours), "norm_eps": 0} == {**vars(theirs), "norm_eps": 0}
+
+
+def written(path: Path, changes: dict[str, Any], architecture: str = "llama") -> Path:
+    """Write a header of a small Llama with some keys changed, left out (None) or added."""
+    keys: dict[str, Any] = {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 48,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in {**keys, **changes}.items():
+        if value is not None:
+            add_value(writer, f"{architecture}.{key}" if "general" not in key else key, value)
+    shapes = {"token_embd": (64, 32), "blk.0.attn_q": (32, 32), "blk.0.attn_k": (16, 32), "blk.0.ffn_up": (48, 32)}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
+    finish(writer)
+    return path
+
+
+COUNTS = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length", "feed_forward_length")
+
+
+OPTIONAL = ("attention.head_count_kv", "attention.key_length", "rope.dimension_count")
+WRONG = [0, -1, 2**32 - 1, "4", [4, 5], 1.5, True]
+CASES = [
+    *((key, value) for key in (*COUNTS, "context_length", *OPTIONAL[1:]) for value in WRONG),
+    *((key, None) for key in (*COUNTS, "context_length") if key not in OPTIONAL),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), CASES)
+def test_numbers_that_cannot_be_are_refused_by_file_and_key(tmp_path: Path, key: str, value: Any) -> None:
+    path = written(tmp_path / "m.gguf", {key: value})
+    with pytest.raises(ModelError) as caught:
+        gguf_config(read_gguf(path))
+    assert str(path) in str(caught.value)
+    assert f"llama.{key}" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [7, 1000])
+@pytest.mark.parametrize("key", [*COUNTS, *OPTIONAL[1:]])
+def test_numbers_that_contradict_the_tensors_are_refused(tmp_path: Path, key: str, value: int) -> None:
+    path = written(tmp_path / "m.gguf", {key: value})
+    with pytest.raises(ModelError, match=r"m\.gguf: llama\."):
+        gguf_config(read_gguf(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"attention.layer_norm_rms_epsilon": 0.0}, "layer_norm_rms_epsilon is 0.0; it must be a number above 0"),
+        ({"attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon is nan"),
+        ({"attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon is missing"),
+        ({"rope.freq_base": -1.0}, "rope.freq_base is -1.0"),
+        ({"rope.freq_base": "x"}, "rope.freq_base is 'x'"),
+        ({"rope.scaling.type": "odd"}, "rope.scaling.type is 'odd'; known are: none, linear, yarn, longrope"),
+        ({"rope.scaling.type": 3}, "rope.scaling.type is 3; it must be a string"),
+        ({"rope.scaling.type": "longrope"}, "rope_factors_long.weight"),
+        ({"attention.value_length": 4}, "value_length is 4; it must be equal to that of keys, 8"),
+        ({"attention.causal": False}, "attention.causal is False; of llama only decoders"),
+        ({"attention.causal": 1}, "attention.causal is 1; it must be true or false"),
+        ({"expert_count": 2, "expert_used_count": 3}, "expert_used_count is 3; there are 2 experts"),
+        ({"expert_count": 2}, "expert_used_count is missing"),
+        ({"pooling_type": 9}, "pooling_type is 9"),
+        ({"attention.head_count_kv": 3}, "head_count_kv is 3; head_count 4 must be a multiple of it"),
+    ],
+)
+def test_other_values_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    path = written(tmp_path / "m.gguf", changes)
+    with pytest.raises(ModelError) as caught:
+        gguf_config(read_gguf(path))
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_counts_that_are_the_same_for_all_layers_may_be_lists(tmp_path: Path) -> None:
+    file = read_gguf(written(tmp_path / "m.gguf", {"attention.head_count_kv": [2, 2], "pooling_type": 3}))
+    assert parse_config(gguf_config(file), "x").num_kv_heads == 2
+    assert gguf_heads(file) == (4, 2)
+    assert gguf_config(file)["pooling"] == "last"
+
+
+def test_an_architecture_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.gguf", {}, "mamba")
+    with pytest.raises(ModelError, match=r"m\.gguf: general.architecture 'mamba' is not supported; known are: llama, "):
+        gguf_config(read_gguf(path))
+
+
+def test_a_file_without_its_tensors_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    finish(writer)
+    with pytest.raises(ModelError, match=r"token_embd\.weight"):
+        gguf_config(read_gguf(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize("length", [3, 5])
+def test_divisors_must_be_as_many_as_pairs(tmp_path: Path, length: int) -> None:
+    folder = write_checkpoint(tmp_path / "m")
+    path = tmp_path / "m.gguf"
+    write_gguf(path, folder)
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(tmp_path / "n.gguf", "llama")
+    for field in reader.fields.values():
+        if field.name.startswith("llama."):
+            writer.add_key_value(field.name, field.contents(), field.types[0])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.add_tensor("rope_freqs.weight", np.ones(length, np.float32))
+    finish(writer)
+    with pytest.raises(ModelError, match=f"4 pairs are turned, rope_freqs.weight has {length} divisors"):
+        gguf_config(read_gguf(tmp_path / "n.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "scaling", "cap"),
+    [(26, None, None), (34, {"rope_type": "linear", "factor": 8.0}, 30.0), (7, None, 30.0)],
+)
+def test_first_releases_of_gemma_3_are_mended(
+    tmp_path: Path, layers: int, scaling: dict[str, Any] | None, cap: float | None
+) -> None:
+    """As Ollama does: by the number of layers it knows files that it made without the scaling of rope."""
+    folder = write_model(tmp_path / "m", "gemma3_text", num_hidden_layers=layers)
+    write_gguf(tmp_path / "m.gguf", folder, extra={"gemma3.final_logit_softcapping": 30.0})
+    values = gguf_config(read_gguf(tmp_path / "m.gguf"))
+    assert values.get("rope_scaling") == scaling
+    assert values["final_logit_softcapping"] == cap
