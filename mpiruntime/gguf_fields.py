@@ -17,7 +17,8 @@ Value = int | float | bool | str | list["Value"]
 MAX_HEADER_BYTES = 64 << 20  # beyond the largest vocabularies by a factor of five
 MAX_ITEMS = 1 << 21  # of all arrays together
 MAX_KEY_BYTES = (1 << 16) - 1
-_MAX_DEPTH = 4  # of arrays in arrays
+_MAX_DEPTH = 4  # of arrays in arrays, which no known key has
+_MAX_ARRAYS = 1 << 16  # in an array
 _PIECE_BYTES = 1 << 20
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -99,7 +100,7 @@ class HeaderFields:
         kind = self.u32()
         if kind not in _LEAST_BYTES:
             raise self.wrong(f"is an array of the unknown type {kind}")
-        count = self.count(_LEAST_BYTES[kind], MAX_ITEMS)
+        count = self.count(_LEAST_BYTES[kind], _MAX_ARRAYS if kind == _ARRAY else MAX_ITEMS)
         self._items += count
         if self._items > MAX_ITEMS:
             raise self.wrong(f"brings the items of all arrays to {self._items} (limit {MAX_ITEMS})")

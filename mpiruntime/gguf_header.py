@@ -18,7 +18,7 @@ from ollampi.mpiruntime.gguf_fields import MAX_KEY_BYTES, HeaderFields, Value
 from ollampi.mpiruntime.gguf_types import BLOCKS, OTHERS, Blocks
 
 MAGIC = b"GGUF"
-MAX_TENSORS = 100_000
+MAX_TENSORS = 1 << 16
 MAX_KEYS = 10_000
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4

@@ -1,0 +1,130 @@
+"""Load many damaged GGUF files, each of which must be refused with an error of ours or loaded."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ollampi.mpiruntime.errors import CheckpointError, ModelError
+from ollampi.mpiruntime.gguf_config import gguf_config
+from ollampi.mpiruntime.gguf_header import read_gguf
+from ollampi.mpiruntime.gguf_source import gguf_sources
+from ollampi.mpiruntime.model_config import parse_config
+from support.checkpoints import write_checkpoint
+from support.family_models import write_model
+from support.gguf_files import write_gguf
+from support.gguf_mutations import Parts, mutated, take_apart
+
+_TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 48}
+_TOKENS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": [f"t{i}" for i in range(48)],
+    "tokenizer.ggml.merges": ["t 1", "t 2"],
+    "tokenizer.ggml.scores": [float(i) for i in range(48)],
+    "tokenizer.ggml.token_type": [1] * 48,
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.add_bos_token": True,
+    "tokenizer.chat_template": "{{ messages }}",
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@dataclass
+class Outcome:
+    """How files ended, by stage; the most processor time that one took; by how much the process has grown."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+    slowest: int = 0
+    grown_bytes: int = 0
+
+
+def good_files(folder: Path) -> Iterator[Parts]:
+    """Yield small files of several families and types."""
+    llamas = {
+        "F32": {"rope_scaling": _LLAMA3, "num_attention_heads": 4},
+        "Q8_0": {"attention_bias": True, "num_attention_heads": 4},
+        "Q6_K": {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 16},
+    }
+    for kind, changes in llamas.items():
+        write_gguf(folder / "m.gguf", write_checkpoint(folder / kind, **{**_TINY, **changes}), kind, _TOKENS)
+        yield take_apart(folder / "m.gguf")
+    for model_type, kind in {"qwen3_moe": "Q4_0", "gemma3_text": "BF16", "phi3": "Q5_1", "bert": "F16"}.items():
+        write_gguf(folder / "m.gguf", write_model(folder / model_type, model_type, **_TINY), kind, _TOKENS)
+        yield take_apart(folder / "m.gguf")
+
+
+def fuzz(folder: Path, seed: int, count: int) -> Outcome:
+    """Load files number 0 to count - 1 of a seed; raise whatever is not an error of ours, with the file kept."""
+    outcome, goods, path = Outcome(), list(good_files(folder)), folder / "damaged.gguf"
+    for good in goods:  # what is loaded once, modules and tables, is no growth
+        path.write_bytes(good.joined())
+        assert load(path) in ("loaded", "config refused"), "a good file"
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = _peak_bytes()
+    for number in range(count):
+        rng = random.Random(f"{seed} {number}")
+        path.write_bytes(mutated(rng.choice(goods), rng))
+        began = time.process_time()
+        try:
+            outcome.ends[load(path)] += 1
+        except Exception as e:
+            raise AssertionError(f"file {number} of seed {seed} is neither refused nor loaded") from e
+        took = time.process_time() - began
+        if took > outcome.slowest_s:
+            outcome.slowest_s, outcome.slowest = took, number
+    outcome.grown_bytes = _peak_bytes() - before
+    return outcome
+
+
+def load(path: Path) -> str:
+    """Return where a file was refused, or that it was loaded: header, config, all rows of all tensors."""
+    end = "loaded"
+    try:
+        file = read_gguf(path)
+        short = read_gguf(path, tokens=False)
+    except CheckpointError:
+        return "header refused"
+    assert short.tensors == file.tensors
+    try:
+        parse_config(gguf_config(file), str(path))
+    except ModelError:
+        end = "config refused"
+    try:
+        for source in gguf_sources(file).values():
+            rows = math.prod(source.shape[:-1]) if len(source.shape) > 1 else source.shape[0]
+            for first in range(0, rows, 1000):
+                source.rows(first, min(first + 1000, rows), _read)
+    except ModelError:
+        return "tensors refused"
+    return end
+
+
+def _read(path: Path, offset: int, count: int) -> Tensor:
+    with path.open("rb") as file:
+        file.seek(offset)
+        raw = bytearray(file.read(count))
+    if len(raw) < count:
+        raise CheckpointError("too short")
+    return torch.frombuffer(raw, dtype=torch.uint8)
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process held."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
