@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +12,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.checkpoints import FAMILIES, PROMPT, write_checkpoint
-from support.family_models import OTHERS, write_model
+from support.checkpoints import FAMILIES, write_checkpoint
+from support.family_models import LONGROPE, VARIANTS, outputs, write_model
 from support.gguf_files import add_value, finish, write_gguf
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM
 
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.gguf_config import gguf_config, gguf_heads
 from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.model_config import parse_config, read_config
-
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0 + i / 8 for i in range(8)],
-    "long_factor": [2.0 + i for i in range(8)],
-    "original_max_position_embeddings": 64,
-}
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((model_type, {}) for model_type in OTHERS),
-    ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}),
-    ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
-    ("phi3", {"sliding_window": 8}),
-    ("qwen2", {"tie_word_embeddings": True}),
-    (
-        "qwen2",
-        {
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 1e6,
-                "factor": 4.0,
-                "original_max_position_embeddings": 32,
-            }
-        },
-    ),
-    ("gemma2", {"num_hidden_layers": 46, "query_pre_attn_scalar": 16, "head_dim": 24}),  # as 27B has it
-    (
-        "gemma3_text",
-        {
-            "rope_parameters": {
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
-            }
-        },
-    ),
-]
-
-
-@torch.no_grad()
-def outputs(folder: Path) -> Tensor:
-    """Return transformers' logits, or of an encoder the hidden states, for a prompt."""
-    encoder = json.loads((folder / "config.json").read_text())["model_type"] == "bert"
-    model = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    made = model.eval()(torch.tensor([[token % 100 for token in PROMPT]]))
-    result: Tensor = made.last_hidden_state if encoder else made.logits
-    return result
 
 
 def as_folder(path: Path, held: dict[str, Tensor], folder: Path) -> Path:
@@ -82,13 +34,23 @@ def as_folder(path: Path, held: dict[str, Tensor], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("model_type", "changes"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+@pytest.mark.parametrize(("model_type", "changes"), VARIANTS, ids=str)
 def test_transformers_computes_the_same_from_it(tmp_path: Path, model_type: str, changes: dict[str, Any]) -> None:
     folder = write_model(tmp_path / "m", model_type, **changes)
     held = write_gguf(tmp_path / "m.gguf", folder)
     again = as_folder(tmp_path / "m.gguf", held, tmp_path / "again")
     torch.testing.assert_close(outputs(again), outputs(folder), rtol=1e-4, atol=1e-4)
     assert json.loads((again / "config.json").read_text())["model_type"] == model_type
+
+
+def test_phi_3_has_divisors_for_long_contexts(tmp_path: Path) -> None:
+    changes = {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "max_position_embeddings": 1024}
+    write_gguf(tmp_path / "m.gguf", write_model(tmp_path / "m", "phi3", **changes))
+    scaling = gguf_config(read_gguf(tmp_path / "m.gguf"))["rope_scaling"]
+    assert {key: scaling[key] for key in LONGROPE if key != "rope_theta"} == {
+        key: value for key, value in LONGROPE.items() if key != "rope_theta"
+    }
+    assert scaling["attention_factor"] == pytest.approx((1 + math.log(4) / math.log(256)) ** 0.5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
