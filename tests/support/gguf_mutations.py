@@ -174,7 +174,7 @@ def _tensor_offset(parts: Parts, rng: random.Random) -> None:
 
 def _tensor_name(parts: Parts, rng: random.Random) -> None:
     one, other = rng.choice(parts.tensors), rng.choice(parts.tensors)
-    odd = (b"", b"\xff", b"{}", b"blk.0.{}_exps.weight", b"blk.99999999999.attn_q.weight", b"n" * 300, b"blk.0.attn_q")
+    odd = (b"", b"\xff", b"{}", b"blk.0.{}_exps.weight", b"blk.99999999999.attn_q.weight", b"n" * 300, b"{}{.weight")
     one.name, other.name = rng.choice(((other.name, one.name), (other.name, other.name), (rng.choice(odd), other.name)))
 
 
