@@ -14,7 +14,7 @@ from typing import Any
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.gguf_header import GgufFile
 from ollampi.mpiruntime.gguf_metadata import Metadata
-from ollampi.mpiruntime.gguf_rope import rope_values
+from ollampi.mpiruntime.gguf_rope import original_context, rope_values
 
 _DTYPES = {"F32": "float32", "F16": "float16"}
 _POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
@@ -204,7 +204,11 @@ def _layer_types(meta: Metadata, layers: int, every: int) -> list[str]:
 
 
 def _phi3(meta: Metadata) -> dict[str, Any]:
-    return {**_decoder(meta, "phi3", "Phi3"), "sliding_window": meta.count("attention.sliding_window")}
+    return {
+        **_decoder(meta, "phi3", "Phi3"),
+        "sliding_window": meta.count("attention.sliding_window"),
+        "original_max_position_embeddings": original_context(meta),
+    }
 
 
 def _bert(meta: Metadata) -> dict[str, Any]:

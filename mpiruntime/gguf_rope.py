@@ -24,11 +24,15 @@ def rope_values(meta: Metadata, head_dim: int) -> dict[str, Any]:
     return {**values, "rope_scaling": scaling} if scaling else values
 
 
+def original_context(meta: Metadata) -> int:
+    """Return the context that a model was trained with before it was made to read longer ones."""
+    return meta.whole("rope.scaling.original_context_length", meta.whole("context_length"))
+
+
 def _scaling(meta: Metadata, turned: int) -> dict[str, Any] | None:
     """Return rope_scaling, or None where rope is plain."""
     tensors = meta.file.tensors
-    context = meta.whole("context_length")
-    original = meta.whole("rope.scaling.original_context_length", context)
+    original = original_context(meta)
     if "rope_factors_long.weight" in tensors:
         scaling = {
             "rope_type": "longrope",
@@ -44,7 +48,7 @@ def _scaling(meta: Metadata, turned: int) -> dict[str, Any] | None:
             "rope_type": "longrope",
             "long_factor": divisors,
             "short_factor": divisors,
-            "original_max_position_embeddings": context,
+            "original_max_position_embeddings": meta.whole("context_length"),
             "attention_factor": 1.0,
         }
     kind = meta.text("rope.scaling.type", "linear")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.checkpoints import FAMILIES, write_checkpoint
-from support.family_models import LONGROPE, VARIANTS, outputs, write_model
-from support.gguf_files import add_value, finish, write_gguf
+from support.checkpoints import PROMPT, reference, write_checkpoint
+from support.gguf_files import MODELS, add_value, finish, write_gguf
 from torch import Tensor
+from transformers import AutoModel
 
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.gguf_config import gguf_config, gguf_heads
 from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.model_config import parse_config, read_config
+from ollampi.mpiruntime.rope import Rope
+from ollampi.mpiruntime.rotary import inverse_frequencies
+
+
+@torch.no_grad()
+def outputs(folder: Path) -> Tensor:
+    """Return transformers' hidden states [T, D] for a prompt, and for a longer one that has other divisors of rope."""
+    model = reference(folder, AutoModel)
+    prompts = [token % 100 for token in PROMPT], [token % 100 for token in PROMPT * 12]
+    found: Tensor = torch.cat([model(torch.tensor([tokens])).last_hidden_state[0] for tokens in prompts])
+    return found
 
 
 def as_folder(path: Path, held: dict[str, Tensor], folder: Path) -> Path:
@@ -34,35 +44,36 @@ def as_folder(path: Path, held: dict[str, Tensor], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("model_type", "changes"), VARIANTS, ids=str)
-def test_transformers_computes_the_same_from_it(tmp_path: Path, model_type: str, changes: dict[str, Any]) -> None:
-    folder = write_model(tmp_path / "m", model_type, **changes)
+@pytest.mark.parametrize("model", MODELS)
+def test_transformers_computes_the_same_from_it(tmp_path: Path, model: str) -> None:
+    folder = write_checkpoint(tmp_path / "m", **MODELS[model])
     held = write_gguf(tmp_path / "m.gguf", folder)
     again = as_folder(tmp_path / "m.gguf", held, tmp_path / "again")
     torch.testing.assert_close(outputs(again), outputs(folder), rtol=1e-4, atol=1e-4)
-    assert json.loads((again / "config.json").read_text())["model_type"] == model_type
 
 
-def test_phi_3_has_divisors_for_long_contexts(tmp_path: Path) -> None:
-    changes = {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "max_position_embeddings": 1024}
-    write_gguf(tmp_path / "m.gguf", write_model(tmp_path / "m", "phi3", **changes))
-    scaling = gguf_config(read_gguf(tmp_path / "m.gguf"))["rope_scaling"]
-    assert {key: scaling[key] for key in LONGROPE if key != "rope_theta"} == {
-        key: value for key, value in LONGROPE.items() if key != "rope_theta"
+@pytest.mark.parametrize("model", MODELS)
+def test_our_parser_makes_the_same_of_it(tmp_path: Path, model: str) -> None:
+    folder = write_checkpoint(tmp_path / "m", **MODELS[model])
+    write_gguf(tmp_path / "m.gguf", folder)
+    ours, theirs = parse_config(gguf_config(read_gguf(tmp_path / "m.gguf")), "x"), read_config(folder)
+    assert ours.norm_eps == pytest.approx(theirs.norm_eps, rel=1e-7)
+    assert ours.norm_offset == 0
+    differing = {"norm_eps", "norm_offset", "layers"}
+    assert {k: v for k, v in vars(ours).items() if k not in differing} == {
+        k: v for k, v in vars(theirs).items() if k not in differing
     }
-    assert scaling["attention_factor"] == pytest.approx((1 + math.log(4) / math.log(256)) ** 0.5)
+    for layer, other in zip(ours.layers, theirs.layers, strict=True):
+        assert (layer.window, layer.has_experts) == (other.window, other.has_experts)
+        if layer.rope is not None and other.rope is not None:
+            torch.testing.assert_close(frequencies(layer.rope), frequencies(other.rope))
+            assert layer.rope.magnitude == pytest.approx(other.rope.magnitude)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_llamas_have_the_same_config(tmp_path: Path, family: str) -> None:
-    folder = write_checkpoint(tmp_path / "m", **FAMILIES[family])
-    held = write_gguf(tmp_path / "m.gguf", folder)
-    again = as_folder(tmp_path / "m.gguf", held, tmp_path / "again")
-    torch.testing.assert_close(outputs(again), outputs(folder), rtol=1e-4, atol=1e-4)
-    if family != "llama3":  # whose scaling is a tensor of divisors
-        ours, theirs = read_config(again), read_config(folder)
-        assert ours.norm_eps == pytest.approx(theirs.norm_eps, rel=1e-7)
-        assert {**vars(ours), "norm_eps": 0} == {**vars(theirs), "norm_eps": 0}
+def frequencies(rope: Rope) -> Tensor:
+    """Return the frequencies up to and beyond the trained context."""
+    contexts = rope.original_context, rope.original_context + 1
+    return torch.cat([inverse_frequencies(rope, context) for context in contexts])
 
 
 def written(path: Path, changes: dict[str, Any], architecture: str = "llama") -> Path:
@@ -189,7 +200,8 @@ def test_first_releases_of_gemma_3_are_mended(
     tmp_path: Path, layers: int, scaling: dict[str, Any] | None, cap: float | None
 ) -> None:
     """As Ollama does: by the number of layers it knows files that it made without the scaling of rope."""
-    folder = write_model(tmp_path / "m", "gemma3_text", num_hidden_layers=layers)
+    model = {**MODELS["gemma3"], "num_hidden_layers": layers, "rope_scaling": None}
+    folder = write_checkpoint(tmp_path / "m", **model)
     write_gguf(tmp_path / "m.gguf", folder, extra={"gemma3.final_logit_softcapping": 30.0})
     values = gguf_config(read_gguf(tmp_path / "m.gguf"))
     assert values.get("rope_scaling") == scaling

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from support.checkpoints import ENCODERS, FAMILIES
 from support.gguf_blocks import blocks, numbers
 
 ARCHITECTURES = {
@@ -26,6 +27,15 @@ ARCHITECTURES = {
     "qwen3_moe": "qwen3moe", "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3",
     "bert": "bert",
 }  # fmt: skip
+# The models of support.checkpoints as far as GGUF has words for what they are, and what Gemma 2 is in its largest size.
+MODELS = {
+    **{name: changes for name, changes in {**FAMILIES, **ENCODERS}.items() if name != "dynamic_rope"},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3_moe": {**FAMILIES["qwen3_moe"], "mlp_only_layers": []},
+    "gemma2_27b": {**FAMILIES["gemma2"], "num_hidden_layers": 46, "query_pre_attn_scalar": 8},
+    "gemma2": {**FAMILIES["gemma2"], "query_pre_attn_scalar": 16},
+    "gemma3": {**FAMILIES["gemma3"], "query_pre_attn_scalar": 16},
+}
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)(\..*)")
 
 

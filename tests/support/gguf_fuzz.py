@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,10 @@ from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.gguf_source import gguf_sources
 from ollampi.mpiruntime.model_config import parse_config
 from support.checkpoints import write_checkpoint
-from support.family_models import write_model
-from support.gguf_files import write_gguf
+from support.gguf_files import MODELS, write_gguf
 from support.gguf_mutations import Parts, mutated, take_apart
 
-_TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 48}
+_TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 48}
 _TOKENS = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [f"t{i}" for i in range(48)],
@@ -34,14 +34,15 @@ _TOKENS = {
     "tokenizer.ggml.add_bos_token": True,
     "tokenizer.chat_template": "{{ messages }}",
 }
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e5,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+_GOOD: list[tuple[str, str, dict[str, Any]]] = [  # model, type of its matrices, sizes
+    ("llama3", "F32", _TINY),
+    ("biases", "Q8_0", _TINY),
+    ("llama2", "Q6_K", {**_TINY, "hidden_size": 256, "intermediate_size": 256, "vocab_size": 16}),
+    ("qwen3_moe", "Q4_0", _TINY),
+    ("gemma3", "BF16", _TINY),
+    ("phi4", "Q5_1", {**_TINY, "hidden_size": 64}),
+    ("bert", "F16", _TINY),
+]
 
 
 @dataclass
@@ -56,16 +57,8 @@ class Outcome:
 
 def good_files(folder: Path) -> Iterator[Parts]:
     """Yield small files of several families and types."""
-    llamas = {
-        "F32": {"rope_scaling": _LLAMA3, "num_attention_heads": 4},
-        "Q8_0": {"attention_bias": True, "num_attention_heads": 4},
-        "Q6_K": {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 16},
-    }
-    for kind, changes in llamas.items():
-        write_gguf(folder / "m.gguf", write_checkpoint(folder / kind, **{**_TINY, **changes}), kind, _TOKENS)
-        yield take_apart(folder / "m.gguf")
-    for model_type, kind in {"qwen3_moe": "Q4_0", "gemma3_text": "BF16", "phi3": "Q5_1", "bert": "F16"}.items():
-        write_gguf(folder / "m.gguf", write_model(folder / model_type, model_type, **_TINY), kind, _TOKENS)
+    for model, kind, sizes in _GOOD:
+        write_gguf(folder / "m.gguf", write_checkpoint(folder / model, **{**MODELS[model], **sizes}), kind, _TOKENS)
         yield take_apart(folder / "m.gguf")
 
 
@@ -74,7 +67,7 @@ def fuzz(folder: Path, seed: int, count: int) -> Outcome:
     outcome, goods, path = Outcome(), list(good_files(folder)), folder / "damaged.gguf"
     for good in goods:  # what is loaded once, modules and tables, is no growth
         path.write_bytes(good.joined())
-        assert load(path) in ("loaded", "config refused"), "a good file"
+        assert load(path) == "loaded"
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = _peak_bytes()
     for number in range(count):
