@@ -16,7 +16,7 @@ from ollampi.mpiruntime.gguf_config import gguf_heads
 from ollampi.mpiruntime.gguf_header import GgufFile, GgufTensor, read_gguf
 from ollampi.mpiruntime.gguf_names import checkpoint_name
 from ollampi.mpiruntime.gguf_types import Blocks
-from ollampi.mpiruntime.source import Read, Rows
+from ollampi.mpiruntime.source import Read, Rows, Source
 
 _MOST_EXPERTS = 4096
 
@@ -79,14 +79,14 @@ def in_llama_cpp(rows: Tensor, head_dim: int) -> Tensor:
     return head * head_dim + within % (head_dim // 2) * 2 + within // (head_dim // 2)
 
 
-def open_gguf(path: Path) -> dict[str, GgufSource]:
+def open_gguf(path: Path) -> dict[str, Source]:
     """Return the tensors of a GGUF file by name; raise ModelError where it is damaged or not supported."""
     return gguf_sources(read_gguf(path, tokens=False))
 
 
-def gguf_sources(file: GgufFile) -> dict[str, GgufSource]:
+def gguf_sources(file: GgufFile) -> dict[str, Source]:
     """Return the tensors that a header describes, by name; raise ModelError where two would have the same."""
-    sources: dict[str, GgufSource] = {}
+    sources: dict[str, Source] = {}
     architecture, heads = str(file.metadata.get("general.architecture")), gguf_heads(file)
     for tensor in file.tensors.values():
         name = checkpoint_name(architecture, tensor.name)

@@ -19,6 +19,7 @@ from ollampi.mpiruntime.gguf_config import gguf_config
 from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.gguf_source import gguf_sources
 from ollampi.mpiruntime.model_config import parse_config
+from ollampi.mpiruntime.source import Read
 from support.checkpoints import write_checkpoint
 from support.gguf_files import MODELS, write_gguf
 from support.gguf_mutations import Parts, mutated, take_apart
@@ -87,7 +88,7 @@ def fuzz(folder: Path, seed: int, count: int) -> Outcome:
 
 def load(path: Path) -> str:
     """Return where a file was refused, or that it was loaded: header, config, all rows of all tensors."""
-    end = "loaded"
+    end, read = "loaded", _read_from(path.read_bytes())
     try:
         file = read_gguf(path)
         short = read_gguf(path, tokens=False)
@@ -102,19 +103,22 @@ def load(path: Path) -> str:
         for source in gguf_sources(file).values():
             rows = math.prod(source.shape[:-1]) if len(source.shape) > 1 else source.shape[0]
             for first in range(0, rows, 1000):
-                source.rows(first, min(first + 1000, rows), _read)
+                source.rows(first, min(first + 1000, rows), read)
     except ModelError:
         return "tensors refused"
     return end
 
 
-def _read(path: Path, offset: int, count: int) -> Tensor:
-    with path.open("rb") as file:
-        file.seek(offset)
-        raw = bytearray(file.read(count))
-    if len(raw) < count:
-        raise CheckpointError("too short")
-    return torch.frombuffer(raw, dtype=torch.uint8)
+def _read_from(raw: bytes) -> Read:
+    """Return what reads bytes of a file that is held whole."""
+
+    def read(path: Path, offset: int, count: int) -> Tensor:
+        """Return `count` bytes as uint8."""
+        if offset + count > len(raw):
+            raise CheckpointError(f"{path} has {len(raw)} bytes, not {offset + count}")
+        return torch.frombuffer(bytearray(raw[offset : offset + count]), dtype=torch.uint8)
+
+    return read
 
 
 def _peak_bytes() -> int:
