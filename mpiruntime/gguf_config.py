@@ -118,13 +118,18 @@ def _qwen3(meta: Metadata) -> dict[str, Any]:
 
 
 def _qwen3moe(meta: Metadata) -> dict[str, Any]:
-    """Return what Qwen3's mixtures have; llama.cpp makes the weights of the chosen experts add up to one always."""
+    """Return what Qwen3's mixtures have.
+
+    llama.cpp makes the shares of the chosen experts add up to one; Ollama's converter says so or not, but not how wide
+    an expert is.
+    """
+    width = meta.tensor("blk.0.ffn_up_exps.weight").shape[-2:][0]
     return {
         **_decoder(meta, "qwen3_moe", "Qwen3Moe"),
         "num_experts": meta.whole("expert_count"),
         "num_experts_per_tok": _experts_used(meta),
-        "moe_intermediate_size": meta.whole("expert_feed_forward_length"),
-        "norm_topk_prob": True,
+        "moe_intermediate_size": meta.whole("expert_feed_forward_length", width),
+        "norm_topk_prob": meta.flag("norm_top_k_prob", True),
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
     }
@@ -154,8 +159,8 @@ def _gemma2(meta: Metadata) -> dict[str, Any]:
     return {
         **_gemma(meta),
         "query_pre_attn_scalar": _gemma_scalar(meta, 46),
-        "attn_logit_softcapping": meta.number("attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": meta.number("final_logit_softcapping", 30.0),
+        "attn_logit_softcapping": meta.optional("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": meta.optional("final_logit_softcapping", 30.0),
         "sliding_window": meta.whole("attention.sliding_window", 4096),
         "layer_types": _layer_types(meta, layers, 2),
     }

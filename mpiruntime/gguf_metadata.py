@@ -55,9 +55,12 @@ class Metadata:
             raise self.wrong(key, "it must be a number above 0")
         return float(value)
 
-    def optional(self, key: str) -> float | None:
-        """Return a positive number, or None where it is zero or missing."""
-        return None if self.get(key) in (None, 0) else self.number(key)
+    def optional(self, key: str, default: float | None = None) -> float | None:
+        """Return a positive number, None where it is zero, `default` where it is missing."""
+        value = self.get(key)
+        if value is None:
+            return default
+        return None if value == 0 else self.number(key)
 
     def text(self, key: str, default: str) -> str:
         """Return a string."""

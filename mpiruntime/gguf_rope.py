@@ -26,7 +26,7 @@ def rope_values(meta: Metadata, head_dim: int) -> dict[str, Any]:
 
 def original_context(meta: Metadata) -> int:
     """Return the context that a model was trained with before it was made to read longer ones."""
-    return meta.whole("rope.scaling.original_context_length", meta.whole("context_length"))
+    return meta.count("rope.scaling.original_context_length") or meta.whole("context_length")
 
 
 def _scaling(meta: Metadata, turned: int) -> dict[str, Any] | None:

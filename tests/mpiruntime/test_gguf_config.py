@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def written(path: Path, changes: dict[str, Any], architecture: str = "llama") ->
     return path
 
 
+_KINDS = ["sliding_attention", "full_attention"]
 COUNTS = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length", "feed_forward_length")
 
 
@@ -190,6 +192,40 @@ def test_divisors_must_be_as_many_as_pairs(tmp_path: Path, length: int) -> None:
     finish(writer)
     with pytest.raises(ModelError, match=f"4 pairs are turned, rope_freqs.weight has {length} divisors"):
         gguf_config(read_gguf(tmp_path / "n.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "values"),
+    [
+        ("qwen3_moe", {"qwen3moe.norm_top_k_prob": False}, {"norm_topk_prob": False, "moe_intermediate_size": 64}),
+        ("qwen3_moe", {"qwen3moe.expert_feed_forward_length": None}, {"moe_intermediate_size": 64}),
+        ("gemma2", {"gemma2.final_logit_softcapping": 0.0}, {"final_logit_softcapping": None}),
+        ("gemma2", {"gemma2.attn_logit_softcapping": None}, {"attn_logit_softcapping": 50.0}),
+        ("gemma3", {"gemma3.attention.sliding_window_pattern": 2}, {"layer_types": [*_KINDS * 3, _KINDS[0]]}),
+        (
+            "gemma3",
+            {"gemma3.attention.sliding_window_pattern": [True, False] * 3 + [True]},
+            {"layer_types": [*_KINDS * 3, _KINDS[0]]},
+        ),
+        ("gemma3", {"gemma3.rope.freq_base_swa": None}, {"rope_local_base_freq": 1e4}),
+        (
+            "gemma3",
+            {"gemma3.rope.freq_base_swa": None, "gemma3.rope.local.freq_base": 5e3},
+            {"rope_local_base_freq": 5e3},
+        ),
+        ("phi3", {"phi3.rope.scaling.original_context_length": 0}, {"original_max_position_embeddings": 256}),
+        ("llama2", {"llama.rope.scale_linear": 4.0}, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+        ("llama2", {"llama.attention.head_count_kv": None}, {"num_key_value_heads": 8}),
+        ("bert", {"bert.pooling_type": 2}, {"pooling": "cls"}),
+    ],
+)
+def test_what_converters_leave_out_or_say_otherwise(
+    tmp_path: Path, model: str, keys: dict[str, Any], values: dict[str, Any]
+) -> None:
+    write_gguf(tmp_path / "m.gguf", write_checkpoint(tmp_path / "m", **MODELS[model]))
+    file = read_gguf(tmp_path / "m.gguf")
+    changed = {key: value for key, value in {**file.metadata, **keys}.items() if value is not None}
+    assert gguf_config(replace(file, metadata=changed)).items() >= values.items()
 
 
 @pytest.mark.parametrize(
