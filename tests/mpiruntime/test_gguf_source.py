@@ -127,10 +127,10 @@ def test_the_order_of_rows_in_a_head() -> None:
 
 def test_unknown_tensors_keep_their_names_and_those_of_pictures_go(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma3")
-    for name in ("v.blk.0.attn_q.weight", "mm.input_projection.weight", "blk.0.{}_exps.weight", "strange{0.real}"):
+    for name in ("v.blk.0.attn_q.weight", "mm.input_projection.weight", "blk.0.{}_exps.weight", "strange{}{0.real}"):
         writer.add_tensor(name, np.ones((1, 4, 4), np.float32))
     finish(writer)
-    assert sorted(open_gguf(tmp_path / "m.gguf")) == ["blk.0.{}_exps.weight", "strange{0.real}"]
+    assert sorted(open_gguf(tmp_path / "m.gguf")) == ["blk.0.{}_exps.weight", "strange{}{0.real}"]
 
 
 def _vector(writer: gguf.GGUFWriter) -> None:
