@@ -35,13 +35,13 @@ def rows_of(kind: str, raw: Tensor) -> Rows:
 def _q8_0(raw: Tensor) -> Rows:
     blocks = raw.view(len(raw), -1, 34)
     scales = blocks[..., :2].contiguous().view(torch.float16)
-    values = blocks[..., 2:].view(torch.int8) * scales.float()
+    values = blocks[..., 2:].view(torch.int8).float().mul_(scales.float())
     return Rows(values.flatten(1), scales.squeeze(-1))
 
 
 def _q4_0(raw: Tensor) -> Rows:
     blocks = raw.view(len(raw), -1, 18)
     scales = blocks[..., :2].contiguous().view(torch.float16)
-    packed = blocks[..., 2:]
-    codes = torch.cat([packed & 15, packed >> 4], dim=-1).view(torch.int8) - 8
-    return Rows((codes * scales.float()).flatten(1), scales.squeeze(-1))
+    packed = blocks[..., 2:].contiguous()
+    codes = torch.cat([packed & 15, packed >> 4], dim=-1).view(torch.int8).sub_(8)
+    return Rows(codes.float().mul_(scales.float()).flatten(1), scales.squeeze(-1))
