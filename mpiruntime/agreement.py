@@ -21,15 +21,15 @@ def agree(comm: Communicator, work: Callable[[], T], kind: type[OllampiError] = 
     try:
         result = work()
     except OllampiError as e:
-        error = str(e).encode()
+        error = str(e).encode(errors="backslashreplace")  # names of files may be no Unicode
     except OSError as e:
-        error = f"rank {comm.rank}: {e}".encode()
+        error = f"rank {comm.rank}: {e}".encode(errors="backslashreplace")
     except MemoryError:
         error = f"rank {comm.rank} is out of memory".encode()
     except RuntimeError as e:
         if "allocate" not in str(e):  # how torch words it
             raise
-        error = f"rank {comm.rank}: {e}".encode()
+        error = f"rank {comm.rank}: {e}".encode(errors="backslashreplace")
     failed = [m for m in comm.collect(error) if m]
     if failed:
         raise kind(failed[0].decode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels.groups import GROUP, ROWS
+from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.prequantised import refuse_quantised
-from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
 from ollampi.mpiruntime.source import Rows, Source, StoredPlain
 
 _PIECE_BYTES = 8 << 20  # of a matrix in fp32, at most: what is held beside the shard while reading
@@ -132,41 +131,7 @@ def _read_exactly(path: Path, offset: int, count: int, name: str) -> Tensor:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Return the checkpoint in `folder`: model.safetensors, or the files that its index names.
-
-    Raise CheckpointError where files are missing, damaged or quantised already.
-    """
-    index = folder / "model.safetensors.index.json"
-    entries: dict[str, TensorEntry] = {}
-    for path in _indexed_files(index) if index.is_file() else _plain_files(folder):
-        for name, entry in read_header(path).items():
-            if name in entries:
-                raise CheckpointError(f"tensor {name!r} is in {entries[name].path.name} and in {path.name} of {folder}")
-            entries[name] = entry
+    """Return the checkpoint in `folder`; raise CheckpointError where it is incomplete, damaged or quantised."""
+    entries = checkpoint_entries(folder)
     refuse_quantised(folder, entries.values())
     return Checkpoint(folder, {name: StoredPlain(entry) for name, entry in entries.items()})
-
-
-def _plain_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a folder without an index."""
-    single = folder / "model.safetensors"
-    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
-    if not files:
-        others = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth")]
-        hint = f"; {others[0]} is a pickle and is not read, convert it to safetensors" if others else ""
-        raise CheckpointError(f"no *.safetensors in {folder}{hint}")
-    return files
-
-
-def _indexed_files(index: Path) -> list[Path]:
-    """Return the files that an index names; all must lie beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as e:
-        raise CheckpointError(f"{index} holds no weight_map of tensor names to file names") from e
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names the file {name!r}; it must be a *.safetensors file beside the index")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index.parent / name} is missing; {index.name} names it, fetch it again")
-    return [index.parent / name for name in names]

@@ -6,7 +6,6 @@ https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.json_file import parse_object
 
 MAX_HEADER_BYTES = 100 << 20
 MAX_TENSORS = 100_000
@@ -65,12 +65,7 @@ def read_header_bytes(path: Path) -> tuple[bytes, int]:
 
 def parse_header(path: Path, raw: bytes, file_bytes: int) -> dict[str, TensorEntry]:
     """Return the tensors that the header `raw` of a file of file_bytes describes; raise CheckpointError."""
-    try:
-        header = json.loads(raw, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path}: the header is not valid JSON ({e}); fetch the file again") from e
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the header is no object; fetch the file again")
+    header = parse_object(f"{path}: the header", raw)
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise CheckpointError(f"{path}: {len(header)} tensors are over the limit of {MAX_TENSORS}")
@@ -78,14 +73,6 @@ def parse_header(path: Path, raw: bytes, file_bytes: int) -> dict[str, TensorEnt
     entries = {name: _entry(path, name, value, start) for name, value in header.items()}
     _check_tiling(path, entries, start, file_bytes)
     return entries
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dict; a key that comes twice is an error, since parsers disagree on which one counts."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key comes twice")
-    return result
 
 
 def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
