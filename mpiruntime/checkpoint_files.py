@@ -11,7 +11,8 @@ from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 10_000
-MAX_TENSORS = 1_000_000  # of all files
+MAX_TENSORS = 500_000  # of all files
+MAX_INDEX_BYTES = 64 << 20
 _OTHERS = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")
 
 
@@ -51,7 +52,7 @@ def _plain_files(folder: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> dict[str, Any]:
     """Return the index's map of tensor names to file names."""
-    names = read_object(index).get("weight_map")
+    names = read_object(index, MAX_INDEX_BYTES, 2 * MAX_TENSORS + 1000).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} holds no weight_map of tensor names to file names")
     return names

@@ -78,6 +78,53 @@ def test_damaged_headers_are_refused(tmp_path: Path, header: Any, length: int | 
         read_header(header_file(tmp_path / "m.safetensors", header, length, bytes(8)))
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (b'{"x": {"dtype": "F32"}, "x": {"dtype": "F32"}}', "lacks dtype"),
+        (b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"dtype":"F32"}}', "a key comes twice"),
+        (b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"\\u0078":{}}', "'x' comes twice"),
+        (
+            b'{"__metadata__":{},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{}}',
+            "'__metadata__' lacks dtype",
+        ),
+        (
+            b'{"__metadata__":{"a":5},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+            "'__metadata__' lacks dtype",
+        ),
+        (b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}} {}', "behind its end"),
+        (b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},}', "byte 54"),
+        (b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}', "byte 1"),
+        (b'{"\xff":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', "utf-8"),
+        (b'{"x":{"dtype":"F32","shape":[' + b"1," * 500 + b'2],"data_offsets":[0,8]}}', "byte 1"),
+        (b'{"x":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}}', "impossible shape"),
+        (b'{"x":{"data_offsets":[' + b'"data_offsets",' * 100_001, "more than 100000 tensors"),
+    ],
+)
+def test_headers_that_parsers_disagree_on_are_refused(tmp_path: Path, header: bytes, told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        read_header(header_file(tmp_path / "m.safetensors", header, data=bytes(8)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b' {"x" : {"shape": [2], "dtype": "F32", "data_offsets": [0, 8], "more": null} } ',
+        b'{"__metadata__":{"a":"{}}\\"","b":"}"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}   ',
+        b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":null}',
+        b'{"\\u0078":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{}}\n',
+    ],
+)
+def test_headers_may_be_written_in_several_ways(tmp_path: Path, header: bytes) -> None:
+    assert read_header(header_file(tmp_path / "m.safetensors", header, data=bytes(8)))["x"].shape == (2,)
+
+
+def test_metadata_of_megabytes_and_odd_names_are_no_hindrance(tmp_path: Path) -> None:
+    tensors = {name: torch.arange(3) for name in ("ü\U0001f600", "a\nb", 'q"\\', "x" * 900)}
+    save_file(tensors, tmp_path / "m.safetensors", {"notes": '{[\\]}",' * 500_000})
+    assert read_header(tmp_path / "m.safetensors").keys() == tensors.keys()
+
+
 def test_every_prefix_of_a_good_file_is_refused(tmp_path: Path) -> None:
     whole = header_file(tmp_path / "m.safetensors", entry(), data=bytes(8)).read_bytes()
     for size in range(len(whole)):
@@ -127,20 +174,58 @@ def test_progress_counts_every_tensor_once_and_ends_with_all(tmp_path: Path) -> 
     assert told[2:] == [(384, 384)]
 
 
-@pytest.mark.parametrize("folder_contents", [{}, {"pytorch_model.bin": b"x"}])
-def test_a_folder_without_safetensors_is_refused(tmp_path: Path, folder_contents: dict[str, bytes]) -> None:
-    for name, data in folder_contents.items():
-        (tmp_path / name).write_bytes(data)
-    with pytest.raises(CheckpointError, match="convert it to safetensors" if folder_contents else "no \\*.safetensors"):
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no \*.safetensors in .*[^n]$"):
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "x.bin", "", 5, None, ["a"]])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt", "model.ckpt", "tf_model.h5"])
+def test_formats_that_may_run_code_are_refused_with_advice(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=rf"{name} may run code and is not read, convert it to safetensors"):
+        open_checkpoint(tmp_path)
+
+
+OUTSIDE = ["../x", "/etc/passwd", "sub/x", "%2e%2e%2fx", "..%2fx", "\ud800", "a\0b", "a\nb", "x" * 300, "..\\x"]
+
+
+@pytest.mark.parametrize("name", [*(f"{n}.safetensors" for n in OUTSIDE), "x.bin", "/etc/passwd", "", 5, None, ["a"]])
 def test_an_index_names_only_files_beside_it(tmp_path: Path, name: Any) -> None:
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(CheckpointError):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match=r"must be a \*.safetensors file beside the index|is missing"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        (b'{"weight_map": {"a": "2.safetensors", "b": "1.safetensors"}}', "names tensor 'a' in 2.*it is in 1"),
+        (b'{"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}', "names tensor 'c'.*in none of its files"),
+        (b'{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}', "a key comes twice"),
+        (b'{"weight_map": {}}', "holds no weight_map"),
+        (b'{"weight_map": ["a"]}', "holds no weight_map"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[" + b"[]," * 2_000_000 + b"[]]", "than it can need"),
+        (b'"' + b"x" * (65 << 20) + b'"', "than it can need"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"5", "is no object"),
+    ],
+)
+def test_an_index_that_lies_is_refused(tmp_path: Path, index: bytes, told: str) -> None:
+    for name, tensor in (("1", "a"), ("2", "b")):
+        save_file({tensor: torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_bytes(index)
+    with pytest.raises(CheckpointError, match=told):
         open_checkpoint(tmp_path)
+
+
+def test_one_file_counts_before_an_index_as_in_transformers(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    assert open_checkpoint(tmp_path).unread == {"a"}
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
