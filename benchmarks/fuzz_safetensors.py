@@ -8,6 +8,7 @@ Prints what came of them; every one must be refused with a CheckpointError or re
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import tempfile
@@ -15,16 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from fuzzing import run
 
-from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
+from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
 from ollampi.mpiruntime.errors import CheckpointError
-from ollampi.mpiruntime.lora import merged
-from ollampi.mpiruntime.prequantised import prequantised_sources
-from ollampi.mpiruntime.safetensors_header import ITEM_BYTES, TensorEntry
-from ollampi.mpiruntime.source import Read, Rows, Source
-from ollampi.mpiruntime.stored import DTYPES, some_rows
+from ollampi.mpiruntime.safetensors_header import ITEM_BYTES
+from ollampi.mpiruntime.source import DTYPES, Rows, Source, StoredPlain
 
 Files = dict[str, bytes]
 Pairs = list[tuple[str, Any]]  # an object of JSON in which a key may come twice
@@ -239,29 +236,6 @@ def case(seed: int) -> Files:
     return {"config.json": text(config or Raw("{}")).encode(), **files}
 
 
-class Plain:
-    """A tensor of plain numbers."""
-
-    bits: int | None = None
-
-    def __init__(self, entry: TensorEntry) -> None:
-        self.entry, self.name, self.path, self.kind = entry, entry.name, entry.path, entry.dtype
-        self.shape, self.size_bytes = entry.shape, entry.size_bytes
-
-    def rows(self, first: int, last: int, read: Read) -> Rows:
-        """Return rows [first, last)."""
-        return Rows(some_rows(self.entry, first, last, read))
-
-
-def read_bytes(path: Path, offset: int, count: int) -> torch.Tensor:
-    """Return bytes [count] of a file as uint8."""
-    with path.open("rb") as opened:
-        opened.seek(offset)
-        raw = bytearray(opened.read(count))
-    assert len(raw) == count
-    return torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-
-
 def checker(folder: Path) -> Callable[[Files], bool]:
     """Return what reads all tensors of a case from `folder` and says whether they could be read."""
 
@@ -271,28 +245,25 @@ def checker(folder: Path) -> Callable[[Files], bool]:
         for name, data in files.items():
             (folder / name).write_bytes(data)
         try:
-            found = prequantised_sources(folder, checkpoint_entries(folder), read_bytes)
-            readable = {name: entry for name, entry in found.rest.items() if entry.dtype in DTYPES and entry.shape}
-            sources: dict[str, Source] = {**found.sources, **{n: Plain(e) for n, e in readable.items()}}
-            if "adapter_config.json" in files:
-                sources = merged(sources, folder)
-            for source in sources.values():
-                read_whole(source)
+            checkpoint = open_checkpoint(folder, [str(folder)] * ("adapter_config.json" in files))
+            for source in checkpoint.sources.values():
+                if source.shape and (not isinstance(source, StoredPlain) or source.kind in DTYPES):
+                    read_whole(checkpoint, source)
         except CheckpointError as e:
-            str(e).encode(errors="backslashreplace")
-            return False
+            return not str(e)
         return True
 
     return check
 
 
-def read_whole(source: Source) -> None:
-    """Read all rows of a tensor, in two parts; raise AssertionError where they are not of its shape."""
-    height, width = source.shape[0], source.shape[-1]
-    parts = [source.rows(a, b, read_bytes) for a, b in ((0, height // 2), (height // 2, height))]
-    assert sum(len(part.values) for part in parts) == height
-    for part in parts:
-        assert part.scales is None or part.scales.shape == (len(part.values), width // 32)
+def read_whole(checkpoint: Checkpoint, source: Source) -> None:
+    """Read all rows of a tensor; raise AssertionError where they are not of its shape."""
+    pieces: list[Rows] = []
+    height = math.prod(source.shape[:-1]) if len(source.shape) > 1 else source.shape[0]
+    checkpoint.read(source.name, range(height), None, pieces.append)
+    assert sum(len(piece.values) for piece in pieces) == height
+    for piece in pieces:
+        assert piece.scales is None or piece.scales.shape == (len(piece.values), source.shape[-1] // 32)
 
 
 def cases(count: int, seed: int) -> Iterator[tuple[str, Files]]:

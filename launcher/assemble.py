@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -76,6 +77,12 @@ def find_model(config: Config, given: str) -> ModelRef:
         return store.find(given).ref
     except ApiError as e:
         raise ModelError(no_model(given, [model.full_name for model in store.models()])) from e
+
+
+def find_adapted(config: Config) -> ModelRef:
+    """Return the model that the server is started for, with its adapters; raise ModelError or ConfigError."""
+    folders = tuple(os.path.abspath(os.path.expanduser(folder)) for folder in config.adapter)
+    return replace(find_model(config, config.model), adapters=folders)
 
 
 def listen(config: Config) -> socket.socket:

@@ -45,6 +45,8 @@ def banner(
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
         lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")
+    if hosted.ref.adapters:
+        lines.append(f"merged into it: {', '.join(hosted.ref.adapters)}")
     unread = hosted.reports[0].unread
     if unread:
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")

@@ -113,7 +113,7 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exc
     runner.announce, runner.progress = _announce, progress
     try:
         draft = assemble.find_model(config, config.draft) if config.draft else None
-        hosted = models.pin(assemble.find_model(config, config.model), draft)
+        hosted = models.pin(assemble.find_adapted(config), draft)
         hosted.keep(None)
         print(banner(hosted, runner.facts, library, exchange, runner.choice, url(doors.listener)), flush=True)
         progress.moving = False  # from now on others write too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import Tensor
 from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
 from ollampi.mpiruntime.errors import CheckpointError
-from ollampi.mpiruntime.prequantised import refuse_quantised
+from ollampi.mpiruntime.lora import merged
+from ollampi.mpiruntime.prequantised import prequantised_sources
 from ollampi.mpiruntime.source import Rows, Source, StoredPlain
 
 _PIECE_BYTES = 8 << 20  # of a matrix in fp32, at most: what is held beside the shard while reading
@@ -32,11 +33,13 @@ def _nobody(passed: int, total: int) -> None:
 class Checkpoint:
     """The tensors of a model by name, and what has been read of them.
 
-    progress: called with the bytes of the tensors that are done and of all, whatever part of them a rank reads.
+    adapters: the folders of those that are merged into them; progress: called with the bytes of the tensors that are
+    done and of all, whatever part of them a rank reads.
     """
 
     folder: Path
     sources: dict[str, Source]
+    adapters: list[Path] = field(default_factory=list)
     bytes_read: int = 0
     unread: set[str] = field(default_factory=set)
     progress: Callable[[int, int], None] = _nobody
@@ -130,8 +133,18 @@ def _read_exactly(path: Path, offset: int, count: int, name: str) -> Tensor:
     return data
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Return the checkpoint in `folder`; raise CheckpointError where it is incomplete, damaged or quantised."""
-    entries = checkpoint_entries(folder)
-    refuse_quantised(folder, entries.values())
-    return Checkpoint(folder, {name: StoredPlain(entry) for name, entry in entries.items()})
+def open_checkpoint(folder: Path, adapters: Sequence[str] = ()) -> Checkpoint:
+    """Return the checkpoint in `folder` with LoRA adapters merged in turn.
+
+    Raise CheckpointError where one is incomplete, damaged, quantised in a way that is not read, or for another model.
+    """
+
+    def read(path: Path, offset: int, count: int) -> Tensor:
+        """Return `count` bytes of a file."""
+        return _read_exactly(path, offset, count, "g_idx or qzeros")
+
+    found = prequantised_sources(folder, checkpoint_entries(folder), read)
+    sources = {**found.sources, **{name: StoredPlain(entry) for name, entry in found.rest.items()}}
+    for adapter in adapters:
+        sources = merged(sources, Path(adapter))
+    return Checkpoint(folder, sources, [Path(adapter) for adapter in adapters])

@@ -170,6 +170,8 @@ class Models:
         Raise ModelError where it cannot be loaded, and then all models are as before where config, files or memory
         are the reason; raise NotYet where a model that must go first has work.
         """
+        if self._pinned is not None and (ref.name, ref.path) == (self._pinned.name, self._pinned.path):
+            ref = self._pinned  # with its adapters, of which clients know nothing
         hosted = self._hosted.get(ref.name)
         if hosted is not None and hosted.ref == ref and min(context or 0, hosted.config.max_context) <= hosted.context:
             return hosted
@@ -222,6 +224,7 @@ class Models:
             cache_dtype=settings.cache_dtype,
             quantize=quantize,
             shard_cache=settings.shard_cache,
+            adapters=list(ref.adapters),
             experts=settings.experts,
         )
         check = Check(
@@ -253,7 +256,7 @@ class Models:
                     f" {hosted.config.vocab_size}; choose one with the same tokenizer"
                 )
             length = min(load.context, config.max_context)
-            draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name)
+            draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name, adapters=[])
             self.runner.lead_check(Check(**asdict(draft)))
             reports = self.runner.lead_load(draft)
         except ModelError:

@@ -14,8 +14,8 @@ from torch import Tensor
 from ollampi.mpiruntime.adapter_config import FILE, AdapterConfig, read_adapter_config
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
-from ollampi.mpiruntime.source import Read, Rows, Source
-from ollampi.mpiruntime.stored import Held, some_rows, whole
+from ollampi.mpiruntime.source import DTYPES, Read, Rows, Source, StoredPlain
+from ollampi.mpiruntime.stored import Held, whole
 
 _NAME = re.compile(
     r"base_model\.model\.(?P<module>[^\0]+?)\."
@@ -48,7 +48,7 @@ class Merged:
 
     def __post_init__(self) -> None:
         self.name, self.path, self.shape = self.base.name, self.base.path, self.base.shape
-        self.kind = f"{self.base.kind}+LoRA"
+        self.kind = self.base.kind if self.base.kind in DTYPES else f"{self.base.kind}+LoRA"
         self.size_bytes = self.base.size_bytes + self.a.size_bytes + self.b.size_bytes
 
     def rows(self, first: int, last: int, read: Read) -> Rows:
@@ -85,7 +85,7 @@ class Replaced:
 
     def rows(self, first: int, last: int, read: Read) -> Rows:
         """Return rows [first, last) as they are in the file."""
-        return Rows(some_rows(self.entry, first, last, read))
+        return StoredPlain(self.entry).rows(first, last, read)
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -113,20 +113,20 @@ def merged(sources: dict[str, Source], adapter: Path) -> dict[str, Source]:
                 f"{entry.path}: tensor {entry.name!r} of dtype {entry.dtype} is none of a LoRA adapter in F32, F16 or"
                 " BF16; merge the adapter with PEFT's merge_and_unload"
             )
-        source = _target(sources, config, entry, f"{found['module']}.{found['own'] or 'weight'}")
+        target = _target(sources, config, entry, f"{found['module']}.{found['own'] or 'weight'}")
         if found["own"]:
-            result[source.name] = _replaced(source, entry, config)
+            result[target] = _replaced(sources[target], entry, config)
         else:
             factors.setdefault(found["module"], {})[found["part"] or found["table"]] = entry
     for module, parts in factors.items():
         a = next(iter(parts.values()))
-        source = result[_target(sources, config, a, f"{module}.weight").name]
-        result[source.name] = _merged(source, module, parts, config, held)
+        target = _target(sources, config, a, f"{module}.weight")
+        result[target] = _merged(result[target], module, parts, config, held)
     return result
 
 
-def _target(sources: dict[str, Source], config: AdapterConfig, entry: TensorEntry, name: str) -> Source:
-    """Return the tensor of the model that one of the adapter is for; raise CheckpointError where there is none.
+def _target(sources: dict[str, Source], config: AdapterConfig, entry: TensorEntry, name: str) -> str:
+    """Return the name of the model's tensor that one of the adapter is for; raise CheckpointError where it has none.
 
     Models that make embeddings only are often kept without the `model.` before their names.
     """
@@ -137,7 +137,7 @@ def _target(sources: dict[str, Source], config: AdapterConfig, entry: TensorEntr
                     f"{entry.path}: tensor {entry.name!r} changes a token table that is the output head as well; merge"
                     " the adapter with PEFT's merge_and_unload"
                 )
-            return sources[known]
+            return known
     raise CheckpointError(
         f"{entry.path}: tensor {entry.name!r} is for {name!r}, which the model does not have; the adapter was made for"
         f" {config.base!r}, use it with that model"

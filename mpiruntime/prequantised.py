@@ -57,11 +57,6 @@ def prequantised_sources(folder: Path, entries: dict[str, TensorEntry], read: Re
     return found
 
 
-def refuse_quantised(folder: Path, entries: Iterable[TensorEntry]) -> None:
-    """Raise CheckpointError where a tensor is one of a quantised checkpoint."""
-    _refuse(entries, _method(_quantization_config(folder)))
-
-
 def _take_float8(found: Prequantised, entry: TensorEntry, config: dict[str, Any]) -> None:
     """Make a source of an FP8 matrix that has scales."""
     scales = next((found.rest[n] for n in (f"{entry.name}_scale_inv", f"{entry.name}_scale") if n in found.rest), None)

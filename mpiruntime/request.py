@@ -55,10 +55,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model by its full name and the folder that holds it."""
+    """A model by its full name, the folder that holds it, and those of LoRA adapters that are merged into it."""
 
     name: str
     path: str
+    adapters: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", tuple(self.adapters))  # the wire knows lists only
 
 
 @dataclass(frozen=True)

@@ -211,9 +211,9 @@ class Runner:
     def _memory(self, check: Check) -> RankMemory:
         """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
         fixed = block = 0
-        for path in (check.path, *check.drafts):
+        for path, adapters in ((check.path, check.adapters), *((path, []) for path in check.drafts)):
             config, spread = read_config(Path(path)), check.experts == "spread"
-            sources = open_checkpoint(Path(path)).sources
+            sources = open_checkpoint(Path(path), adapters).sources
             self._arithmetic(check, config)
             if is_quantised(check.quantize, sources):
                 check_groups(config, self.shard, spread)
@@ -243,7 +243,7 @@ class Runner:
         """Read this rank's slice and make its cache; return what it holds."""
         began = time.monotonic()
         config = read_config(Path(load.path))
-        checkpoint = open_checkpoint(Path(load.path))
+        checkpoint = open_checkpoint(Path(load.path), load.adapters)
         checkpoint.progress = partial(self.progress, load.name)
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
@@ -274,7 +274,8 @@ class Runner:
         """Return where this rank's quantised matrices are kept, or None for nowhere."""
         if load.shard_cache is None or load.quantize == "none":
             return None
-        path = shard_path(load.shard_cache, checkpoint.folder, load.quantize, self.comm.rank, self.comm.size)
+        rank, size = self.comm.rank, self.comm.size
+        path = shard_path(load.shard_cache, checkpoint.folder, load.quantize, rank, size, checkpoint.adapters)
         return ShardFile(path, _key(checkpoint))
 
     def _cache(self, config: ModelConfig, load: Load, dtype: torch.dtype) -> KVCache:
@@ -287,4 +288,4 @@ class Runner:
 
 def _key(checkpoint: Checkpoint) -> str:
     """Return what a file of quantised matrices of the checkpoint is known by."""
-    return checkpoint_key(checkpoint.folder, checkpoint.files)
+    return checkpoint_key(checkpoint.folder, checkpoint.files, checkpoint.adapters)

@@ -26,6 +26,7 @@ from ollampi.kernels import quantised
 from ollampi.kernels.native import library
 from ollampi.kernels.quantised import Quantised
 from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.lora import adapter_files
 from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
 
 _VERSION = 2  # of the file and of the numbers in it; another one is written anew
@@ -35,15 +36,20 @@ _SAMPLES, _SAMPLE_BYTES = 16, 4096  # of each file of the checkpoint
 _LEFT_S = 3600.0  # after which a file that was being written belongs to a rank that was killed
 
 
-def checkpoint_key(folder: Path, files: Iterable[Path]) -> str:
-    """Return a digest that changes with the checkpoint's config or files; raise OSError, CheckpointError.
+def checkpoint_key(folder: Path, files: Iterable[Path], adapters: Iterable[Path] = ()) -> str:
+    """Return a digest that changes with the checkpoint's config or files or adapters; raise OSError, CheckpointError.
 
     It takes in names, sizes and headers, samples of the content, and both times: the kernel sets the time of the last
     change, which nobody can set back, whatever is written.
     """
     made = "C" if library() else "torch"  # of scales nearly as good they may choose different ones
     digest = hashlib.blake2b(f"{_VERSION}:{made}:".encode() + (folder / "config.json").read_bytes(), digest_size=16)
-    for path in sorted(files):
+    tensors = set(files)
+    for adapter in adapters:
+        settings, adapter_tensors = adapter_files(adapter)
+        digest.update(f"{adapter}:".encode(errors="surrogateescape") + settings.read_bytes())
+        tensors.add(adapter_tensors)
+    for path in sorted(tensors):
         header, size = read_header_bytes(path)
         stat = path.stat()
         digest.update(f"{path.name}:{size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{len(header)}:".encode() + header)
@@ -55,9 +61,10 @@ def checkpoint_key(folder: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def shard_path(cache: str, folder: Path, quantize: str, rank: int, size: int) -> Path:
-    """Return the file for a rank's part of the checkpoint in `folder`."""
-    place = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=6).hexdigest()
+def shard_path(cache: str, folder: Path, quantize: str, rank: int, size: int, adapters: Iterable[Path] = ()) -> Path:
+    """Return the file for a rank's part of the checkpoint in `folder` with adapters merged."""
+    places = b"\0".join(os.fsencode(path.resolve()) for path in (folder, *adapters))
+    place = hashlib.blake2b(places, digest_size=6).hexdigest()
     name = re.sub(r"[^\w.-]", "_", folder.resolve().name)[:60]
     return Path(os.path.expanduser(cache)) / f"{name}-{place}-{quantize}-{rank}-of-{size}.safetensors"
 

@@ -40,7 +40,7 @@ class Load:
     name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
     cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8, q4
     or auto; shard_cache: the folder in which quantised matrices are kept, None for nowhere; experts: cut, or spread
-    whole over the ranks.
+    whole over the ranks; adapters: the folders of LoRA adapters that are merged into it in turn.
     """
 
     model: int
@@ -55,6 +55,7 @@ class Load:
     quantize: str = "none"
     shard_cache: str | None = None
     experts: str = "cut"
+    adapters: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> str:

@@ -8,28 +8,21 @@ import torch
 from torch import Tensor
 
 from ollampi.mpiruntime.safetensors_header import TensorEntry
-from ollampi.mpiruntime.source import Read
+from ollampi.mpiruntime.source import DTYPES, Read
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I32": torch.int32,
-}
+_DTYPES = {**DTYPES, "F8_E4M3": torch.float8_e4m3fn, "I32": torch.int32}
 
 
 def whole(entry: TensorEntry, read: Read) -> Tensor:
     """Return a tensor [*entry.shape] as it is in the file."""
-    return read(entry.path, entry.offset, entry.size_bytes).view(DTYPES[entry.dtype]).view(entry.shape)
+    return read(entry.path, entry.offset, entry.size_bytes).view(_DTYPES[entry.dtype]).view(entry.shape)
 
 
 def some_rows(entry: TensorEntry, first: int, last: int, read: Read) -> Tensor:
     """Return rows [first, last) of a tensor of at least one dimension, [last - first, ...]."""
     row_bytes = entry.size_bytes // max(1, entry.shape[0])
     raw = read(entry.path, entry.offset + first * row_bytes, (last - first) * row_bytes)
-    return raw.view(DTYPES[entry.dtype]).view(last - first, *entry.shape[1:])
+    return raw.view(_DTYPES[entry.dtype]).view(last - first, *entry.shape[1:])
 
 
 class Held:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from support.checkpoints import reference, write_checkpoint
+from support.adapters import merged_by_peft, write_adapter
+from support.checkpoints import write_checkpoint
 from support.packers import awq, random_numbers, write_quantised
 from support.sources import Reader, all_rows, plain_sources
-from transformers import LlamaForCausalLM
 
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.lora import merged
@@ -21,6 +20,8 @@ from ollampi.mpiruntime.prequantised import prequantised_sources
 from ollampi.mpiruntime.safetensors_header import read_header
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.source import Source
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of PEFT and transformers
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 PATTERNS: dict[str, Any] = {
@@ -44,26 +45,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("base") / "m")
 
 
-def write_adapter(base: Path, folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
-    """Write an adapter with random matrices."""
-    torch.manual_seed(seed)
-    model = get_peft_model(reference(base), LoraConfig(**{"r": 4, "lora_alpha": 8, **config}))
-    for p in model.parameters():
-        if p.requires_grad:
-            torch.nn.init.normal_(p, std=0.1)
-    model.to(dtype).save_pretrained(folder)
-    return folder
-
-
-def merged_by_peft(base: Path, *adapters: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of the model with adapters merged in turn."""
-    model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    for adapter in adapters:
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    tensors: dict[str, torch.Tensor] = model.state_dict()
-    return tensors
-
-
 def check(sources: dict[str, Source], expected: dict[str, torch.Tensor]) -> None:
     assert sources.keys() == expected.keys()
     for name, source in sources.items():
@@ -71,24 +52,21 @@ def check(sources: dict[str, Source], expected: dict[str, torch.Tensor]) -> None
         torch.testing.assert_close(all_rows(source, 7).float(), expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_merging_is_that_of_peft(base: Path, tmp_path: Path, config: dict[str, Any], dtype: torch.dtype) -> None:
     adapter = write_adapter(base, tmp_path / "a", dtype=dtype, **config)
     plain, made = plain_sources(base), merged(plain_sources(base), adapter)
-    check(made, merged_by_peft(base, adapter))
+    check(made, merged_by_peft(base, adapter).state_dict())
     assert any(made[name].size_bytes > plain[name].size_bytes for name in made)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_several_are_merged_one_after_the_other(base: Path, tmp_path: Path) -> None:
     first = write_adapter(base, tmp_path / "a", 1, target_modules=["q_proj", "up_proj"])
     second = write_adapter(base, tmp_path / "b", 2, target_modules=["q_proj"], r=2)
-    check(merged(merged(plain_sources(base), first), second), merged_by_peft(base, first, second))
+    check(merged(merged(plain_sources(base), first), second), merged_by_peft(base, first, second).state_dict())
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_the_parts_of_any_number_of_ranks_are_those_of_the_whole(base: Path, tmp_path: Path, size: int) -> None:
     adapter = write_adapter(base, tmp_path / "a", target_modules="all-linear", r=24)
@@ -98,7 +76,6 @@ def test_the_parts_of_any_number_of_ranks_are_those_of_the_whole(base: Path, tmp
         assert torch.equal(torch.cat(rows), all_rows(source)), name
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_quantised_base_is_merged_by_its_values(base: Path, tmp_path: Path) -> None:
     numbers, stem = random_numbers(64, 64, 32), "model.layers.0.self_attn.q_proj"
     told = {"quant_method": "awq", "bits": 4, "group_size": 32}
@@ -113,14 +90,11 @@ def test_a_quantised_base_is_merged_by_its_values(base: Path, tmp_path: Path) ->
     torch.testing.assert_close(all_rows(made, 5), numbers.weight() + delta)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_names_with_the_adapters_own_name_and_bases_without_a_prefix(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(base, tmp_path / "a", target_modules=["q_proj"])
-    expected = merged_by_peft(base, adapter)
+    expected = merged_by_peft(base, adapter).state_dict()
     rename(adapter, "lora_A.weight", "lora_A.default.weight")
     bare = {name.removeprefix("model."): source for name, source in plain_sources(base).items()}
-    for source in bare.values():
-        source.name = source.name.removeprefix("model.")
     check(merged(bare, adapter), {name.removeprefix("model."): tensor for name, tensor in expected.items()})
 
 

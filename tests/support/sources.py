@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
-from ollampi.mpiruntime.source import Rows, Source
-from ollampi.mpiruntime.stored import some_rows
+from ollampi.mpiruntime.safetensors_header import read_header
+from ollampi.mpiruntime.source import Source, StoredPlain
 
 
 class Reader:
@@ -27,22 +26,9 @@ class Reader:
         return torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
 
 
-class PlainSource:
-    """A tensor of plain numbers."""
-
-    bits: int | None = None
-
-    def __init__(self, entry: TensorEntry) -> None:
-        self.entry, self.name, self.path, self.kind = entry, entry.name, entry.path, entry.dtype
-        self.shape, self.size_bytes = entry.shape, entry.size_bytes
-
-    def rows(self, first: int, last: int, read: Reader) -> Rows:
-        return Rows(some_rows(self.entry, first, last, read))
-
-
 def plain_sources(folder: Path) -> dict[str, Source]:
     """Return the tensors of model.safetensors as sources."""
-    return {name: PlainSource(entry) for name, entry in read_header(folder / "model.safetensors").items()}
+    return {name: StoredPlain(entry) for name, entry in read_header(folder / "model.safetensors").items()}
 
 
 def all_rows(source: Source, piece: int | None = None) -> Tensor:

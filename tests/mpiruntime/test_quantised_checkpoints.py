@@ -1,0 +1,153 @@
+"""Checkpoints in FP8, AWQ and GPTQ, and with adapters, compute what their exact values do, on any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.adapters import merged_by_peft, write_adapter
+from support.checkpoints import PROMPT, reference_logits, write_checkpoint
+from support.packers import Numbers, awq, gptq, random_numbers, write_quantised
+from support.worlds import generate, lead, load_message, logits_in_pieces, run_engine
+
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.thread_world import run_threads
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of PEFT and transformers
+SIZES = pytest.mark.parametrize("size", [1, 2, 3, 4])
+CONFIGS: dict[str, dict[str, Any]] = {
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 32},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32},
+    "fp8": {"quant_method": "fp8", "weight_block_size": [16, 16]},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("base") / "m")
+
+
+def quantised(base: Path, folder: Path, kind: str) -> tuple[Path, Path]:
+    """Write all layers of a model quantised; return its folder, and one of the same values in fp32."""
+    tensors = load_file(base / "model.safetensors")
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    stems = sorted(n.removesuffix(".weight") for n, t in tensors.items() if t.dim() == 2 and ".layers." in n)
+    for seed, stem in enumerate(stems):
+        out, width = tensors[f"{stem}.weight"].shape
+        if kind == "fp8":
+            weight, scales = torch.randn(out, width).to(torch.float8_e4m3fn), torch.rand(-(-out // 16), width // 16)
+            parts[stem] = {"weight": weight, "weight_scale_inv": scales, "input_scale": torch.ones(1)}
+            spread = scales.repeat_interleave(16, 0)[:out].repeat_interleave(16, 1)
+            tensors[f"{stem}.weight"] = weight.float() * spread
+        else:
+            numbers = random_numbers(out, width, 32, seed=seed)
+            parts[stem] = awq(numbers) if kind == "awq" else gptq(numbers)
+            tensors[f"{stem}.weight"] = numbers.weight()
+    plain = write_plain(base, folder.with_name("plain"), tensors)
+    return write_quantised(base, folder, CONFIGS[kind], parts), plain
+
+
+def write_plain(base: Path, folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Write a checkpoint of other tensors."""
+    folder.mkdir()
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def start(folder: Path, size: int, **fields: Any) -> tuple[torch.Tensor, list[LoadReport]]:
+    """Return the logits of a prompt and what the ranks hold."""
+
+    def work(runner: Runner) -> tuple[torch.Tensor, list[LoadReport]]:
+        reports = runner.lead_load(load_message(folder, **fields))
+        return logits_in_pieces(runner, PROMPT, [9, 8]), reports
+
+    found = run_threads(size, lambda c: lead(c, work))[0]
+    assert found is not None
+    return found
+
+
+@SIZES
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_logits_are_those_of_the_values_in_fp32(base: Path, tmp_path: Path, kind: str, size: int) -> None:
+    made, plain = quantised(base, tmp_path / "m", kind)
+    logits, reports = start(made, size)
+    torch.testing.assert_close(logits, reference_logits(plain, PROMPT), rtol=1e-4, atol=1e-4)
+    assert all(report.unread == [] for report in reports)
+
+
+@SIZES
+def test_a_deterministic_text_has_the_same_bits_on_any_number_of_ranks(base: Path, tmp_path: Path, size: int) -> None:
+    made, _ = quantised(base, tmp_path / "m", "awq")
+    adapter = write_adapter(base, tmp_path / "a", target_modules="all-linear")
+    one, _ = start(made, 1, deterministic=True, adapters=[str(adapter)])
+    many, _ = start(made, size, deterministic=True, adapters=[str(adapter)])
+    assert torch.equal(one, many)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_rank_reads_packed_tensors_whole_and_others_in_part(base: Path, tmp_path: Path, kind: str) -> None:
+    made, _ = quantised(base, tmp_path / "m", kind)
+    size = (made / "model.safetensors").stat().st_size
+    (alone,), four = start(made, 1)[1], start(made, 4)[1]
+    assert alone.read_bytes <= size
+    assert all(report.read_bytes < alone.read_bytes for report in four)
+
+
+@SIZES
+def test_logits_with_adapters_are_those_of_peft(base: Path, tmp_path: Path, size: int) -> None:
+    adapters = [
+        write_adapter(base, tmp_path / name, seed, target_modules="all-linear") for seed, name in enumerate("ab")
+    ]
+    for some in (adapters[:1], adapters):
+        logits, reports = start(base, size, adapters=[str(path) for path in some])
+        with torch.no_grad():
+            expected = merged_by_peft(base, *some)(torch.tensor([PROMPT])).logits[0]
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        assert all(report.unread == [] for report in reports)
+
+
+def test_kept_weights_are_those_of_their_adapter(base: Path, tmp_path: Path) -> None:
+    a, b = (write_adapter(base, tmp_path / name, seed, target_modules="all-linear") for seed, name in enumerate("ab"))
+    told: dict[str, Any] = {"quantize": "q8", "shard_cache": str(tmp_path / "kept")}
+    plain, with_a, with_b = ([], [str(a)], [str(b)])
+    expected = [start(base, 2, quantize="q8", adapters=x)[0] for x in (plain, with_a, with_b)]
+    for _ in range(2):
+        for adapters, logits in zip((plain, with_a, with_b), expected, strict=True):
+            assert torch.equal(start(base, 2, adapters=adapters, **told)[0], logits)
+    settings = json.loads((a / "adapter_config.json").read_text())
+    (a / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 16}))
+    changed = start(base, 2, adapters=with_a, **told)[0]
+    assert not torch.equal(changed, expected[1])
+    assert torch.equal(changed, start(base, 2, quantize="q8", adapters=with_a)[0])
+
+
+def test_a_request_for_what_is_not_read_names_the_tensor_and_the_remedy(base: Path, tmp_path: Path) -> None:
+    stem = "model.layers.1.self_attn.q_proj"
+    config = {"quant_method": "bitsandbytes"}
+    words = {"weight": torch.zeros(64, 32, dtype=torch.uint8), "weight.absmax": torch.ones(64)}
+    made = write_quantised(base, tmp_path / "m", config, {stem: words})
+    messages = [generate(1, made, PROMPT, max_tokens=1)]
+    settings = EngineSettings(cache_tokens=64, block_size=4)
+    recorder = run_threads(2, lambda c: run_engine(c, messages, settings))[0]
+    assert recorder is not None
+    assert recorder.last(1)["code"] == "model"
+    for text in (str(made), f"'{stem}.weight", "(bitsandbytes)", "quantize=q8 or quantize=q4"):
+        assert text in recorder.last(1)["message"]
+
+
+def test_scales_of_zero_and_of_either_sign_are_scales_like_others(base: Path, tmp_path: Path) -> None:
+    numbers = random_numbers(64, 64, 32)
+    scales = numbers.s * ([[1], [-1]])
+    scales[0, :5] = 0
+    odd = Numbers(numbers.q, numbers.z, scales.astype("float16"), numbers.group_of)
+    stem = "model.layers.0.self_attn.q_proj"
+    made = write_quantised(base, tmp_path / "m", CONFIGS["gptq"], {stem: gptq(odd)})
+    tensors = {**load_file(base / "model.safetensors"), f"{stem}.weight": odd.weight()}
+    plain = write_plain(base, tmp_path / "plain", tensors)
+    torch.testing.assert_close(start(made, 2)[0], reference_logits(plain, PROMPT), rtol=1e-4, atol=1e-4)
