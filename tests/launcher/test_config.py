@@ -51,6 +51,11 @@ def test_the_defaults_name_every_setting_and_are_the_schemas() -> None:
     assert compose_config([], {}) == Config()
 
 
+@pytest.mark.parametrize(("given", "folders"), [("/a", ["/a"]), ("[/a,/b]", ["/a", "/b"]), ("[]", [])])
+def test_adapters_are_one_folder_or_several(given: str, folders: list[str]) -> None:
+    assert compose_config([f"adapter={given}"], {}).adapter == folders
+
+
 def test_a_flag_reaches_the_engine() -> None:
     assert compose_config(["engine.deterministic=true"], {}).engine.deterministic is True
     assert compose_config(["deterministic=true"], {}).engine.deterministic is True

@@ -15,6 +15,9 @@ from support.packers import Numbers, awq, gptq, random_numbers, write_quantised
 from support.worlds import generate, lead, load_message, logits_in_pieces, run_engine
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.thread_world import run_threads
 
@@ -125,6 +128,32 @@ def test_kept_weights_are_those_of_their_adapter(base: Path, tmp_path: Path) -> 
     changed = start(base, 2, adapters=with_a, **told)[0]
     assert not torch.equal(changed, expected[1])
     assert torch.equal(changed, start(base, 2, quantize="q8", adapters=with_a)[0])
+
+
+def test_clients_get_the_started_model_with_its_adapters(base: Path, tmp_path: Path) -> None:
+    adapter = str(write_adapter(base, tmp_path / "a", target_modules=["q_proj"]))
+
+    def work(runner: Runner) -> list[ModelRef]:
+        models = Models(runner, EngineSettings(cache_tokens=64, block_size=4))
+        models.pin(ModelRef("test:latest", str(base), (adapter,)))
+        asked = ModelRef("test:latest", str(base))
+        found = [models.get(asked).ref]
+        models.unload_when_idle("test:latest")
+        found += [models.get(asked).ref, models.get(ModelRef("other:latest", str(base))).ref]
+        return found
+
+    found = run_threads(2, lambda c: lead(c, work))[0]
+    assert found is not None
+    assert [ref.adapters for ref in found] == [(adapter,), (adapter,), ()]
+
+
+def test_an_adapter_that_does_not_fit_ends_the_load_on_every_rank(base: Path, tmp_path: Path) -> None:
+    def work(runner: Runner) -> None:
+        models = Models(runner, EngineSettings(cache_tokens=64, block_size=4))
+        with pytest.raises(ModelError, match=r"no adapter_config.json in .*a; an adapter is a folder"):
+            models.pin(ModelRef("test:latest", str(base), (str(tmp_path / "a"),)))
+
+    run_threads(3, lambda c: lead(c, work))
 
 
 def test_a_request_for_what_is_not_read_names_the_tensor_and_the_remedy(base: Path, tmp_path: Path) -> None:
