@@ -259,9 +259,12 @@ def _positive(config: dict[str, Any], key: str, default: int) -> int:
 def _details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[TensorEntry]) -> dict[str, Any]:
     """Return the `details` object of /api/tags, /api/ps and /api/show."""
     family = config["model_type"]
-    values = Counter[str]()
+    values, packed = Counter[str](), _packed(config)
     for tensor in tensors:
-        values[tensor.dtype] += tensor.num_elements
+        if packed is None or tensor.dtype != "I32":
+            values[tensor.dtype] += tensor.num_elements
+        elif tensor.name.endswith(".qweight"):
+            values[packed[0]] += tensor.num_elements * 32 // packed[1]
     dtype = values.most_common(1)[0][0] if values else ""
     return {
         "parent_model": "",
@@ -273,6 +276,15 @@ def _details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[
         "context_length": _positive(text_config, "max_position_embeddings", 2048),
         "embedding_length": _positive(text_config, "hidden_size", 0),
     }
+
+
+def _packed(config: dict[str, Any]) -> tuple[str, int] | None:
+    """Return how words hold packed numbers, as "AWQ 4-bit", and the bits of one; None where they hold none."""
+    told = config.get("quantization_config")
+    method, bits = (told.get("quant_method"), told.get("bits")) if isinstance(told, dict) else (None, None)
+    if not isinstance(method, str) or method not in ("awq", "gptq") or type(bits) is not int or not 2 <= bits <= 8:
+        return None
+    return f"{method.upper()} {bits}-bit", bits
 
 
 def human_number(count: int) -> str:

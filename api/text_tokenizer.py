@@ -16,6 +16,7 @@ from ollampi.api.model import Model
 from ollampi.mpiruntime.errors import ModelError
 
 MAX_CHARS_PER_TOKEN = 16  # text is shorter than this per token, but for absurd text
+MAX_ID = 2**31 - 1  # ids travel as int32
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -140,6 +141,11 @@ def _load(path: Path) -> Tokenizer:
         raise ModelError("the model has no tokenizer.json; convert its tokenizer with transformers and copy it here")
     with _refused():
         tokenizer = Tokenizer.from_file(str(path))
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest > MAX_ID:
+        raise ModelError(
+            f"the model's tokenizer.json has a token of id {highest}, the limit is {MAX_ID}; copy it again"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

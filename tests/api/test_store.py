@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ollampi.api.errors import ApiError
 from ollampi.api.model import human_number, read_model
@@ -105,6 +107,20 @@ def test_a_folder_without_tokenizer_is_refused_when_it_is_read(make_model, tmp_p
     with pytest.raises(ModelError, match=r"model my-model:latest: tokenizer.json is missing; convert") as caught:
         read_model(folder_name("my model"), folder)
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "level"), [({"quant_method": "awq", "bits": 4}, "AWQ 4-bit"), ({}, "I32"), (5, "I32")]
+)
+def test_packed_numbers_count_as_parameters(make_model, tmp_path, told, level):
+    folder = make_model(tmp_path / "demo")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": told}))
+    words = torch.zeros(64, 128, dtype=torch.int32)
+    save_file({"q.qweight": words, "q.scales": torch.ones(2, 1024)}, folder / "model.safetensors")
+    details = read_model(folder_name("demo"), folder).details
+    assert details["quantization_level"] == level
+    assert details["parameter_size"] == ("67.6K" if level == "AWQ 4-bit" else "10.2K")
 
 
 def test_human_numbers():
