@@ -6,11 +6,11 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ollampi.api.details import details, positive
 from ollampi.api.names import Name
 from ollampi.api.pooling import LAST_TOKEN, LENGTH_FILE, POOLING_FILE, longest_input, pooling_of
 from ollampi.mpiruntime.errors import ModelError
@@ -33,7 +33,6 @@ _WATCHED = (
     LENGTH_FILE,
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_QUANTIZATION = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -86,7 +85,7 @@ class Model:
     @property
     def context_length(self) -> int:
         """Return the longest context that the model was trained for."""
-        return _positive(self.text_config, "max_position_embeddings", 2048)
+        return positive(self.text_config, "max_position_embeddings", 2048)
 
     @property
     def num_parameters(self) -> int:
@@ -135,7 +134,7 @@ def _read_model(name: Name, path: Path) -> Model:
         modified_at=min(max(0, *(time_ns for _, time_ns, _ in fingerprint(path))) / 1e9, LATEST_S),
         size_bytes=size_bytes,
         digest=digest,
-        details=_details(config, text_config, tensors),
+        details=details(config, text_config, tensors),
         tensors=tensors,
         pooling=pooling_of(path, read_json(path / POOLING_FILE, LAST_TOKEN)),
         longest_input=longest_input(read_json(path / LENGTH_FILE, {})),
@@ -249,50 +248,6 @@ def _ids(value: object) -> list[int]:
     """Return token ids that are written as one number, a list, or not at all; what can be no id is left out."""
     values = value if isinstance(value, list) else [value]
     return [item for item in values if type(item) is int and 0 <= item < 2**31]
-
-
-def _positive(config: dict[str, Any], key: str, default: int) -> int:
-    value = config.get(key)
-    return value if type(value) is int and 0 < value < 2**31 else default
-
-
-def _details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[TensorEntry]) -> dict[str, Any]:
-    """Return the `details` object of /api/tags, /api/ps and /api/show."""
-    family = config["model_type"]
-    values, packed = Counter[str](), _packed(config)
-    for tensor in tensors:
-        if packed is None or tensor.dtype != "I32":
-            values[tensor.dtype] += tensor.num_elements
-        elif tensor.name.endswith(".qweight"):
-            values[packed[0]] += tensor.num_elements * 32 // packed[1]
-    dtype = values.most_common(1)[0][0] if values else ""
-    return {
-        "parent_model": "",
-        "format": "safetensors",
-        "family": family,
-        "families": [family],
-        "parameter_size": human_number(values.total()),
-        "quantization_level": _QUANTIZATION.get(dtype, dtype or "unknown"),
-        "context_length": _positive(text_config, "max_position_embeddings", 2048),
-        "embedding_length": _positive(text_config, "hidden_size", 0),
-    }
-
-
-def _packed(config: dict[str, Any]) -> tuple[str, int] | None:
-    """Return how words hold packed numbers, as "AWQ 4-bit", and the bits of one; None where they hold none."""
-    told = config.get("quantization_config")
-    method, bits = (told.get("quant_method"), told.get("bits")) if isinstance(told, dict) else (None, None)
-    if not isinstance(method, str) or method not in ("awq", "gptq") or type(bits) is not int or not 2 <= bits <= 8:
-        return None
-    return f"{method.upper()} {bits}-bit", bits
-
-
-def human_number(count: int) -> str:
-    """Return a count as 5.6M or 8.0B."""
-    for limit, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= limit:
-            return f"{count / limit:.1f}{letter}"
-    return str(count)
 
 
 def _capabilities(template: str | None, embeds: bool) -> list[str]:

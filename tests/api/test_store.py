@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ollampi.api.details import human_number
 from ollampi.api.errors import ApiError
-from ollampi.api.model import human_number, read_model
+from ollampi.api.model import read_model
 from ollampi.api.names import folder_name, parse_name
 from ollampi.api.store import Store
 from ollampi.mpiruntime.errors import ModelError
