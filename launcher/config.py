@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ollampi.launcher.kinds import Value
 from ollampi.launcher.schema import Config
-from ollampi.launcher.settings import SETTINGS, Value, check_setting, chosen
+from ollampi.launcher.settings import SETTINGS, check_setting, chosen
 from ollampi.mpiruntime.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

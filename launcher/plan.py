@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ollampi.launcher.config import CONF
+from ollampi.launcher.kinds import Bytes, Kind, Number
 from ollampi.launcher.model_path import model_path, no_model
-from ollampi.launcher.settings import SETTINGS, Bytes, Kind, Number, parse
+from ollampi.launcher.settings import SETTINGS, parse
 from ollampi.launcher.words import table
 from ollampi.mpiruntime.checkpoint import open_checkpoint
 from ollampi.mpiruntime.errors import CheckpointError, ConfigError, ModelError, OllampiError

@@ -9,8 +9,9 @@ import yaml
 
 from ollampi.launcher import config
 from ollampi.launcher.config import CONF, compose_config
+from ollampi.launcher.kinds import Choice, Flag, Number, Text, Texts
 from ollampi.launcher.schema import Config
-from ollampi.launcher.settings import SETTINGS, Choice, Flag, Number, Text, Texts
+from ollampi.launcher.settings import SETTINGS
 from ollampi.mpiruntime.errors import ConfigError
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ollampi.launcher.settings import SETTINGS, Value, chosen
+from ollampi.launcher.kinds import Value
+from ollampi.launcher.settings import SETTINGS, chosen
 from ollampi.mpiruntime.errors import ConfigError
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"

@@ -1,0 +1,145 @@
+"""What a setting can take: a number, a text, a list of texts, a flag, one of a few words."""
+
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Protocol
+
+Value = str | int | float | bool | list[str] | None
+
+
+class Kind(Protocol):
+    """Tell what a setting takes."""
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+
+    def parse(self, text: str) -> Value:
+        """Return the value that a text stands for; raise ValueError where it stands for none."""
+
+    def fits(self, value: Value) -> bool:
+        """Return whether a value of the right type is in range."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from low to high, or null where that is allowed."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    or_null: bool = False
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        kind = "a whole number" if self.kind is int else "a number"
+        return f"{kind} from {self.low} to {self.high}{' or null' if self.or_null else ''}"
+
+    def parse(self, text: str) -> Value:
+        """Return the number; raise ValueError."""
+        return None if self.or_null and text == "null" else self.kind(text)
+
+    def fits(self, value: Value) -> bool:
+        """Return whether a number is in range."""
+        if value is None:
+            return self.or_null
+        return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as it stands, with whatever characters, or null where that is allowed; quotes are taken away."""
+
+    takes: str
+    or_null: bool = False
+
+    def parse(self, text: str) -> Value:
+        """Return the text."""
+        if self.or_null and text == "null":
+            return None
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+    def fits(self, value: Value) -> bool:
+        """Return whether the text has any characters."""
+        return bool(value) or (self.or_null and value is None)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A number of bytes with a unit, or null for what is found."""
+
+    takes: str = "a size such as 80GiB, 512MiB or 1.5TB, or null"
+
+    def parse(self, text: str) -> Value:
+        """Return the bytes; raise ValueError."""
+        if text == "null":
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+        if found is None:
+            raise ValueError(text)
+        base = 1024 if found[3] else 1000
+        return int(float(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0))
+
+    def fits(self, value: Value) -> bool:
+        """Return whether there are any, and no absurd number of them."""
+        return value is None or (isinstance(value, int) and 0 < value < 2**60)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Several texts in brackets, or one text without."""
+
+    takes: str
+
+    def parse(self, text: str) -> Value:
+        """Return the texts; raise ValueError where a quote is not closed."""
+        if not (text.startswith("[") and text.endswith("]")):
+            return [text] if text else []
+        parts = shlex.shlex(text[1:-1], posix=True)
+        parts.whitespace, parts.whitespace_split, parts.escape, parts.commenters = ",", True, "", ""
+        return [part.strip() for part in parts if part.strip()]
+
+    def fits(self, value: Value) -> bool:
+        """Return True: any list will do."""
+        return True
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    takes: str = "true or false"
+
+    def parse(self, text: str) -> Value:
+        """Return the flag; raise ValueError for another word."""
+        if text not in ("true", "false"):
+            raise ValueError(text)
+        return text == "true"
+
+    def fits(self, value: Value) -> bool:
+        """Return whether it is a flag."""
+        return isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words; `note` helps to choose."""
+
+    words: tuple[str, ...]
+    note: str
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        return f"one of {', '.join(self.words)} ({self.note})"
+
+    def parse(self, text: str) -> Value:
+        """Return the word."""
+        return text
+
+    def fits(self, value: Value) -> bool:
+        """Return whether it is one of the words."""
+        return value in self.words
