@@ -30,9 +30,9 @@ _EXCHANGE = Choice(
 _EXPERTS = Choice(("cut", "spread"), "of a mixture: a part of each expert on every rank, or some experts whole on each")
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
-    "adapter": Texts("the path of a folder, or several in brackets: [/a,/b]"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
     "draft": Text("the name of a model or the path of its folder, or null", or_null=True),
+    "adapter": Texts("the path of a folder, or several in brackets: [/a,/b]"),
     "dtype": _DTYPE,
     "quantize": _QUANTIZE,
     "cache": _CACHE,
