@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ollampi.mpiruntime.adapter_config import FILE, AdapterConfig, read_adapter_config
@@ -23,6 +24,7 @@ _NAME = re.compile(
     r"|(?:base_layer\.|modules_to_save\.(?:default\.)?)?(?P<own>weight|bias))"
 )
 _FLOATS = {"F32", "F16", "BF16"}
+_ROWS = 32
 _TIED = re.compile(r"(.*\.)?(embed_tokens|lm_head)\.weight")
 
 
@@ -54,16 +56,20 @@ class Merged:
     def rows(self, first: int, last: int, read: Read) -> Rows:
         """Return rows [first, last) in fp32.
 
-        The sum is made in fp64, so that it does not depend on how many rows are asked for at a time.
+        The sum is made in fp64, so that it does not depend on how many rows are asked for at a time; a few rows of it
+        fit a core's cache.
         """
         values = self.base.rows(first, last, read).values
         left, right = self.held.tensors(self.name, lambda: self._factors(read))
-        return Rows((left[first:last].double() @ right.double()).mul_(self.scale).add_(values).float())
+        left, out = left[first:last].double() * self.scale, torch.empty(values.shape)
+        for i in range(0, len(out), _ROWS):
+            out[i : i + _ROWS] = torch.addmm(values[i : i + _ROWS].double(), left[i : i + _ROWS], right)
+        return Rows(out)
 
     def _factors(self, read: Read) -> tuple[Tensor, Tensor]:
-        """Return the factors [out, r] and [r, in]."""
+        """Return the factors [out, r] and, in fp64, [r, in]."""
         a, b = whole(self.a, read), whole(self.b, read)
-        return (a.T, b.T) if self.turned else (b, a)
+        return (a.T, b.T.double()) if self.turned else (b, a.double())
 
 
 @dataclass
