@@ -92,7 +92,9 @@ class Completions:
         return fit(prompt, ask.window)
 
     def _load_or_unload(self, ask: Ask, shape: Shape) -> Response:
-        """Answer a request without text: keep_alive 0 unloads the model, anything else loads it."""
+        """Answer a request without text: keep_alive 0 unloads the model, anything else loads it, its tokenizer too."""
+        if ask.keep_alive_s != 0:
+            self._prompts.tokenizers.get(ask.model)
         reason = load_or_unload(
             self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s, ask.options.timeout_s
         )
@@ -164,7 +166,7 @@ def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
         model=ask.model.ref,
         prompt=prompt.tokens,
         sampling=ask.options.sampling,
-        stop_tokens=ask.model.eos_token_ids,
+        stop_tokens=ask.model.texts.eos_token_ids,
         max_tokens=min(ask.options.max_tokens or longest, longest),
         context=ask.context,
         keep_tokens=min(keep, ask.window.context - 2),  # a shift must free something
