@@ -70,6 +70,8 @@ def _model(name: str, data: bytes) -> PieceModel:
             trainer.update(_fields(_bytes(value)))
         elif number == 3:
             normaliser.update(_fields(_bytes(value)))
+    if not texts:
+        raise _Damaged("it has no pieces")
     algorithm = _ALGORITHMS.get(_integer(trainer, 3, 1))
     if algorithm is None:
         raise ModelError(f"{name} has model_type {_integer(trainer, 3, 1)}; known are 1 (unigram) and 2 (BPE)")

@@ -15,7 +15,7 @@ from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.json_file import read_json, small_file
 from ollampi.mpiruntime.piece_tokenizer import piece_tokenizer
 from ollampi.mpiruntime.sentencepiece_model import CONTROL, UNKNOWN, USER_DEFINED, parse_pieces
-from ollampi.mpiruntime.special_tokens import add_tokens, frame_of, frame_texts
+from ollampi.mpiruntime.special_tokens import add_tokens, frame_texts
 from ollampi.mpiruntime.tokenizer_file import REMEDY, tokenizer_file
 from ollampi.mpiruntime.word_pieces import word_pieces
 
@@ -75,15 +75,7 @@ def tokenizer_errors(name: str) -> Iterator[None]:
 
 
 def _from_json(file: Path, config: dict[str, Any]) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, with the start token as tokenizer_config.json wants it, if it does."""
-    tokenizer = Tokenizer.from_file(str(file))
-    bos = tokenizer.token_to_id(token_text(config.get("bos_token")))
-    wanted = config.get("add_bos_token")
-    if bos is not None and isinstance(wanted, bool):
-        before, after = frame_of(tokenizer)
-        if wanted != (before == [bos]):
-            frame_texts(tokenizer, [bos] if wanted else [], after)
-    return tokenizer
+    return Tokenizer.from_file(str(file))
 
 
 def _from_pieces(file: Path, config: dict[str, Any]) -> Tokenizer:

@@ -59,12 +59,18 @@ def check(options: dict[str, Any], change: Callable[[str], str] = lambda text: t
     reference = sentencepiece.SentencePieceProcessor(model_proto=data)
     tokenizer = built(data)
     tokenizer.encode_special_tokens = True
+
+    def total(ids: list[int]) -> float:
+        """Return by what a unigram chooses among ways to split a text; of two equal ones rounding decides."""
+        return sum(reference.get_score(number) for number in ids)
+
     own = set(options.get("user_defined_symbols", ()))
     for text in map(change, random_texts(1000)):
         if text in own:
             continue  # alone and behind no blank: the piece is found at once, without the blank before it
         ids = reference.encode(text)
-        assert tokenizer.encode(text).ids == ids, text
+        found = tokenizer.encode(text).ids
+        assert found == ids or (options["model_type"] == "unigram" and total(found) == pytest.approx(total(ids))), text
         assert tokenizer.decode(ids) == reference.decode(ids).replace(" \u2047 ", ""), text
 
 

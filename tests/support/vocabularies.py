@@ -7,20 +7,25 @@ import json
 import random
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import sentencepiece
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-_DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+
+def _sentences() -> list[str]:
+    """Return sentences of words that are made up, the first ones the most frequent, always the same."""
+    pick = random.Random(7)
+    syllables = [a + b for a in "bcdfghklmnprst" for b in ("a", "e", "i", "o", "u", "an", "er", "ing", "or")]
+    words = ["".join(pick.choice(syllables) for _ in range(pick.randrange(1, 4))) for _ in range(400)]
+    words += ["self.write(x)", "0.25,", "(2026)", "I'll", "don't", "ÖL", "Käse", "x86_64", "→", "a/b", '"no"', "10%;"]
+    weights = [1 / (place + 3) for place in range(len(words))]
+    return [" ".join(pick.choices(words, weights, k=12)).capitalize() + "." for _ in range(300)]
+
+
 CORPUS = [
-    *(
-        line
-        for file in ("architecture.md", "options.md")
-        for line in (_DOCS / file).read_text().splitlines()
-        if "--" not in line
-    ),
+    *_sentences(),
     *["Grüße aus Köln, 世界 und 🙂!", "naïve café ﬁne Ａ１ I'M you'LL 12345", "a<unk>b <s> x </s>  y\t\tz"] * 20,
 ]
 _ODD = (
@@ -59,24 +64,28 @@ def random_texts(count: int, seed: int = 0) -> Iterator[str]:
 
 
 def without_marks(text: str) -> str:
-    """Return text without what combines with the character before it: marks, joiners, parts of Hangul syllables."""
+    """Return text without what combines, or may by now, with the character before it: marks and Hangul's parts."""
+    kinds = ("Mn", "Mc", "Me", "Cn")
     joined = ("\u200d", *map(chr, range(0x1100, 0x1200)))
-    return "".join(char for char in text if unicodedata.category(char)[0] != "M" and char not in joined)
+    return "".join(char for char in text if unicodedata.category(char) not in kinds and char not in joined)
 
 
 def train_pieces(**options: Any) -> bytes:
     """Return a SentencePiece model file."""
     out = io.BytesIO()
-    options = {"vocab_size": 800, "minloglevel": 2, **options}
+    options = {"vocab_size": 800, "minloglevel": 2, "hard_vocab_limit": False, **options}
+    if options["model_type"] == "bpe":
+        del options["hard_vocab_limit"]
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS), model_writer=out, **options)
     return out.getvalue()
 
 
-def train_bytes(cuts: list[pre_tokenizers.PreTokenizer], size: int = 1000) -> tuple[dict[str, int], list[str]]:
-    """Return vocabulary and merges of a byte-level BPE whose words are cut like that before."""
+@cache
+def train_bytes(*regexes: str, size: int = 1000) -> tuple[dict[str, int], list[str]]:
+    """Return vocabulary and merges of a byte-level BPE whose words are cut by one regex after the other."""
     tokenizer = Tokenizer(models.BPE())
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, last])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cut_by(*regexes), last])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
