@@ -42,16 +42,17 @@ def _merges(model: PieceModel, ids: dict[str, int], file: str) -> Iterator[tuple
 
     SentencePiece joins the neighbours whose piece has the highest score; the library wants the pairs in that order.
     """
-    scores, kinds = model.scores, model.kinds
-    parts = {text for text, number in ids.items() if kinds[number] == NORMAL}
-    unused = {text for text, number in ids.items() if kinds[number] == UNUSED}
-    for text in sorted(parts, key=lambda text: (-scores[ids[text]], ids[text])):
-        for cut in range(1, len(text)):
-            left, right = text[:cut], text[cut:]
-            if left in parts and right in parts:
+    parts = {text for text, kind in zip(model.texts, model.kinds, strict=True) if kind == NORMAL}
+    unused = set(_of_kind(model, UNUSED))
+    order = sorted(parts, key=ids.__getitem__)
+    order.sort(key=lambda text: -model.scores[ids[text]])  # of equal scores the first id first
+    for text in order:
+        lefts = [text[:cut] for cut in range(1, len(text))]
+        for left in lefts:
+            if left in parts and (right := text[len(left) :]) in parts:
                 yield left, right
-            elif unused and (left in unused or right in unused):
-                raise ModelError(f"{file} makes {text!r} from an unused piece; convert the tokenizer to tokenizer.json")
+        if unused and any(left in unused or text[len(left) :] in unused for left in lefts):
+            raise ModelError(f"{file} makes {text!r} from an unused piece; convert the tokenizer to tokenizer.json")
 
 
 def _unigram(model: PieceModel) -> Unigram:
