@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from ollampi.mpiruntime.byte_level import SPLITS, byte_level
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.piece_tokenizer import piece_tokenizer
-from ollampi.mpiruntime.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, PieceModel
+from ollampi.mpiruntime.sentencepiece_model import BYTE, CONTROL, MAX_PIECES, NORMAL, UNKNOWN, USER_DEFINED, PieceModel
 from ollampi.mpiruntime.special_tokens import add_tokens, frame_texts
 from ollampi.mpiruntime.word_pieces import word_pieces
 
@@ -49,6 +49,8 @@ class GgufVocabulary:
         texts = self._list("tokens", str)
         if not texts or any(type(text) is not str for text in texts):
             raise ModelError(f"{_PREFIX}tokens must be a list of texts; copy the file again")
+        if len(texts) > MAX_PIECES:
+            raise ModelError(f"{_PREFIX}tokens has {len(texts)} entries; at most {MAX_PIECES} are possible")
         self.tokens = [text or f"[EMPTY_{number}]" for number, text in enumerate(texts)]
         self.ids = {text: number for number, text in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):

@@ -14,6 +14,8 @@ from ollampi.mpiruntime.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOW
 from ollampi.mpiruntime.special_tokens import add_tokens
 
 _BLANK = "\u2581"
+_MAX_CHARS = 256  # of a piece that is made by merges; SentencePiece itself makes 16 unless told otherwise
+_MAX_CUTS = 4096
 
 
 def piece_tokenizer(model: PieceModel, file: str) -> Tokenizer:
@@ -22,6 +24,8 @@ def piece_tokenizer(model: PieceModel, file: str) -> Tokenizer:
     if len(ids) < len(model.texts):
         ((text, _),) = Counter(model.texts).most_common(1)
         raise ModelError(f"{file} has the piece {text!r} more than once; copy the file again")
+    if (count := len(_cut_behind(model)) + len(_kept_bare(model))) > _MAX_CUTS:
+        raise ModelError(f"{file} has {count} pieces that are not normal; at most {_MAX_CUTS} are possible")
     tokenizer = Tokenizer(_bpe(model, ids, file) if model.algorithm == "BPE" else _unigram(model))
     tokenizer.normalizer = normalizers.Sequence(list(_normalizers(model)))
     tokenizer.decoder = decoders.Sequence(list(_decoders(model)))
@@ -47,6 +51,8 @@ def _merges(model: PieceModel, ids: dict[str, int], file: str) -> Iterator[tuple
     order = sorted(parts, key=ids.__getitem__)
     order.sort(key=lambda text: -model.scores[ids[text]])  # of equal scores the first id first
     for text in order:
+        if len(text) > _MAX_CHARS:
+            raise ModelError(f"{file} has a piece of {len(text)} characters; at most {_MAX_CHARS} are possible")
         lefts = [text[:cut] for cut in range(1, len(text))]
         for left in lefts:
             if left in parts and (right := text[len(left) :]) in parts:
@@ -71,7 +77,7 @@ def _normalizers(model: PieceModel) -> Iterator[normalizers.Normalizer]:
     if model.one_blank:
         yield normalizers.Replace(Regex(r"\A +| +\z"), "")
         yield normalizers.Replace(Regex(" {2,}"), " ")
-    if model.prefix == "special" and (own := _of_kind(model, USER_DEFINED)):
+    if own := _kept_bare(model):
         # The library makes these pieces ready as well, before it looks for them: they must stay as they are.
         yield normalizers.Replace(Regex(rf"\A(?!(?:{'|'.join(map(re.escape, own))})\z)"), _BLANK)
     elif model.prefix in ("special", "added"):
@@ -87,8 +93,7 @@ def _pre_tokenizers(model: PieceModel) -> Iterator[pre_tokenizers.PreTokenizer]:
     """
     if model.prefix == "first":
         yield pre_tokenizers.Metaspace(_BLANK, prepend_scheme="first", split=False)
-    closed = [text for text in _of_kind(model, CONTROL, UNKNOWN, UNUSED, BYTE) if len(text) > 1]
-    if model.algorithm == "Unigram" and closed:
+    if closed := _cut_behind(model):
         cuts = "|".join(f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in closed)
         yield pre_tokenizers.Split(Regex(cuts), "isolated")
 
@@ -109,6 +114,17 @@ def _added(model: PieceModel) -> Iterator[tuple[int, AddedToken]]:
             yield number, AddedToken(text, normalized=False, special=True)
         elif kind == USER_DEFINED:
             yield number, AddedToken(text, normalized=model.prefix != "added", special=False)
+
+
+def _cut_behind(model: PieceModel) -> list[str]:
+    """Return the pieces behind whose first character plain text is cut."""
+    closed = _of_kind(model, CONTROL, UNKNOWN, UNUSED, BYTE) if model.algorithm == "Unigram" else []
+    return [text for text in closed if len(text) > 1]
+
+
+def _kept_bare(model: PieceModel) -> list[str]:
+    """Return the pieces to which no blank is prepended when the library looks for them."""
+    return _of_kind(model, USER_DEFINED) if model.prefix == "special" else []
 
 
 def _of_kind(model: PieceModel, *kinds: int) -> list[str]:

@@ -16,6 +16,7 @@ from ollampi.mpiruntime.errors import ModelError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # GGUF files use the same numbers
 Prefix = Literal["never", "first", "special", "added"]
 _ALGORITHMS: dict[int, Literal["Unigram", "BPE"]] = {1: "Unigram", 2: "BPE"}
+MAX_PIECES = 1 << 20
 _MAX_PIECE_BYTES = 1 << 16
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -66,6 +67,8 @@ def _model(name: str, data: bytes) -> PieceModel:
             texts.append(text)
             scores.append(score)
             kinds.append(kind)
+            if len(texts) > MAX_PIECES:
+                raise _Damaged(f"it has more than {MAX_PIECES} pieces")
         elif number == 2:
             trainer.update(_fields(_bytes(value)))
         elif number == 3:

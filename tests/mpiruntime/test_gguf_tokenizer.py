@@ -187,6 +187,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no tokens": ({"tokens": []}, r"ggml\.tokens must be a list"),
     "number": ({"tokens": ["a", 5]}, r"ggml\.tokens must be a list of str"),
     "twice": ({"tokens": ["a", "b", "a"]}, r"ggml\.tokens has 'a' twice"),
+    "too many": ({"tokens": [str(number) for number in range((1 << 20) + 1)]}, r"ggml\.tokens has 1048577 entries"),
     "types": ({"token_type": [1]}, r"ggml\.token_type has 1 values for 304 tokens"),
     "merges": ({"merges": ["ab"]}, r"ggml\.merges must hold two parts"),
     "unknown merge": ({"merges": ["no such"]}, r"ggml\.merges: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,16 @@ from tokenizers import Tokenizer
 
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.piece_tokenizer import piece_tokenizer
-from ollampi.mpiruntime.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, PieceModel, parse_pieces
+from ollampi.mpiruntime.sentencepiece_model import (
+    BYTE,
+    CONTROL,
+    MAX_PIECES,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    PieceModel,
+    parse_pieces,
+)
 
 AS_IT_IS: dict[str, Any] = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 LLAMA: dict[str, Any] = {
@@ -135,6 +145,14 @@ def test_what_cannot_be_split_alike_is_refused() -> None:
     parts = [("a", -1.0, NORMAL), ("b", -2.0, NORMAL), ("c", -3.0, NORMAL), ("ab", -4.0, UNUSED), ("abc", -5.0, NORMAL)]
     with pytest.raises(ModelError, match=r"^f makes 'abc' from an unused piece"):
         piece_tokenizer(pieces(("<unk>", 0, UNKNOWN), *parts), "f")
+    with pytest.raises(ModelError, match=r"^f has a piece of 257 characters; at most 256 are possible"):
+        piece_tokenizer(pieces(("<unk>", 0, UNKNOWN), ("a" * 257, 0, NORMAL)), "f")
+    many = [(f"<{number}>", 0, UNUSED) for number in range(4097)]
+    piece_tokenizer(pieces(("<unk>", 0, UNKNOWN), *many), "f")
+    with pytest.raises(ModelError, match=r"^f has 4098 pieces that are not normal; at most 4096 are possible"):
+        piece_tokenizer(replace(pieces(("<unk>", 0, UNKNOWN), *many), algorithm="Unigram"), "f")
+    with pytest.raises(ModelError, match=r"it has more than 1048576 pieces"):
+        parse_pieces("tokenizer.model", b"\x0a\x03\x0a\x01a" * (MAX_PIECES + 1))
     with pytest.raises(ModelError, match=r"model_type 4; known are 1 \(unigram\) and 2 \(BPE\)"):
         parse_pieces("tokenizer.model", train_pieces(model_type="char", vocab_size=200))
     with pytest.raises(ModelError, match="writes blanks in another way"):
