@@ -73,13 +73,20 @@ def folder_source(path: Path, text_config: dict[str, Any]) -> TextSource:
     )
 
 
-def gguf_source(metadata: dict[str, Any]) -> TextSource:
-    """Return what the metadata of a GGUF file says; raise ModelError with the key."""
-    vocabulary = GgufVocabulary(metadata)
+def gguf_source(read: Callable[[], dict[str, Any]]) -> TextSource:
+    """Return what the metadata of a GGUF file says, which `read` returns; raise ModelError with the key.
+
+    The tokenizer reads it again: a list of models does not hold the vocabularies of all.
+    """
+    vocabulary = GgufVocabulary(read())
     names = {"bos_token": vocabulary.text(vocabulary.bos), "eos_token": vocabulary.text(vocabulary.eos)}
-    templates = _checked(vocabulary.templates())
     return TextSource(
-        vocabulary.tokenizer, "tokenizer.ggml metadata", templates, names, vocabulary.bos, vocabulary.ends
+        lambda: GgufVocabulary(read()).tokenizer(),
+        "tokenizer.ggml metadata",
+        _checked(vocabulary.templates()),
+        names,
+        vocabulary.bos,
+        vocabulary.ends,
     )
 
 

@@ -58,6 +58,9 @@ class GgufVocabulary:
             raise ModelError(f"{_PREFIX}tokens has {twice!r:.100} twice; copy the file again")
         self.kinds = self._list("token_type", int) or [NORMAL] * len(self.tokens)
         self._check_length("token_type", self.kinds)
+        for text in _ENDS:  # some converters write another type, and nobody's text may end an answer
+            if text in self.ids:
+                self.kinds[self.ids[text]] = CONTROL
         self.bos = self._token("bos_token_id")
         self.eos = self._token("eos_token_id")
 

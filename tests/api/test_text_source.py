@@ -169,7 +169,7 @@ def test_the_start_token_of_a_tokenizer_json_is_its_own(make_model, tmp_path):
 
 def test_gguf_metadata_is_a_source_like_a_folder(pieces):
     metadata = gguf_of_pieces(pieces, LLAMA["user_defined_symbols"]) | {"tokenizer.chat_template": TEMPLATE}
-    source = gguf_source(metadata)
+    source = gguf_source(lambda: metadata)
     assert (source.bos_token, source.names["eos_token"], source.chat_template) == ("<s>", "</s>", TEMPLATE)
     assert (source.bos_token_id, source.eos_token_ids) == (1, [2])
     text = text_of(source)
@@ -179,7 +179,7 @@ def test_gguf_metadata_is_a_source_like_a_folder(pieces):
         assert not {1, 2} & set(text.encode_plain(sample))
         assert text.decode(text.encode_plain(sample)) == sample
     byte_level = gguf_of_bytes("qwen2", *train_bytes(*SPLITS["qwen2"].regexes, size=300))
-    text = text_of(gguf_source(byte_level))
+    text = text_of(gguf_source(lambda: byte_level))
     for sample in ["<|bos|>", "a<|im_end|>b"]:
         assert not text.special_ids & set(text.encode_plain(sample))
         assert text.bytes_of is not None

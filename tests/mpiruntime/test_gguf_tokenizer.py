@@ -170,6 +170,15 @@ def test_start_and_end_tokens_are_put_where_the_file_wants_them(small: dict[str,
     assert GgufVocabulary(llama3 | {"tokenizer.ggml.add_bos_token": False}).tokenizer().encode("a").ids == plain
 
 
+@pytest.mark.parametrize("kind", [1, 4, 5])
+def test_what_ends_answers_is_special_whatever_its_type(small: dict[str, Any], kind: int) -> None:
+    types = [*small["tokenizer.ggml.token_type"]]
+    types[small["tokenizer.ggml.eos_token_id"]] = kind
+    tokenizer = GgufVocabulary(small | {"tokenizer.ggml.token_type": types}).tokenizer()
+    added = tokenizer.get_added_tokens_decoder()
+    assert added[small["tokenizer.ggml.eos_token_id"]].special
+
+
 def test_ends_and_templates(small: dict[str, Any]) -> None:
     more = {"tokenizer.chat_template": "x", "tokenizer.chat_template.tool_use": "y", "tokenizer.chat_template.odd": 5}
     vocabulary = GgufVocabulary(small | more | {"tokenizer.ggml.eos_token_id": 0, "tokenizer.ggml.eot_token_id": 1})
