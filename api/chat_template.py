@@ -35,7 +35,13 @@ class ChatTemplates:
 
     def render(self, source: str, messages: list[dict[str, Any]], tools: list[Any], **names: object) -> str:
         """Return the prompt text; raise RequestError where the template refuses, ModelError where it fails."""
-        values = {"add_generation_prompt": True, **names, "messages": messages, "tools": tools or None}
+        values = {
+            "add_generation_prompt": True,
+            "documents": None,
+            **names,
+            "messages": messages,
+            "tools": tools or None,
+        }
         request = {"source": source, "values": json.dumps(values, ensure_ascii=False)}
         answer = self._ask(request) or self._ask(request)  # nobody's template kills two helpers from outside
         if answer is None:

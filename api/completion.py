@@ -19,12 +19,13 @@ from ollampi.api.generation import Answer, Outcome, Piece, follow
 from ollampi.api.guard import json_body
 from ollampi.api.loading import load_or_unload
 from ollampi.api.model import Model
-from ollampi.api.prompt import Message, Prompt, Prompts, fit
+from ollampi.api.prompt import Prompt, Prompts, fit
 from ollampi.api.settings import Settings
 from ollampi.api.shape import CHAT, GENERATE, Shape, Writer, head
 from ollampi.api.store import Store
 from ollampi.api.stream import NDJSON, growing_answer, json_answer, warned
 from ollampi.api.thinking import CLOSE, OPEN, ThinkSplitter
+from ollampi.api.turns import turn_of, with_call_ids
 from ollampi.mpiruntime.request import GenerateRequest, Grammar
 
 _LONGEST_ANSWER = 10  # contexts
@@ -69,7 +70,10 @@ class Completions:
             raise bad_request(f"{ask.model.name.full} does not support tools")
         if sum(len(message.items("tool_calls")) for message in messages) > MAX_OBJECTS:
             raise bad_request(f"the messages hold more than {MAX_OBJECTS} tool calls; leave out the oldest")
-        turns = [_turn(message, ask.model) for message in messages]
+        for message in messages:
+            _no_images(message, ask.model)
+        turns = [turn_of(message) for message in messages]
+        with_call_ids(turns)
         if not turns:
             return self._load_or_unload(ask, CHAT)
         prompt = self._prompts.chat(ask.model, turns, tools, ask.window, **ask.template_names)
@@ -92,7 +96,9 @@ class Completions:
         return fit(prompt, ask.window)
 
     def _load_or_unload(self, ask: Ask, shape: Shape) -> Response:
-        """Answer a request without text: keep_alive 0 unloads the model, anything else loads it."""
+        """Answer a request without text: keep_alive 0 unloads the model, anything else loads it, its tokenizer too."""
+        if ask.keep_alive_s != 0:
+            self._prompts.tokenizers.get(ask.model)
         reason = load_or_unload(
             self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s, ask.options.timeout_s
         )
@@ -141,21 +147,6 @@ def _no_images(body: Fields, model: Model) -> None:
         raise bad_request(f"{model.name.full} does not support vision")
 
 
-def _turn(message: Fields, model: Model) -> Message:
-    """Return one message as chat templates expect it."""
-    _no_images(message, model)
-    turn: Message = {"role": message.text("role").lower(), "content": message.text("content")}
-    if thinking := message.text("thinking"):
-        turn["thinking"] = turn["reasoning_content"] = thinking
-    if calls := message.objects("tool_calls"):
-        turn["tool_calls"] = [{"type": "function"} | call.values for call in calls]
-    if name := message.text("tool_name"):
-        turn["name"] = name
-    if call_id := message.text("tool_call_id"):
-        turn["tool_call_id"] = call_id
-    return turn
-
-
 def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
     """Return what the engine is asked; an answer ends after ten contexts at the latest."""
     longest = _LONGEST_ANSWER * ask.window.context
@@ -164,7 +155,7 @@ def _engine_request(ask: Ask, prompt: Prompt) -> GenerateRequest:
         model=ask.model.ref,
         prompt=prompt.tokens,
         sampling=ask.options.sampling,
-        stop_tokens=ask.model.eos_token_ids,
+        stop_tokens=ask.model.texts.eos_token_ids,
         max_tokens=min(ask.options.max_tokens or longest, longest),
         context=ask.context,
         keep_tokens=min(keep, ask.window.context - 2),  # a shift must free something

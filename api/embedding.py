@@ -111,7 +111,9 @@ class Embeddings:
         )
 
     def _load(self, ask: _Ask) -> None:
-        """Load the model of a request without text."""
+        """Load the model of a request without text, its tokenizer too."""
+        if ask.keep_alive_s != 0:
+            self._tokenizers.get(ask.model)
         load_or_unload(self._engine, self._watcher, ask.model.ref, ask.context, ask.keep_alive_s, ask.options.timeout_s)
 
     def _prompts(self, ask: _Ask, texts: list[str], truncate: bool, too_long_status: int) -> list[array[int]]:

@@ -56,7 +56,11 @@ class Guarded:
         """Return a string, or a JSON value with all its strings, with special tokens replaced by marks."""
         if isinstance(value, str):
             text = self._tokenizer.cut(value)
-            return text if self._special is None else self._special.sub(self._mark, text)
+            if self._special is None:
+                return text
+            if self._tokenizer.becomes_special(text):
+                return self._mark(text)
+            return self._special.sub(lambda found: self._mark(found[0]), text)
         if isinstance(value, list):
             return [self.hide(item) for item in value]
         if isinstance(value, dict):
@@ -75,14 +79,15 @@ class Guarded:
         for position, piece in enumerate(pieces):
             end = start + len(piece)
             if start <= self._tokenizer.half_chars or end >= tail:  # the rest is dropped anyhow, as in encode
-                ids += self._tokenizer.encode_plain(piece) if position % 2 else self._tokenizer.encode(piece)
+                encode = self._tokenizer.encode_plain if position % 2 else self._tokenizer.encode
+                ids += encode(piece, ids)
             start = end
         return Prompt("".join(pieces), self._tokenizer.with_start(pieces[0], ids))
 
-    def _mark(self, found: re.Match[str]) -> str:
+    def _mark(self, text: str) -> str:
         if len(self._marks) >= MAX_HIDDEN:
             raise _too_many()
-        self._marks.append(found[0])
+        self._marks.append(text)
         return f"\ue000{self._nonce}:{len(self._marks) - 1}\ue001"
 
 
@@ -113,7 +118,7 @@ class Prompts:
         if template:
             system, prompt = guard.hide(system), guard.hide(prompt)
             return guard.prompt(GoTemplate(template).render(System=system, Prompt=prompt))
-        if model.chat_template is None:
+        if model.texts.chat_template is None:
             return guard.prompt(guard.hide(f"{system}\n\n{prompt}" if system else prompt))
         messages = [{"role": "system", "content": system}] if system else []
         return self._render(model, [*messages, {"role": "user", "content": prompt}], [], **names)
@@ -126,12 +131,15 @@ class Prompts:
     def _render(self, model: Model, messages: list[Message], tools: list[Any], **names: object) -> Prompt:
         """Return the prompt of messages, whatever its length."""
         guard = Guarded(self.tokenizers.get(model))
-        names = {"bos_token": model.bos_token, "eos_token": model.eos_token, **names}
+        source = model.texts.template_for(bool(tools))
         try:
             hidden = [guard.hide(message) for message in messages]
-            if model.chat_template is None:
+            if source is None:
                 return guard.prompt("\n".join(f"{m['role']}: {m['content']}" for m in hidden) + "\nassistant:")
-            return guard.prompt(self._templates.render(model.chat_template, hidden, guard.hide(tools), **names))
+            names = {**model.texts.names, **names}
+            return guard.prompt(self._templates.render(source, hidden, guard.hide(tools), **names))
+        except ModelError as e:
+            raise ModelError(f"model {model.full_name}: {e}") from e
         except RecursionError:
             raise bad_request("the messages or tools are nested too deeply; flatten them") from None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ollampi.api.durations import FOREVER_S, local_text
-from ollampi.api.model import Model, read_json
+from ollampi.api.model import Model
+from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.json_file import read_json
 from ollampi.mpiruntime.request import LoadedModel
 
 MAX_LICENSE_BYTES = 1 << 20
@@ -54,8 +57,8 @@ def ps_entry(loaded: LoadedModel, model: Model | None, now: float) -> dict[str, 
 
 def show_answer(model: Model, system: str, verbose: bool) -> dict[str, Any]:
     """Return the answer of /api/show; absent parts are left out."""
-    template = model.chat_template or "{{ .Prompt }}"
-    tokenizer = read_json(model.tokenizer_path, {})
+    template = model.texts.chat_template or "{{ .Prompt }}"
+    tokenizer = _tokenizer(model)
     stops = _stop_texts(model, tokenizer)
     answer = {
         "license": _license(model),
@@ -70,6 +73,17 @@ def show_answer(model: Model, system: str, verbose: bool) -> dict[str, Any]:
         "modified_at": local_text(model.modified_at),
     }
     return {key: value for key, value in answer.items() if value not in (None, "")}
+
+
+def _tokenizer(model: Model) -> dict[str, Any]:
+    """Return the model's tokenizer as the content of a tokenizer.json; of one that cannot be used nothing."""
+    if model.texts.file == "tokenizer.json":
+        return read_json(model.path / model.texts.file, {})
+    try:
+        made = json.loads(model.texts.tokenizer().to_str())
+    except ModelError:
+        return {}
+    return made if isinstance(made, dict) else {}
 
 
 def parameter_lines(parameters: list[tuple[str, object]]) -> str:
@@ -103,7 +117,7 @@ def _modelfile(model: Model, template: str, system: str, stops: list[str]) -> st
 def _stop_texts(model: Model, tokenizer: dict[str, Any]) -> list[str]:
     """Return the texts of the tokens that end an answer."""
     added = _added_tokens(tokenizer)
-    texts = [added[number].get("content") for number in model.eos_token_ids if number in added]
+    texts = [added[number].get("content") for number in model.texts.eos_token_ids if number in added]
     return [text for text in texts if isinstance(text, str) and text]
 
 
@@ -152,8 +166,8 @@ def _tokenizer_info(model: Model, tokenizer: dict[str, Any], verbose: bool) -> d
         if core.get("type", "BPE") == "BPE" and not core.get("byte_fallback")
         else "llama",
         "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.bos_token_id": model.bos_token_id,
-        "tokenizer.ggml.eos_token_id": model.eos_token_ids[0] if model.eos_token_ids else None,
+        "tokenizer.ggml.bos_token_id": model.texts.bos_token_id,
+        "tokenizer.ggml.eos_token_id": model.texts.eos_token_ids[0] if model.texts.eos_token_ids else None,
     }
     info = {key: value for key, value in info.items() if value is not None}
     lists = {

@@ -17,7 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ollampi.mpiruntime import wire
@@ -31,6 +33,20 @@ _KEPT_TEMPLATES = 4
 
 class _Refused(TemplateError):
     """The template itself refused the messages."""
+
+
+class _Generation(Extension):
+    """Takes what stands between generation and endgeneration, which mark an assistant's words for training, as it is.
+
+    As for transformers it is a scope: what is set inside is not seen behind it.
+    """
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the body."""
+        number = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=number)
 
 
 def main() -> None:
@@ -51,7 +67,7 @@ def main() -> None:
 def environment() -> ImmutableSandboxedEnvironment:
     """Return a sandbox with the names that transformers offers to templates."""
     sandbox = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     sandbox.filters["tojson"] = _to_json
     sandbox.globals.update(raise_exception=_refuse, strftime_now=_now)

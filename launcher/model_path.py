@@ -8,7 +8,7 @@ from pathlib import Path
 from ollampi.api.names import Name, folder_name
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 
-_A_MODEL = "a model is a folder with config.json, tokenizer.json and *.safetensors, as Hugging Face has them"
+_A_MODEL = "a model is a folder with config.json, its tokenizer and *.safetensors, as Hugging Face has them"
 
 
 def model_path(given: str) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ollampi.mpiruntime.errors import CheckpointError
-from ollampi.mpiruntime.json_file import read_object
+from ollampi.mpiruntime.strict_json import read_object
 
 N = TypeVar("N", int, float)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ollampi.mpiruntime.errors import CheckpointError
-from ollampi.mpiruntime.json_file import read_object
 from ollampi.mpiruntime.safetensors_header import TensorEntry, read_header
+from ollampi.mpiruntime.strict_json import read_object
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 10_000

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from ollampi.mpiruntime.errors import RequestError
+from ollampi.mpiruntime.errors import ModelError, RequestError
 from ollampi.mpiruntime.reasoning import Reasoning
+from ollampi.mpiruntime.tokenizer_folder import tokenizer_json
 
 STEP_S = 1.0  # CPU time of one token
 ALLOWANCE_S = 2.0  # CPU time of a whole answer, and what each token adds
@@ -54,15 +55,15 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str, changed_ns: int, size: int, stops: tuple[int, ...]) -> Vocabulary:
-    """Return the vocabulary of a tokenizer.json of a certain age; raise RequestError where it cannot be used."""
+    """Return the vocabulary of a tokenizer's file of a certain age; raise RequestError where it cannot be used."""
     known = [token for token in stops if 0 <= token < size]
     for num_tokens in (size, None):  # None: the tokenizer has tokens that the model lacks
         try:
-            tokens = LLTokenizer(Path(path).read_text(), n_vocab=num_tokens, eos_token=known or None)
+            tokens = LLTokenizer(tokenizer_json(Path(path)), n_vocab=num_tokens, eos_token=known or None)
             return Vocabulary(tokens, size, frozenset(known), frozenset(tokens.eos_tokens))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, ModelError) as e:
             reason = str(e)
-    raise RequestError(f"the model's tokenizer.json cannot be used with a grammar: {reason[:MAX_REASON_CHARS]}")
+    raise RequestError(f"the model's {Path(path).name} cannot be used with a grammar: {reason[:MAX_REASON_CHARS]}")
 
 
 def compile_grammar(vocabulary: Vocabulary, kind: str, text: str) -> LLMatcher:

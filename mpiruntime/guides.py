@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ollampi.mpiruntime.grammar_link import Link
 from ollampi.mpiruntime.request import GenerateRequest
+from ollampi.mpiruntime.tokenizer_file import tokenizer_file
 from ollampi.mpiruntime.wire import Closed, Message
 
 _MOST_BLAMED = 2  # deaths of the process while it worked on a grammar, the last of which ends the answer
@@ -107,7 +108,7 @@ class Guides:
         grammar = request.grammar
         if grammar is None:
             return None
-        tokenizer = Path(request.model.path) / "tokenizer.json"
+        tokenizer = tokenizer_file(Path(request.model.path))
         opening: Message = {
             "op": "open",
             "id": next(self._numbers),

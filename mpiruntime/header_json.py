@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ollampi.mpiruntime.json_file import unique
+from ollampi.mpiruntime.strict_json import unique
 
 _TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"'
 _GAP = rb"[ \t\n\r]*+"

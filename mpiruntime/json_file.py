@@ -1,42 +1,50 @@
-"""Read a JSON object from a file that somebody else wrote."""
+"""Read the small files of a model folder, none of which has been checked by anybody."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.errors import ModelError
 
-MAX_BYTES = 4 << 20
+MAX_JSON_BYTES = 64 << 20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_object(path: Path, max_bytes: int = MAX_BYTES, max_parts: int = 200_000) -> dict[str, Any]:
-    """Return the object; raise CheckpointError where the file is none, too large, or has a key twice.
-
-    max_parts: brackets, colons and commas, which bound the memory that it takes.
-    """
+def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the JSON object in a file, or `default` where there is no file; raise ModelError, OSError."""
+    if default is not None and not path.is_file():
+        return default
+    raw = small_file(path)
     try:
-        if not path.is_file():  # opening a pipe would block for ever
-            raise CheckpointError(f"{path} is no regular file; fetch it again")
-        with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{path} cannot be read: {e}") from e
-    if len(raw) > max_bytes or sum(map(raw.count, (b"[", b"{", b":", b","))) > max_parts:
-        raise CheckpointError(f"{path} has {len(raw)} bytes or more, and more in it than it can need; fetch it again")
-    try:
-        values = json.loads(raw, object_pairs_hook=unique)
+        text = raw.decode()
+        values = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if _SURROGATE.search(text):
+            json.dumps(values, ensure_ascii=False).encode()  # a ValueError where one half has no other
     except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path} is not valid JSON ({e}); fetch it again") from e
+        raise ModelError(f"{path.name} is not valid JSON in UTF-8; copy the file again") from e
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is no object; fetch it again")
+        raise ModelError(f"{path.name} must hold a JSON object; copy the file again")
     return values
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dict; a key that comes twice is an error, since parsers disagree on which one counts."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key comes twice")
-    return result
+def small_file(path: Path) -> bytes:
+    """Return the content of a regular file of no absurd size; raise ModelError, OSError."""
+    if not path.is_file():
+        raise ModelError(f"{path.name} is no regular file; copy it again")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError(f"{path.name} is larger than {MAX_JSON_BYTES} bytes; copy the model again")
+    return path.read_bytes()
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """Return a number that can be written as JSON again; 1e999 cannot."""
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)

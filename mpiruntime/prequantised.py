@@ -10,11 +10,11 @@ from typing import Any
 
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.float8 import BLOCK, Float8
-from ollampi.mpiruntime.json_file import read_object
 from ollampi.mpiruntime.packed import Packed, Packing, group_index
 from ollampi.mpiruntime.safetensors_header import TensorEntry
 from ollampi.mpiruntime.source import Read, Source
 from ollampi.mpiruntime.stored import Held
+from ollampi.mpiruntime.strict_json import read_object
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _SIGNS = [  # what names of tensors end with, and what writes them

@@ -12,7 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("kernels", "mpiruntime", "api", "launcher")  # each may import those before it
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 # What an HTTP process must not load: it starts in a fraction of a second and holds no weights.
-TORCH_FREE = {"errors", "wire", "request", "lifetime", "safetensors_header", "model_config"}
+TORCH_FREE = {
+    "errors",
+    "gguf_tokenizer",
+    "json_file",
+    "lifetime",
+    "model_config",
+    "request",
+    "safetensors_header",
+    "special_tokens",
+    "tokenizer_file",
+    "tokenizer_folder",
+    "wire",
+}
 PICKLING = {"pickle", "cloudpickle", "marshal", "dill", "shelve"}
 
 

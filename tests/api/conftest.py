@@ -26,6 +26,7 @@ from ollampi.api.store import Store
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
 
 SENTENCES = [
     "def hello(name): return 'Hello, ' + name",
@@ -196,7 +197,7 @@ def models_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def text_tokenizer(models_folder: Path) -> TextTokenizer:
-    return TextTokenizer(models_folder / "demo" / "tokenizer.json", "", None, 4096)
+    return TextTokenizer(lambda: tokenizer_of(models_folder / "demo"), "", 4096, "tokenizer.json")
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from ollampi.api.model import MAX_JSON_BYTES, MAX_TEMPLATE_CHARS, read_model
+from ollampi.api.model import read_model
 from ollampi.api.store import Store
+from ollampi.api.text_source import MAX_TEMPLATE_CHARS
 from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
+from ollampi.mpiruntime.json_file import MAX_JSON_BYTES
 from ollampi.mpiruntime.request import LoadedModel
 
 
@@ -73,6 +75,13 @@ REFUSED = {
     "tokenizer-device": replace("tokenizer.json", device),
     "tokenizer-loop": replace("tokenizer.json", loop),
     "tokenizer-big": big("tokenizer.json"),
+    "pieces-big": big("tokenizer.model"),
+    "vocab-big": big("vocab.json"),
+    "templates-big": lambda folder: (
+        os.mkdir(folder / "additional_chat_templates"),
+        big("additional_chat_templates/x.jinja")(folder),
+    ),
+    "template-named-long": edit("tokenizer_config.json", chat_template=[{"name": "x", "template": "x" * (1 << 21)}]),
     "weights-pipe": replace("x.safetensors", os.mkfifo),
     "weights-folder": replace("x.safetensors", os.mkdir),
     "weights-device": replace("x.safetensors", device),
@@ -118,6 +127,12 @@ HARMLESS = {
     "tokenizer-number": edit("tokenizer.json", model=5),
     "tokenizer-panics": edit("tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
     "license-pipe": replace("LICENSE", os.mkfifo),
+    "pieces-pipe": replace("tokenizer.model", os.mkfifo),
+    "templates-file": write("additional_chat_templates", b"x"),
+    "special-odd": edit(
+        "tokenizer_config.json", additional_special_tokens={"a": 1}, extra_special_tokens=[5], x_token=[1]
+    ),
+    "added-tokens-odd": write("added_tokens.json", b"5"),
     "time-far": lambda folder: os.utime(folder / "config.json", (0, 10**13)),
     "time-before": lambda folder: os.utime(folder / "config.json", (0, -(10**9))),
 }

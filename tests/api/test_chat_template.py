@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -88,6 +89,84 @@ def test_hostile_templates_only_fail(templates, source, reason):
         templates.render(source, [user("x")], [])
     assert time.perf_counter() - started < 10
     assert templates.render("{{ messages[0].content }}", [user("y")], []) == "y"
+
+
+REACHES = [
+    "().__class__.__bases__[0].__subclasses__()",
+    "''.__class__.mro()[1].__subclasses__()",
+    "messages.__class__.__init__.__globals__",
+    "cycler.__init__.__globals__.os.system(CANARY)",
+    "joiner.__init__.__globals__.os.popen(CANARY).read()",
+    "namespace.__init__.__globals__.os.system(CANARY)",
+    "lipsum.__globals__['os'].system(CANARY)",
+    "lipsum|attr('__globals__')",
+    "self.__init__.__globals__",
+    "self._TemplateReference__context.eval_ctx.environment",
+    "self._TemplateReference__context.parent",
+    "raise_exception.__globals__",
+    "strftime_now.__globals__.sys.modules",
+    "strftime_now.__code__.co_consts",
+    "raise_exception.__closure__",
+    "range.__class__.__call__",
+    "dict.__mro__",
+    "dict.fromkeys.__self__.__base__",
+    "'{0.__class__.__init__.__globals__}'.format(cycler)",
+    "'{x.__class__}'.format_map({'x': messages})",
+    "('%s' | format).__func__",
+    "''.join.__self__.__class__.__base__.__subclasses__()",
+    "messages | map(attribute='__class__') | list",
+    "[cycler] | map(attribute='__init__.__globals__') | list",
+    "(messages | groupby('__class__') | list)[0].grouper.__base__",
+    "(messages | attr('append'))(1)",
+    "messages.pop()",
+    "messages[0].update({'role': 1})",
+    "messages | map('attr', '__class__') | first",
+    "(1).__class__.from_bytes.__self__.__subclasses__()",
+    "caller.__globals__",
+    "loop.__init__.__globals__",
+    "get_flashed_messages.__globals__",
+    "config.__class__.__init__.__globals__",
+]
+PLACES = [
+    "{{ REACH }}",
+    "{% set x = REACH %}{{ x }}",
+    "{% macro f() %}{% for i in [1] %}{{ REACH }}{% endfor %}{% endmacro %}{{ f() }}",
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=["plain", "set", "macro"])
+@pytest.mark.parametrize("reach", REACHES)
+def test_nothing_is_reached_from_a_template(templates, tmp_path, reach, place):
+    """A hundred ways out that worked somewhere once: each is refused, or is text that tells nothing."""
+    canary = f"touch {tmp_path / 'canary'}"
+    source = place.replace("REACH", reach.replace("CANARY", repr(canary)))
+    try:
+        text = templates.render(source, [user("x")], [])
+    except (ModelError, RequestError) as e:
+        text = str(e)
+    assert not re.search(r"<class|<module|<function|__|builtin|0x[0-9a-f]{6}", text)
+    assert not (tmp_path / "canary").exists()
+    assert templates.render("{{ messages[0].content }}", [user("y")], []) == "y"
+
+
+@pytest.mark.parametrize("route", ["chat", "generate"])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ lipsum.__globals__.os.getpid() }}", "failed: SecurityError"),
+        ("{{ 'x' * 10 ** 9 }}", "needed more than 256 MB"),
+        ("{% for i in range(10**5) %}{% for j in range(10**5) %}{% endfor %}{% endfor %}", "more than 250 ms of CPU"),
+        ("{% if %}", "cannot be compiled"),
+    ],
+)
+def test_the_message_names_the_model_and_the_reason(make_model, make_client, engine, tmp_path, route, source, reason):
+    make_model(tmp_path / "bad", source)
+    body = {"model": "bad", "messages": [user("x")], "prompt": "x", "stream": False}
+    response = make_client(tmp_path).post(f"/api/{route}", json=body)
+    assert response.status_code == 500
+    assert response.json["error"].startswith("model bad:latest: the model's chat template ")
+    assert reason in response.json["error"]
+    assert not engine.requests
 
 
 def test_a_refusal_is_short_text(templates):

@@ -98,14 +98,16 @@ def test_changes_show_at_once(make_model, tmp_path):
     (folder / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
     (folder / "chat_template.jinja").write_text("{{ messages }} <think>")
     model = store.find("demo")
-    assert (model.context_length, model.eos_token_ids) == (4096, [3, 4])
+    assert (model.context_length, model.texts.eos_token_ids) == (4096, [3, 4])
     assert model.capabilities == ["completion", "thinking"]
 
 
 def test_a_folder_without_tokenizer_is_refused_when_it_is_read(make_model, tmp_path):
     folder = make_model(tmp_path / "my model")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match=r"model my-model:latest: tokenizer.json is missing; convert") as caught:
+    with pytest.raises(
+        ModelError, match=r"model my-model:latest: the folder has no tokenizer; of tokenizer.json, "
+    ) as caught:
         read_model(folder_name("my model"), folder)
     assert str(tmp_path) not in str(caught.value)
 

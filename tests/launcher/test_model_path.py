@@ -37,7 +37,7 @@ def test_what_is_no_folder_may_be_a_name(given: str) -> None:
 
 def test_a_file_is_no_model(shelf: Path) -> None:
     text = no_model(str(shelf / "tiny.gguf"), [])
-    assert text.startswith(f"{shelf}/tiny.gguf is a file: a model is a folder with config.json, tokenizer.json and")
+    assert text.startswith(f"{shelf}/tiny.gguf is a file: a model is a folder with config.json, its tokenizer and")
     assert text.endswith("give the path of the folder")
 
 
