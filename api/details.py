@@ -7,6 +7,11 @@ from typing import Any
 
 from ollampi.mpiruntime.safetensors_header import TensorEntry
 
+_FILE_TYPES = {  # llama.cpp's LLAMA_FTYPE
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 21: "Q2_K_S", 32: "BF16",
+}  # fmt: skip
+
 
 def positive(config: dict[str, Any], key: str, default: int) -> int:
     """Return a positive number of a config, or the default where it has none."""
@@ -34,6 +39,16 @@ def details(config: dict[str, Any], text_config: dict[str, Any], tensors: list[T
         "context_length": positive(text_config, "max_position_embeddings", 2048),
         "embedding_length": positive(text_config, "hidden_size", 0),
     }
+
+
+def gguf_details(metadata: dict[str, Any], config: dict[str, Any], tensors: list[TensorEntry]) -> dict[str, Any]:
+    """Return the `details` object for a GGUF file."""
+    kind = metadata.get("general.file_type")
+    level = _FILE_TYPES.get(kind) if type(kind) is int else None
+    found = details(config, config, tensors)
+    family = str(metadata["general.architecture"])
+    told = {"format": "gguf", "family": family, "families": [family]}
+    return {**found, **told, "quantization_level": level or found["quantization_level"]}
 
 
 def _packed(config: dict[str, Any]) -> tuple[str, int] | None:

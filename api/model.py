@@ -1,4 +1,4 @@
-"""Describe one Hugging Face model folder: its config, tokens, template, sizes and what it can do."""
+"""Describe one Hugging Face model folder, or one GGUF file: its config, tokens, template, sizes and what it can do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollampi.api.details import details, positive
+from ollampi.api.details import details, gguf_details, positive
 from ollampi.api.names import Name
-from ollampi.api.pooling import LAST_TOKEN, LENGTH_FILE, POOLING_FILE, longest_input, pooling_of
-from ollampi.api.text_source import TEMPLATES_FOLDER, TEXT_FILES, TextSource, folder_source
+from ollampi.api.pooling import LAST_TOKEN, LENGTH_FILE, MEAN, POOLING_FILE, longest_input, pooling_of
+from ollampi.api.text_source import TEMPLATES_FOLDER, TEXT_FILES, TextSource, folder_source, gguf_source
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.families import ENCODERS
+from ollampi.mpiruntime.gguf_config import gguf_config
+from ollampi.mpiruntime.gguf_header import gguf_parts, read_gguf
 from ollampi.mpiruntime.json_file import read_json, small_file
 from ollampi.mpiruntime.model_config import is_headless
 from ollampi.mpiruntime.request import ModelRef
@@ -21,6 +24,8 @@ MAX_FAMILY_CHARS = 100
 LATEST_S = 253402128000.0  # the end of the year 9999; file systems know later times, dates do not
 SAMPLE_BYTES = 64 << 10  # at each end of a weights file
 _WATCHED = ("config.json", *TEXT_FILES, POOLING_FILE, LENGTH_FILE)
+
+_GGUF_POOLINGS = {"cls": "first"}
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -75,7 +80,7 @@ class Model:
 
 def fingerprint(path: Path) -> Fingerprint:
     """Return names, times and sizes of the files that make a model; equal ones mean an unchanged model."""
-    files = [*_watched(path), *sorted(path.glob("*.safetensors"))]
+    files = [*_watched(path), *sorted(path.glob("*.safetensors"))] if path.is_dir() else gguf_parts(path)
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
@@ -88,7 +93,7 @@ def _watched(path: Path) -> list[Path]:
 def read_model(name: Name, path: Path) -> Model:
     """Return the model in folder `path`; raise ModelError with the model and the file where it cannot be one."""
     try:
-        return _read_model(name, path)
+        return _read_model(name, path) if path.is_dir() else _read_gguf_model(name, path)
     except OSError as e:
         raise ModelError(f"model {name.short} cannot be read: {e.strerror}; check its files") from e
     except ModelError as e:
@@ -103,6 +108,8 @@ def _read_model(name: Name, path: Path) -> Model:
     text_config = _text_config(config)
     texts = folder_source(path, text_config)
     tensors, digest, size_bytes = _weights(path)
+    encoder = config["model_type"] in ENCODERS
+    embeds = encoder or (path / POOLING_FILE).is_file() or is_headless(config)
     return Model(
         name=name,
         path=path,
@@ -113,9 +120,38 @@ def _read_model(name: Name, path: Path) -> Model:
         digest=digest,
         details=details(config, text_config, tensors),
         tensors=tensors,
-        pooling=pooling_of(path, read_json(path / POOLING_FILE, LAST_TOKEN)),
+        pooling=pooling_of(path, read_json(path / POOLING_FILE, MEAN if encoder else LAST_TOKEN)),
         longest_input=longest_input(read_json(path / LENGTH_FILE, {})),
-        capabilities=_capabilities(texts.chat_template, (path / POOLING_FILE).is_file() or is_headless(config)),
+        capabilities=_capabilities(texts.chat_template, embeds),
+    )
+
+
+def _read_gguf_model(name: Name, path: Path) -> Model:
+    _check_text("the file's path", str(path))
+    file = read_gguf(path)
+    config = gguf_config(file)
+    texts = gguf_source(lambda: read_gguf(path).metadata)
+    tensors = [
+        TensorEntry(t.name, t.path, t.blocks.name, t.shape, t.offset, t.size_bytes) for t in file.tensors.values()
+    ]
+    sizes = fingerprint(path)
+    digest = hashlib.sha256(b"".join(_ends(part, 0, part.stat().st_size) for part in gguf_parts(path)))
+    digest.update(repr([size for _, _, size in sizes]).encode())
+    pooling = _GGUF_POOLINGS.get(config.get("pooling", ""), config.get("pooling"))
+    encoder = config["model_type"] in ENCODERS
+    return Model(
+        name=name,
+        path=path,
+        config=config,
+        texts=texts,
+        modified_at=min(max(0, *(time_ns for _, time_ns, _ in sizes)) / 1e9, LATEST_S),
+        size_bytes=sum(size for _, _, size in sizes),
+        digest=digest.hexdigest(),
+        details=gguf_details(file.metadata, config, tensors),
+        tensors=tensors,
+        pooling=pooling or ("mean" if encoder else "last"),
+        longest_input=None,
+        capabilities=_capabilities(texts.chat_template, encoder or pooling is not None),
     )
 
 

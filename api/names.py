@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 MAX_NAME_CHARS = 600
+GGUF = ".gguf"
+_PART_OF = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 
@@ -55,6 +58,12 @@ def parse_name(text: str) -> Name | None:
     if not _HOST.fullmatch(host) or not all(_PART.fullmatch(part) for part in parts):
         return None
     return Name(host, *parts)
+
+
+def path_name(path: Path) -> Name | None:
+    """Return the name of the model in a folder or a GGUF file; of one in parts they share it."""
+    stem = _PART_OF.sub("", path.name) if path.name.endswith(GGUF) else path.name
+    return folder_name(stem.removesuffix(GGUF))
 
 
 def folder_name(folder: str) -> Name | None:

@@ -8,6 +8,7 @@ from typing import Any
 POOLING_FILE = "1_Pooling/config.json"  # of sentence-transformers
 LENGTH_FILE = "sentence_bert_config.json"
 LAST_TOKEN = {"pooling_mode_lasttoken": True}  # which alone has seen the whole text in a causal model
+MEAN = {"pooling_mode_mean_tokens": True}  # what sentence-transformers takes for an encoder that says nothing
 _PREFIX = "pooling_mode_"
 _KNOWN = {"lasttoken": "last", "mean_tokens": "mean", "cls_token": "first"}
 

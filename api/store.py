@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
 from ollampi.api.errors import ApiError, shown
 from ollampi.api.model import Fingerprint, Model, fingerprint, read_model
-from ollampi.api.names import folder_name, parse_name
+from ollampi.api.names import GGUF, parse_name, path_name
 from ollampi.mpiruntime.errors import ModelError
 
+_FURTHER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 _log = logging.getLogger(__name__)
 
 
 class Store:
-    """The models in `folders`: each is a model folder (it has a config.json) or a folder of such folders."""
+    """The models in `folders`: each is a model folder (it has a config.json), a GGUF file, or a folder of such."""
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
@@ -58,7 +60,7 @@ class Store:
         paths: dict[str, Path] = {}
         for folder in self._folders:
             for path in _model_folders(folder):
-                name = folder_name(path.name)
+                name = path_name(path)
                 if name is not None:
                     paths.setdefault(name.key, path)
         return paths
@@ -80,9 +82,9 @@ class Store:
         """Return and remember what is in a folder; log what makes it unusable, once per state of its files."""
         found: Model | str
         try:
-            name = folder_name(path.name)
+            name = path_name(path)
             if name is None:
-                raise ModelError(f"model folder {path.name!r} has a name that no model can have; rename it")
+                raise ModelError(f"{path.name!r} has a name that no model can have; rename it")
             found = read_model(name, path)
         except ModelError as e:
             if isinstance(e.__cause__, OSError):  # it may pass without a change of the files
@@ -97,11 +99,17 @@ class Store:
         return found
 
 
+def is_model(path: Path) -> bool:
+    """Return whether a path looks like a model's: a folder with a config.json, or a GGUF file."""
+    # unlike Path.is_file these never raise
+    return os.path.isfile(path / "config.json") or (path.name.endswith(GGUF) and os.path.isfile(path))
+
+
 def _model_folders(folder: Path) -> list[Path]:
-    """Return the model folders that a configured path stands for, in name order."""
-    if os.path.isfile(folder / "config.json"):  # unlike Path.is_file it never raises
+    """Return the model folders and GGUF files that a configured path stands for, in name order."""
+    if is_model(folder):
         return [folder]
     try:
-        return [child for child in sorted(folder.iterdir()) if os.path.isfile(child / "config.json")]
+        return [child for child in sorted(folder.iterdir()) if is_model(child) and not _FURTHER_PART.search(child.name)]
     except OSError:
         return []

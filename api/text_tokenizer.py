@@ -33,6 +33,10 @@ class TextTokenizer:
         self._file = file
         self.half_chars = context_length * MAX_CHARS_PER_TOKEN
         self._tokenizer = make()
+        if self.largest_id > MAX_ID:
+            raise ModelError(
+                f"the model's {file} has a token of id {self.largest_id}, the limit is {MAX_ID}; copy it again"
+            )
         self._plain: Tokenizer | None = None  # made when a user first writes a special token
         self._lock = threading.Lock()
         added = self._tokenizer.get_added_tokens_decoder()
@@ -189,16 +193,11 @@ def _tokenizer(model: Model) -> TextTokenizer:
     """Return the tokenizer of a model; raise ModelError where it has more tokens than the model."""
     texts = model.texts
     tokenizer = TextTokenizer(texts.tokenizer, texts.bos_token, model.context_length, texts.file)
-    if tokenizer.largest_id > MAX_ID:
-        raise ModelError(
-            f"model {model.full_name}: {texts.file} has a token of id {tokenizer.largest_id}, the limit is {MAX_ID};"
-            " copy it again"
-        )
     size = model.text_config.get("vocab_size")
     if type(size) is int and tokenizer.largest_id >= size:
         raise ModelError(
             f"model {model.full_name}: {texts.file} has a token with the id {tokenizer.largest_id}, and vocab_size"
-            f" in config.json is {size}: they belong to different models, or a token was added to one alone; copy both"
+            f" of the model is {size}: they belong to different models, or a token was added to one alone; copy both"
         )
     return tokenizer
 

@@ -5,16 +5,19 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ollampi.api.names import Name, folder_name
+from ollampi.api.names import Name, path_name
+from ollampi.api.store import is_model
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 
-_A_MODEL = "a model is a folder with config.json, its tokenizer and *.safetensors, as Hugging Face has them"
+_A_MODEL = (
+    "a model is a folder with config.json, its tokenizer and *.safetensors, as Hugging Face has them, or a *.gguf file"
+)
 
 
 def model_path(given: str) -> Path | None:
-    """Return the model folder at a path, or None where there is none; the name is then looked up."""
+    """Return the model folder or GGUF file at a path, or None where there is none; the name is then looked up."""
     path = _absolute(given)
-    return path if os.path.isfile(path / "config.json") else None
+    return path if is_model(path) else None
 
 
 def folders(given: Sequence[str]) -> list[Path]:
@@ -28,7 +31,7 @@ def folders(given: Sequence[str]) -> list[Path]:
 
 def served_name(folder: Path) -> Name:
     """Return the name under which clients find the model in a folder; raise ModelError where it can have none."""
-    name = folder_name(folder.name)
+    name = path_name(folder)
     if name is None:
         raise ModelError(
             f"no model can be called {folder.name!r}, as the folder {folder} is: "
@@ -41,7 +44,7 @@ def no_model(given: str, names: Sequence[str]) -> str:
     """Return what is wrong where `given` is neither a model folder nor among the names of the models."""
     path = _absolute(given)
     if os.path.isfile(path):
-        return f"{path} is a file: {_A_MODEL}; give the path of the folder"
+        return f"{path} is a file: {_A_MODEL}; give the path of one"
     if os.path.isdir(path):
         return f"the folder {path} has no config.json that can be read: {_A_MODEL}{_models_below(path)}"
     looked_at = f" (there is no folder {path})" if "/" in given else ""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
 from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.gguf_source import open_gguf
 from ollampi.mpiruntime.lora import merged
 from ollampi.mpiruntime.prequantised import prequantised_sources
 from ollampi.mpiruntime.source import Rows, Source, StoredPlain
@@ -134,7 +135,7 @@ def _read_exactly(path: Path, offset: int, count: int, name: str) -> Tensor:
 
 
 def open_checkpoint(folder: Path, adapters: Sequence[str] = ()) -> Checkpoint:
-    """Return the checkpoint in `folder` with LoRA adapters merged in turn.
+    """Return the checkpoint in `folder`, or in a GGUF file, with LoRA adapters merged in turn.
 
     Raise CheckpointError where one is incomplete, damaged, quantised in a way that is not read, or for another model.
     """
@@ -143,8 +144,11 @@ def open_checkpoint(folder: Path, adapters: Sequence[str] = ()) -> Checkpoint:
         """Return `count` bytes of a file."""
         return _read_exactly(path, offset, count, "g_idx or qzeros")
 
-    found = prequantised_sources(folder, checkpoint_entries(folder), read)
-    sources = {**found.sources, **{name: StoredPlain(entry) for name, entry in found.rest.items()}}
+    if folder.is_file():
+        sources = open_gguf(folder)
+    else:
+        found = prequantised_sources(folder, checkpoint_entries(folder), read)
+        sources = {**found.sources, **{name: StoredPlain(entry) for name, entry in found.rest.items()}}
     for adapter in adapters:
         sources = merged(sources, Path(adapter))
     return Checkpoint(folder, sources, [Path(adapter) for adapter in adapters])

@@ -168,4 +168,5 @@ FAMILIES = {
         encoder=True,
     ),
 }
+ENCODERS = frozenset(name for name, family in FAMILIES.items() if family.encoder)
 NESTED = {"gemma3": "gemma3_text"}  # models that also see; their text_config is one of these

@@ -26,6 +26,7 @@ _MAX_NAME_BYTES = 256
 _MAX_ALIGNMENT = 1 << 16
 _KEY_BYTES = 8 + 1 + 4 + 1  # the least that a key takes: length, name, type, value
 _TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
+_MOST_PARTS = 10_000
 _PART_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -90,12 +91,20 @@ def read_gguf(path: Path, tokens: bool = True) -> GgufFile:
     return GgufFile(path, first.metadata, tensors)
 
 
+def gguf_parts(path: Path) -> list[Path]:
+    """Return the files of a model whose first is `path`, as their names tell, those that are missing too."""
+    match = _PART_NAME.fullmatch(path.name)
+    if match is None or not 1 < int(match[3]) < _MOST_PARTS:
+        return [path]
+    return [path.with_name(f"{match[1]}-{i:05d}-of-{match[3]}.gguf") for i in range(1, int(match[3]) + 1)]
+
+
 def _other_parts(first: GgufFile, count: Value) -> list[Path]:
     """Return the paths of all parts but the first; raise CheckpointError where they cannot be known."""
     path, number = first.path, first.metadata.get("split.no")
     merge = "or merge the parts with llama.cpp's `gguf-split --merge`"
-    if type(count) is not int or not 1 < count < 10**5:
-        raise CheckpointError(f"{path}: split.count is {count!r:.40}; it must be a number of parts below 100000")
+    if type(count) is not int or not 1 < count < _MOST_PARTS:
+        raise CheckpointError(f"{path}: split.count is {count!r:.40}; it must be a number of parts below {_MOST_PARTS}")
     match = _PART_NAME.fullmatch(path.name)
     if match is None or int(match[3]) != count:
         raise CheckpointError(
@@ -104,7 +113,7 @@ def _other_parts(first: GgufFile, count: Value) -> list[Path]:
     if number != 0 or int(match[2]) != 1:
         name = f"{match[1]}-00001-of-{count:05d}.gguf"
         raise CheckpointError(f"{path} is not the first of {count} parts; give {name}, {merge}")
-    parts = [path.with_name(f"{match[1]}-{i:05d}-of-{count:05d}.gguf") for i in range(2, count + 1)]
+    parts = gguf_parts(path)[1:]
     missing = next((part for part in parts if not part.is_file()), None)
     if missing is not None:
         raise CheckpointError(f"{missing} is missing; fetch all {count} parts into one folder")

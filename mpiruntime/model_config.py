@@ -11,6 +11,8 @@ from typing import Any
 from ollampi.mpiruntime.config_fields import Fields
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.families import FAMILIES, NESTED, Family, Names
+from ollampi.mpiruntime.gguf_config import gguf_config
+from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.rope import Rope, parse_rope
 
 ACTIVATIONS = {
@@ -98,7 +100,9 @@ class ModelConfig:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Return the config of the model in folder `path`; raise ModelError with the file, the key and the value."""
+    """Return the config of the model in folder or GGUF file `path`; raise ModelError with file, key and value."""
+    if path.is_file():
+        return parse_config(gguf_config(read_gguf(path, tokens=False)), str(path))
     file = path / "config.json"
     if not file.is_file():
         raise ModelError(f"{file} is no file; a model is a folder with a Hugging Face config.json")

@@ -26,6 +26,7 @@ from ollampi.kernels import quantised
 from ollampi.kernels.native import library
 from ollampi.kernels.quantised import Quantised
 from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.gguf_header import is_gguf
 from ollampi.mpiruntime.lora import adapter_files
 from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, read_header_bytes
 
@@ -43,15 +44,16 @@ def checkpoint_key(folder: Path, files: Iterable[Path], adapters: Iterable[Path]
     change, which nobody can set back, whatever is written.
     """
     made = "C" if library() else "torch"  # of scales nearly as good they may choose different ones
-    digest = hashlib.blake2b(f"{_VERSION}:{made}:".encode() + (folder / "config.json").read_bytes(), digest_size=16)
+    config = (folder / "config.json").read_bytes() if folder.is_dir() else b""  # a GGUF file is all there is
+    digest = hashlib.blake2b(f"{_VERSION}:{made}:".encode() + config, digest_size=16)
     tensors = set(files)
     for adapter in adapters:
         settings, adapter_tensors = adapter_files(adapter)
         digest.update(f"{adapter}:".encode(errors="surrogateescape") + settings.read_bytes())
         tensors.add(adapter_tensors)
     for path in sorted(tensors):
-        header, size = read_header_bytes(path)
         stat = path.stat()
+        header, size = (b"", stat.st_size) if is_gguf(path) else read_header_bytes(path)
         digest.update(f"{path.name}:{size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{len(header)}:".encode() + header)
         with path.open("rb") as file:
             for i in range(_SAMPLES):

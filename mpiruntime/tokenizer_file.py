@@ -12,7 +12,12 @@ REMEDY = (
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """Return the file from which the folder's tokenizer is made; where there is none, tokenizer.json, which is none."""
+    """Return the file from which the tokenizer of a folder or GGUF file is made.
+
+    Where a folder has none, tokenizer.json, which is none.
+    """
+    if folder.is_file():
+        return folder
     for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"):
         if (folder / name).is_file() and (name != "vocab.json" or (folder / "merges.txt").is_file()):
             return folder / name

@@ -12,6 +12,8 @@ from tokenizers import AddedToken, Tokenizer
 
 from ollampi.mpiruntime.byte_level import SPLITS, Split, byte_level
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.gguf_header import is_gguf, read_gguf
+from ollampi.mpiruntime.gguf_tokenizer import GgufVocabulary
 from ollampi.mpiruntime.json_file import read_json, small_file
 from ollampi.mpiruntime.piece_tokenizer import piece_tokenizer
 from ollampi.mpiruntime.sentencepiece_model import CONTROL, UNKNOWN, USER_DEFINED, parse_pieces
@@ -44,7 +46,11 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 def tokenizer_json(file: Path) -> str:
     """Return the tokenizer that `file` decides as the text of a tokenizer.json; raise ModelError, OSError."""
-    return file.read_text() if file.name == "tokenizer.json" else tokenizer_of(file.parent).to_str()
+    if file.name == "tokenizer.json":
+        return file.read_text()
+    if is_gguf(file):
+        return GgufVocabulary(read_gguf(file).metadata).tokenizer().to_str()
+    return tokenizer_of(file.parent).to_str()
 
 
 def named_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -14,6 +14,9 @@ FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"
 # What an HTTP process must not load: it starts in a fraction of a second and holds no weights.
 TORCH_FREE = {
     "errors",
+    "families",
+    "gguf_config",
+    "gguf_header",
     "gguf_tokenizer",
     "json_file",
     "lifetime",

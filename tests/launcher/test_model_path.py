@@ -35,10 +35,15 @@ def test_what_is_no_folder_may_be_a_name(given: str) -> None:
     assert no_model(given, ["demo:latest"]) if given else True
 
 
-def test_a_file_is_no_model(shelf: Path) -> None:
-    text = no_model(str(shelf / "tiny.gguf"), [])
-    assert text.startswith(f"{shelf}/tiny.gguf is a file: a model is a folder with config.json, its tokenizer and")
-    assert text.endswith("give the path of the folder")
+def test_a_gguf_file_is_a_model_and_no_other_file_is(shelf: Path) -> None:
+    assert model_path(f"{shelf}/tiny.gguf") == shelf / "tiny.gguf"
+    assert served_name(shelf / "tiny.gguf").short == "tiny:latest"
+    assert served_name(shelf / "big-00001-of-00003.gguf").short == "big:latest"
+    (shelf / "tiny.bin").touch()
+    assert model_path(f"{shelf}/tiny.bin") is None
+    text = no_model(str(shelf / "tiny.bin"), [])
+    assert text.startswith(f"{shelf}/tiny.bin is a file: a model is a folder with config.json, its tokenizer and")
+    assert text.endswith("or a *.gguf file; give the path of one")
 
 
 def test_a_folder_without_config_is_no_model(shelf: Path) -> None:
