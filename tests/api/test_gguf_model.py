@@ -22,7 +22,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("m") / "m", vocab_size=300)
+    return write_checkpoint(tmp_path_factory.mktemp("m") / "m", vocab_size=400)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the tests' byte-level tokenizer as the metadata of a GGUF file."""
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    added = {number: token for number, token in tokenizer.get_added_tokens_decoder().items()}
+    added = tokenizer.get_added_tokens_decoder()
     tokens += [added[number].content for number in sorted(added) if number >= len(tokens)]
     return {
         "tokenizer.ggml.model": "gpt2",
@@ -55,11 +55,11 @@ def test_a_file_is_listed_shown_and_asked(make_client, engine, checkpoint, vocab
     assert shown["template"] == TEMPLATE
     assert shown["model_info"]["llama.block_count"] == 2
     assert shown["capabilities"] == ["completion"]
-    engine.answers("Hi")
+    engine.says("Hi")
     answer = client.post(
         "/api/chat", json={"model": "small-q8", "messages": [{"role": "user", "content": "a"}], "stream": False}
     )
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.json
     assert engine.requests[-1].model.path == str(tmp_path / "small-q8.gguf")
 
 
@@ -74,7 +74,7 @@ def test_a_changed_file_is_another_model_and_a_copy_is_the_same(checkpoint, voca
 
 
 def test_an_encoder_in_a_file_embeds_as_it_says(tmp_path, vocabulary):
-    folder = write_checkpoint(tmp_path / "m", **{**ENCODERS["bert"], "vocab_size": 300})
+    folder = write_checkpoint(tmp_path / "m", **{**ENCODERS["bert"], "vocab_size": 400})
     for number, pooling in ((1, "mean"), (2, "first"), (3, "last"), (None, "mean")):
         extra = {} if number is None else {"bert.pooling_type": number}
         write_gguf(tmp_path / "e.gguf", folder, "F32", {**vocabulary, **extra})

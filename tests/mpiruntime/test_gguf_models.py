@@ -106,7 +106,7 @@ def test_auto_keeps_what_the_file_has_on_any_number_of_ranks(tmp_path: Path, kin
         assert found is not None
         assert found[1] == [formats] * size
         error = (found[0] - exact).abs().mean() / exact.abs().mean()
-        assert error < (0.02 if kind != "F16" else 1e-5)  # activations of 8 bits
+        assert error < (0.04 if kind != "F16" else 1e-5)  # activations of 8 bits
         chosen = found[0].argmax(1).tolist()
         assert not text or chosen == text
         text = chosen
