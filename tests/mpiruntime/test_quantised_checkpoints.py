@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.adapters import merged_by_peft, write_adapter
 from support.checkpoints import PROMPT, reference_logits, write_checkpoint
-from support.packers import Numbers, awq, gptq, random_numbers, write_quantised
+from support.packers import CONFIGS, Numbers, gptq, quantised, random_numbers, write_plain, write_quantised
 from support.worlds import generate, lead, load_message, logits_in_pieces, run_engine
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
@@ -23,44 +23,11 @@ from ollampi.mpiruntime.thread_world import run_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of PEFT and transformers
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 4])
-CONFIGS: dict[str, dict[str, Any]] = {
-    "awq": {"quant_method": "awq", "bits": 4, "group_size": 32},
-    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32},
-    "fp8": {"quant_method": "fp8", "weight_block_size": [16, 16]},
-}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("base") / "m")
-
-
-def quantised(base: Path, folder: Path, kind: str) -> tuple[Path, Path]:
-    """Write all layers of a model quantised; return its folder, and one of the same values in fp32."""
-    tensors = load_file(base / "model.safetensors")
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    stems = sorted(n.removesuffix(".weight") for n, t in tensors.items() if t.dim() == 2 and ".layers." in n)
-    for seed, stem in enumerate(stems):
-        out, width = tensors[f"{stem}.weight"].shape
-        if kind == "fp8":
-            weight, scales = torch.randn(out, width).to(torch.float8_e4m3fn), torch.rand(-(-out // 16), width // 16)
-            parts[stem] = {"weight": weight, "weight_scale_inv": scales, "input_scale": torch.ones(1)}
-            spread = scales.repeat_interleave(16, 0)[:out].repeat_interleave(16, 1)
-            tensors[f"{stem}.weight"] = weight.float() * spread
-        else:
-            numbers = random_numbers(out, width, 32, seed=seed)
-            parts[stem] = awq(numbers) if kind == "awq" else gptq(numbers)
-            tensors[f"{stem}.weight"] = numbers.weight()
-    plain = write_plain(base, folder.with_name("plain"), tensors)
-    return write_quantised(base, folder, CONFIGS[kind], parts), plain
-
-
-def write_plain(base: Path, folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    """Write a checkpoint of other tensors."""
-    folder.mkdir()
-    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 def start(folder: Path, size: int, **fields: Any) -> tuple[torch.Tensor, list[LoadReport]]:

@@ -34,6 +34,13 @@ class Numbers:
         return torch.from_numpy(((self.q - z) * s).astype(np.float32))
 
 
+CONFIGS: dict[str, dict[str, Any]] = {
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 32},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32},
+    "fp8": {"quant_method": "fp8", "weight_block_size": [16, 16]},
+}
+
+
 def random_numbers(
     out: int, width: int, group: int, bits: int = 4, seed: int = 0, symmetric: bool = False, shuffled: bool = False
 ) -> Numbers:
@@ -86,5 +93,33 @@ def write_quantised(
     for stem, replacing in parts.items():
         del tensors[f"{stem}.weight"]
         tensors |= {f"{stem}.{name}": tensor.contiguous() for name, tensor in replacing.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def quantised(base: Path, folder: Path, kind: str) -> tuple[Path, Path]:
+    """Write all layers of a model quantised; return its folder, and one of the same values in fp32."""
+    tensors = load_file(base / "model.safetensors")
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    stems = sorted(n.removesuffix(".weight") for n, t in tensors.items() if t.dim() == 2 and ".layers." in n)
+    for seed, stem in enumerate(stems):
+        out, width = tensors[f"{stem}.weight"].shape
+        if kind == "fp8":
+            weight, scales = torch.randn(out, width).to(torch.float8_e4m3fn), torch.rand(-(-out // 16), width // 16)
+            parts[stem] = {"weight": weight, "weight_scale_inv": scales, "input_scale": torch.ones(1)}
+            spread = scales.repeat_interleave(16, 0)[:out].repeat_interleave(16, 1)
+            tensors[f"{stem}.weight"] = weight.float() * spread
+        else:
+            numbers = random_numbers(out, width, 32, seed=seed)
+            parts[stem] = awq(numbers) if kind == "awq" else gptq(numbers)
+            tensors[f"{stem}.weight"] = numbers.weight()
+    plain = write_plain(base, folder.with_name(f"{folder.name}-plain"), tensors)
+    return write_quantised(base, folder, CONFIGS[kind], parts), plain
+
+
+def write_plain(base: Path, folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Write a checkpoint of other tensors."""
+    folder.mkdir()
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
