@@ -111,8 +111,10 @@ def measure(rank: Rank, rounds: int, hows: list[str]) -> None:
             if turn:
                 ratios[how].append(seconds / took)
             if turn == rounds and show:
-                print(f"{how}: read {words([r.read_bytes for r in reports])} MiB, shards {words([r.weight_bytes for r in reports])}"
-                      f" MiB, most while loading {words(peaks)}, kept beside weights {words(beside)}")
+                print(
+                    f"{how}: read {words([r.read_bytes for r in reports])} MiB, shards {words([r.weight_bytes for r in reports])}"
+                    f" MiB, most while loading {words(peaks)}, kept beside weights {words(beside)}"
+                )
         if show:
             print(line, flush=True)
     if show:
@@ -122,7 +124,9 @@ def measure(rank: Rank, rounds: int, hows: list[str]) -> None:
     rank.load(hows[0])
     read = rank.told(device_bytes() - before)
     if show:
-        print(f"after the file's pages were dropped, {hows[0]} read {words(read)} MiB from the device: {sum(read) / size:.2f} times the file")
+        print(
+            f"after the file's pages were dropped, {hows[0]} read {words(read)} MiB from the device: {sum(read) / size:.2f} times the file"
+        )
 
 
 def words(sizes: list[float] | list[int]) -> str:

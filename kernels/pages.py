@@ -19,7 +19,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """
     count = math.prod(shape)
     size = count * dtype.itemsize
-    if size < 2 * _PAGE:
+    if size < _PAGE:
         return torch.empty(shape, dtype=dtype)
     memory = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % _PAGE

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ollampi.kernels import pages
 from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
 from ollampi.mpiruntime.errors import CheckpointError
@@ -20,6 +21,7 @@ from ollampi.mpiruntime.reading import Files, Reading
 from ollampi.mpiruntime.source import DTYPES, Rows, Source, StoredPlain
 
 _PIECE_BYTES = 8 << 20  # of a matrix in fp32, at most: what is held beside the shard while reading
+_CACHED_BYTES = 2 << 20  # the same where nothing but a copy is made of it, from what stays in a core's cache
 _STRETCH_BYTES = 64 << 20  # of what is read straight into the shard, between two calls of `progress`
 
 
@@ -46,6 +48,7 @@ class Checkpoint:
     unread: set[str] = field(default_factory=set)
     progress: Callable[[int, int], None] = _nobody
     _passed: int = 0
+    _scratch: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.unread = set(self.sources)
@@ -68,13 +71,14 @@ class Checkpoint:
         take: Callable[[Rows], None],
         keep: Callable[[Tensor], Tensor] = _as_is,
     ) -> None:
-        """Hand rows (and columns) of the matrix or vector `name` to `take`, a few at a time, in order.
+        """Hand rows (and columns) of the matrix or vector `name` to `take`, a few at a time, in order; it keeps none.
 
         keep: what is taken of whole rows [R, width] of a matrix. Raise CheckpointError where the file cannot be read.
         """
         source = self.sources[name]
         width = source.shape[-1] if len(source.shape) > 1 else 1
-        piece = max(1, _PIECE_BYTES // (4 * max(1, width)))
+        piece = _CACHED_BYTES if self.reading.alone and isinstance(source, StoredPlain) else _PIECE_BYTES
+        piece = max(1, piece // (4 * max(1, width)))
         piece -= piece % ROWS if piece > ROWS else 0  # whole panels are quantised without a copy
         wanted = self.reading.together(rows)
         for first in range(wanted.start, wanted.stop, piece):
@@ -110,11 +114,17 @@ class Checkpoint:
 
         def read(path: Path, offset: int, count: int) -> Tensor:
             """Return `count` bytes of a file."""
-            data = torch.empty(count, dtype=torch.uint8)
+            data = self._room(count) if isinstance(source, StoredPlain) else pages.empty((count,), torch.uint8)
             self.reading.fill(data, path, offset, source.name)
             return data
 
         return read
+
+    def _room(self, count: int) -> Tensor:
+        """Return `count` bytes, the same at each call: what malloc is asked for anew leaves holes in its heap."""
+        if self._scratch is None or len(self._scratch) < count:
+            self._scratch = torch.empty(count, dtype=torch.uint8)
+        return self._scratch[:count]
 
     def _tell(self, name: str, done: int, size: int) -> None:
         """Tell `progress` of a tensor of which a part is done, if it was not read before."""
@@ -130,6 +140,7 @@ class Checkpoint:
 
     def finish(self) -> None:
         """Tell `progress` that nothing more will be read."""
+        self._scratch = None
         self.progress(self.total_bytes, self.total_bytes)
 
 

@@ -47,8 +47,9 @@ class Mixture:
                 of_expert.stand_by([f"{n}.weight" for n in (names.expert_gate, names.expert_up, names.expert_down)])
                 continue
             rows = [(f"{name}.weight", (size, config.width), part) for name in (names.expert_gate, names.expert_up)]
+            gate_up = of_expert.stacked_rows(rows)  # in the order in which the others stand by
             down = of_expert.columns(f"{names.expert_down}.weight", (config.width, size), part)
-            self.own[number] = _Expert(of_expert.stacked_rows(rows), down)
+            self.own[number] = _Expert(gate_up, down)
         self.comm = comm
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -152,17 +152,13 @@ class Scattered:
 
     def fill(self, out: Tensor, path: Path, offset: int, name: str) -> None:
         """Fill `out` with the bytes of a file on rank 0's host; collective."""
-        self._meet()
         error = b""
         if self._comm.rank == 0:
             try:
                 self._files.fill(out, path, offset, name)
             except CheckpointError as e:
-                error = str(e).encode()
-        error = self._comm.broadcast(None if self._comm.rank else error)  # the others wait here, quietly
-        if error:
-            self._over = True
-            raise CheckpointError(error.decode())
+                error = _ERROR + str(e).encode()
+        self._meet(error)
         self._comm.share(out)
 
     def finish(self) -> None:

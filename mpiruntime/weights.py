@@ -175,7 +175,7 @@ class Loaded(Weights):
     def _vector(self, name: str, part: range, dtype: torch.dtype) -> Tensor:
         """Return a part of a vector."""
         found: list[Tensor] = []
-        self.checkpoint.read(name, part, None, lambda rows: found.append(rows.values.to(dtype)))
+        self.checkpoint.read(name, part, None, lambda rows: found.append(rows.values.to(dtype, copy=True)))
         vector = torch.cat(found) if found else torch.empty(0, dtype=dtype)
         if self.quantize != "none" and not vector.isfinite().all():
             raise self._not_finite(name)
