@@ -3,9 +3,10 @@
     python benchmarks/ranks_loading.py [--ranks 2] [--threads 1] [--rounds 5] [--folder DIR] [--quantize none]
 
 Each round has one turn of `cat FILE > /dev/null`, of load=slices and of load=scatter, in processes that stay; a rate is
-that of the file's bytes over the seconds of the slowest rank. The first round is told apart: what the ranks write to
-then is memory that nobody has used before, which a virtual machine's host may have to find first. At last the file's
-pages are dropped: what all ranks together read from the device shows that a file is read once, however it is cut.
+that of the file's bytes over the seconds of the slowest rank. Before each load but the first ones, ranks fill as much
+memory as they will need and free it: the host of a virtual machine may have to find memory that was not used for some
+seconds, which takes longer than all the rest (free page reporting). At last the file's pages are dropped: what all
+ranks together read from the device shows that a file is read once, however it is cut.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from large_model import large_model
 
+from ollampi.kernels import pages
 from ollampi.launcher.assemble import communicator
 from ollampi.launcher.mpi import command, detect, environment, link_library
 from ollampi.mpiruntime.communicator import Communicator
@@ -44,6 +48,21 @@ def device_bytes() -> int:
     return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
 
 
+class Loaded(NamedTuple):
+    """What a load took: reports, and by rank the most memory beside the weights while loading and afterwards."""
+
+    reports: list[LoadReport]
+    peaks: list[float]
+    beside: list[float]
+
+    def __str__(self) -> str:
+        read, held = ([getattr(r, name) for r in self.reports] for name in ("read_bytes", "weight_bytes"))
+        return (
+            f"read {words(read)} MiB, weights {words(held)} MiB, beside them {words(self.peaks)} MiB at most,"
+            f" {words(self.beside)} MiB afterwards"
+        )
+
+
 class Rank:
     """One rank: it loads the model again and again, and tells rank 0 what that took."""
 
@@ -60,18 +79,21 @@ class Rank:
         """Load the demo model: libraries, threads and buffers are there then; collective."""
         self.runner.load(Load(0, str(DEMO), "bfloat16", 64, 4, 16, quantize=self.quantize))
 
-    def load(self, how: str) -> tuple[list[LoadReport], list[float], list[float]]:
-        """Load and unload; return the reports, the peaks and what was kept beside weights, by rank; collective."""
+    def warm(self, size: int) -> None:
+        """Have the host of a virtual machine find so much memory."""
+        pages.empty((size,), torch.uint8).zero_()
+
+    def load(self, how: str) -> Loaded:
+        """Load and unload; collective."""
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         self.comm.collect(b"ready")
-        reports = self.runner.load(
-            Load(1, self.folder, "bfloat16", 64, 4, 16, name=how, quantize=self.quantize, load=how)
-        )
+        message = Load(1, self.folder, "bfloat16", 64, 4, 16, name=how, quantize=self.quantize, load=how)
+        reports = self.runner.load(message)
         own = reports[self.comm.rank].weight_bytes
-        peaks, beside = self.told(status("VmHWM") - before), self.told(status("VmRSS") - before - own)
+        peaks, beside = self.told(status("VmHWM") - before - own), self.told(status("VmRSS") - before - own)
         self.runner.unload(Unload(1))
-        return reports, peaks, beside
+        return Loaded(reports, peaks, beside)
 
 
 def cat(file: Path) -> float:
@@ -92,44 +114,35 @@ def drop(file: Path) -> None:
 
 def measure(rank: Rank, rounds: int, hows: list[str]) -> None:
     """Load in turns and print what rank 0 sees; collective."""
-    file, show = Path(rank.folder) / "model.safetensors", rank.comm.rank == 0
-    size = file.stat().st_size
-    bare = rank.told(rank.rss_bare)
+    file, say = Path(rank.folder) / "model.safetensors", print if rank.comm.rank == 0 else lambda line: None
+    size, bare = file.stat().st_size, rank.told(rank.rss_bare)
     rank.small()
-    warm = rank.told(status("VmRSS"))
-    if show:
-        print(f"{rank.comm.size} ranks x {torch.get_num_threads()} threads, {size / MIB:.0f} MiB, {rank.quantize}")
-        print(f"a rank without weights: {words(bare)} MiB; after a first small model: {words(warm)} MiB", flush=True)
+    say(f"{rank.comm.size} ranks x {torch.get_num_threads()} threads, {size / MIB:.0f} MiB, {rank.quantize}")
+    say(f"a rank without weights: {words(bare)} MiB, with the demo model {words(rank.told(status('VmRSS')))} MiB")
     ratios: dict[str, list[float]] = {how: [] for how in hows}
+    last: dict[str, Loaded] = {}
     for turn in range(rounds + 1):
-        seconds = rank.told(cat(file) if show else 0.0)[0]
-        line = f"{'first' if turn == 0 else turn}: cat {size / 1e9 / seconds:.2f} GB/s"
+        seconds = rank.told(cat(file) if rank.comm.rank == 0 else 0.0)[0]
+        line = f"{turn or 'first'}: cat {size / 1e9 / seconds:.2f} GB/s"
         for how in hows:
-            reports, peaks, beside = rank.load(how)
-            took = max(report.seconds for report in reports)
-            line += f"; {how} {size / 1e9 / took:.2f} GB/s ({seconds / took:.2f} of cat)"
             if turn:
-                ratios[how].append(seconds / took)
-            if turn == rounds and show:
-                print(
-                    f"{how}: read {words([r.read_bytes for r in reports])} MiB, shards {words([r.weight_bytes for r in reports])}"
-                    f" MiB, most while loading {words(peaks)}, kept beside weights {words(beside)}"
-                )
-        if show:
-            print(line, flush=True)
-    if show:
+                rank.warm(last[how].reports[rank.comm.rank].weight_bytes)
+            last[how] = rank.load(how)
+            took = max(report.seconds for report in last[how].reports)
+            line += f"; {how} {size / 1e9 / took:.2f} GB/s ({seconds / took:.2f} of cat)"
+            ratios[how] += [seconds / took] if turn else []
+        say(line)
+    for how, found in last.items():
+        say(f"{how}: median {median(ratios[how]):.2f}, best {max(ratios[how]):.2f} of cat; {found}")
+    if rank.comm.rank == 0:
         drop(file)
-        print("medians beside cat: " + ", ".join(f"{how} {median(found):.2f}" for how, found in ratios.items()))
     before = device_bytes()
     rank.load(hows[0])
     read = rank.told(device_bytes() - before)
-    if show:
-        print(
-            f"after the file's pages were dropped, {hows[0]} read {words(read)} MiB from the device: {sum(read) / size:.2f} times the file"
-        )
+    say(f"without the file's pages, {hows[0]} read {words(read)} MiB of the device: {sum(read) / size:.2f} of the file")
 
 
-def words(sizes: list[float] | list[int]) -> str:
+def words(sizes: Sequence[float]) -> str:
     """Return sizes in MiB."""
     return ", ".join(f"{size / MIB:.0f}" for size in sizes)
 

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 _MOST_OPEN = 64  # files at a time
 _TASK_BYTES = 4 << 20  # what one of several threads reads at a time
+_MEETING = -1  # in the place of a number of bytes
 _ERROR = b"!"  # begins what a rank says that cannot go on; any other message is JSON or empty
 
 
@@ -128,8 +129,8 @@ def _read(file: int, view: memoryview, offset: int) -> int:
 class Scattered:
     """Files that rank 0 reads for all, for file systems that many readers make slow. All ranks make the same calls.
 
-    Before each call the ranks tell each other of errors: one that fails says so in the place of its next call, and all
-    others raise then.
+    Rank 0 says what comes next: bytes, or a meeting, at which ranks tell each other what they want and what failed. A
+    rank that fails takes what comes until the next meeting.
     """
 
     alone = False
@@ -146,34 +147,40 @@ class Scattered:
 
     def together(self, rows: range) -> range:
         """Return the rows from the first to the last that any rank wants; collective."""
+        self._next(_MEETING)
         told = [range(*json.loads(m)) for m in self._meet(json.dumps([rows.start, rows.stop]).encode())]
         wanted = [some for some in told if some] or [range(0)]
         return range(min(some.start for some in wanted), max(some.stop for some in wanted))
 
     def fill(self, out: Tensor, path: Path, offset: int, name: str) -> None:
         """Fill `out` with the bytes of a file on rank 0's host; collective."""
-        error = b""
         if self._comm.rank == 0:
-            try:
-                self._files.fill(out, path, offset, name)
-            except CheckpointError as e:
-                error = _ERROR + str(e).encode()
-        self._meet(error)
+            self._files.fill(out, path, offset, name)
+        if self._next(len(out)) == _MEETING:
+            self._meet(b"")  # where rank 0 says why it cannot go on
         self._comm.share(out)
 
     def finish(self) -> None:
         """Wait until all ranks have read everything; collective. Raise CheckpointError where one failed."""
-        self._meet()
+        self._next(_MEETING)
+        self._meet(b"")
         self._over = True
 
     def give_up(self, error: Exception) -> None:
-        """Tell the other ranks why this one will not go on, unless they know."""
-        if not self._over:
-            text = str(error) if isinstance(error, OllampiError) else f"rank {self._comm.rank}: {error!r}"
-            with suppress(OllampiError):
-                self._meet(_ERROR + text.encode())
+        """Tell the other ranks at the next meeting why this one will not go on, unless they know."""
+        if self._over:
+            return
+        text = str(error) if isinstance(error, OllampiError) else f"rank {self._comm.rank}: {error!r}"
+        with suppress(OllampiError):
+            while (size := self._next(_MEETING)) != _MEETING:
+                self._comm.share(torch.empty(size, dtype=torch.uint8))
+            self._meet(_ERROR + text.encode())
 
-    def _meet(self, message: bytes = b"") -> list[bytes]:
+    def _next(self, size: int) -> int:
+        """Return what comes next on all ranks, as rank 0 passes it: so many bytes, or a meeting; waits quietly."""
+        return int(self._comm.broadcast(str(size).encode() if self._comm.rank == 0 else None))
+
+    def _meet(self, message: bytes) -> list[bytes]:
         """Return the messages of all ranks; raise CheckpointError with the first error among them. Collective."""
         told = self._comm.collect(message)
         failed = [m.removeprefix(_ERROR) for m in told if m.startswith(_ERROR)]
