@@ -13,7 +13,6 @@ from torch import Tensor
 from ollampi.kernels import pages
 from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
-from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.gguf_source import open_gguf
 from ollampi.mpiruntime.lora import merged
 from ollampi.mpiruntime.prequantised import prequantised_sources

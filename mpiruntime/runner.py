@@ -226,7 +226,7 @@ class Runner:
                 check_groups(config, self.shard, spread)
             fixed += shard_bytes(config, self.shard, check.dtype, check.quantize, spread, sources) + RUNTIME_BYTES
             block += cache_bytes(config, self.shard, check.block_size, check.kept)
-            files |= digests(checkpoint.folder, checkpoint.files)
+            files |= digests(checkpoint.folder, checkpoint.files, checkpoint.adapters)
         leaving = [model for number, model in self._models.items() if number in check.leaving]
         staying = [model for number, model in self._models.items() if number not in check.leaving]
         return RankMemory(

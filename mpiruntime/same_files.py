@@ -8,18 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ollampi.mpiruntime.errors import CheckpointError
+from ollampi.mpiruntime.lora import adapter_files
 
 _HEAD_BYTES = 1 << 20  # of each file, where its header lies
 _SAMPLES, _SAMPLE_BYTES = 16, 4096  # of the rest
 
 
-def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return digests of the model's config and of its files by their paths; raise OSError.
+def digests(folder: Path, files: Iterable[Path], adapters: Iterable[Path] = ()) -> dict[str, str]:
+    """Return digests of the model's config, its files and those of adapters by their paths; raise OSError.
 
     They take in sizes, headers and samples of the content, but no times, in which copies on several hosts may differ.
     """
     config = folder / "config.json"
-    return {str(path): _digest(path) for path in sorted({*files, *([config] if config.is_file() else [])})}
+    small = {config} if config.is_file() else set()
+    return {str(path): _digest(path) for path in sorted(small.union(files, *map(adapter_files, adapters)))}
 
 
 def _digest(path: Path) -> str:

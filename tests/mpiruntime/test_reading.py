@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.adapters import write_adapter
 from support.checkpoints import FAMILIES, PROMPT, reference_logits, write_checkpoint
+from support.gguf_files import write_gguf
+from support.packers import quantised
 from support.worlds import lead, load_message, logits_in_pieces
 
 from ollampi.kernels import pages
@@ -24,6 +27,8 @@ from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.step import Unload
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.weights import Loaded
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of PEFT and transformers
 
 PIECES = [9, 1, 5, 1, 1]
 NAMES = threading.local()  # .rank: of the thread
@@ -220,3 +225,21 @@ def test_bytes_are_shared(tmp_path: Path) -> None:
     for size in (1, 3):
         assert run_threads(size, shared) == [[4] * 5] * size
     assert shared(Single()) == [4] * 5
+
+
+@pytest.mark.parametrize("kind", ["awq", "gptq", "fp8", "gguf", "adapter"])
+def test_rank_0_may_read_every_kind_of_checkpoint_for_all(tmp_path: Path, kind: str) -> None:
+    base, adapters = write_checkpoint(tmp_path / "base", hidden_size=128, intermediate_size=192), list[str]()
+    folder = base
+    if kind == "gguf":
+        folder = tmp_path / "m.gguf"
+        write_gguf(folder, base, "Q8_0")
+    elif kind == "adapter":
+        adapters = [str(write_adapter(base, tmp_path / "a", target_modules="all-linear"))]
+    else:
+        folder, _ = quantised(base, tmp_path / "m", kind)
+    for size in (2, 4):
+        _, expected = loaded(folder, size, adapters=adapters)
+        reports, found = loaded(folder, size, adapters=adapters, load="scatter")
+        assert torch.equal(found, expected)
+        assert [r.unread for r in reports] == [[]] * size
