@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -10,7 +12,9 @@ from ollampi.launcher.supervise import TERMINAL
 from ollampi.mpiruntime.memory import human
 
 _EVERY_S = {True: 0.2, False: 10.0}  # between two lines, by whether they move
-_BAR, _NAME = 20, 24  # columns
+_BAR, _COLUMNS = 8, 79
+_SHORTEST_NAME = 8
+_RATE_S = 5.0  # over which a rate is taken
 _ABOVE = "\x1b[A\x1b[2K"  # goes up a line and clears it: mpirun passes on whole lines only, so each ends with one
 
 
@@ -30,20 +34,44 @@ class Progress:
         self._write, self._clock = write, clock
         self._name, self._passed = "", 0
         self._due, self._drawn = 0.0, False
+        self._marks = deque[tuple[float, int]]()  # when so many bytes had passed
 
     def __call__(self, name: str, passed: int, total: int) -> None:
         """Note that so many bytes of a model are done."""
         now = self._clock()
         if name != self._name or passed < self._passed:
             self._name, self._passed, self._drawn, self._due = name, 0, False, now + _EVERY_S[self.moving]
+            self._marks.clear()
+        self._marks.append((now, passed))
+        while len(self._marks) > 2 and self._marks[1][0] <= now - _RATE_S:
+            self._marks.popleft()
         over = passed >= total and passed > self._passed and self._drawn and self.moving
         self._passed = passed
         if now >= self._due or over:
             self._due = now + _EVERY_S[self.moving]
-            self._write(f"{_ABOVE * (self._drawn and self.moving)}{self._line(passed / max(1, total), total)}\n")
+            self._write(f"{_ABOVE * (self._drawn and self.moving)}{self._line(passed, total)}\n")
             self._drawn = True
 
-    def _line(self, part: float, total: int) -> str:
-        """Return one line."""
+    def _line(self, passed: int, total: int) -> str:
+        """Return one line, on a terminal of at most so many columns that it fits."""
+        part = passed / max(1, total)
         bar = f" [{'#' * int(_BAR * part):.<{_BAR}}]" if self.moving else ""
-        return f"ollampi: reading {self._name[:_NAME]}{bar} {int(100 * part)} % of {human(total)}"
+        rest = f"{bar} {int(100 * part)} % of {human(total)}{self._speed(total - passed)}"
+        room = max(_SHORTEST_NAME, _COLUMNS - len("ollampi: reading ") - len(rest))
+        return f"ollampi: reading {self._name[:room]}{rest}"
+
+    def _speed(self, left: int) -> str:
+        """Return the rate of the last seconds, and what time the bytes that are left take at it."""
+        (began, before), (now, passed) = self._marks[0], self._marks[-1]
+        if now <= began or passed <= before:
+            return ""
+        rate = (passed - before) / (now - began)
+        return f", {human(int(rate))}/s" + (f", {_duration(left / rate)} left" if left else "")
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in its largest unit, rounded up."""
+    for size, unit in ((1, "s"), (60, "min")):
+        if seconds <= 90 * size:
+            return f"{math.ceil(seconds / size)} {unit}"
+    return f"{math.ceil(seconds / 3600)} h"

@@ -24,11 +24,11 @@ class Config:
 
     model: a name in model_folders or the path of a Hugging Face folder; draft: a smaller model with the same tokenizer
     that proposes tokens for it; adapter: folders of LoRA adapters that are merged into it in turn; dtype: auto, float32
-    or bfloat16; quantize: auto, none, q8 or q4; cache: the folder that keeps quantised weights, null for none; experts:
-    cut, or spread whole over the ranks; deterministic: the same bits whatever else the server does; threads: per rank,
-    null for an equal share of the cores; pin: keep ranks to cores of their own; exchange: auto, shared or mpi;
-    drain_timeout_s: how long SIGUSR1 lets running requests go on; trace: the file that rank 0 writes at the end, null
-    for none.
+    or bfloat16; quantize: auto, none, q8 or q4; cache: the folder that keeps quantised weights, null for none; load:
+    slices, or scatter, where rank 0 reads for all; experts: cut, or spread whole over the ranks; deterministic: the
+    same bits whatever else the server does; threads: per rank, null for an equal share of the cores; pin: keep ranks to
+    cores of their own; exchange: auto, shared or mpi; drain_timeout_s: how long SIGUSR1 lets running requests go on;
+    trace: the file that rank 0 writes at the end, null for none.
     """
 
     model: str = "demo"
@@ -38,6 +38,7 @@ class Config:
     dtype: str = "auto"
     quantize: str = "auto"
     cache: str | None = None
+    load: str = "slices"
     experts: str = "cut"
     deterministic: bool = False
     drain_timeout_s: float = 60.0

@@ -28,6 +28,10 @@ _EXCHANGE = Choice(
     "shared adds up through memory that the ranks of one host share; auto takes what is faster at the start",
 )
 _EXPERTS = Choice(("cut", "spread"), "of a mixture: a part of each expert on every rank, or some experts whole on each")
+_LOAD = Choice(
+    ("slices", "scatter"),
+    "each rank reads its part of the files, or rank 0 reads for all, where many readers make a file system slow",
+)
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
@@ -36,6 +40,7 @@ SETTINGS: dict[str, Kind] = {
     "dtype": _DTYPE,
     "quantize": _QUANTIZE,
     "cache": _CACHE,
+    "load": _LOAD,
     "experts": _EXPERTS,
     "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
@@ -66,6 +71,7 @@ SETTINGS: dict[str, Kind] = {
     "engine.quantize": _QUANTIZE,
     "engine.shard_cache": _CACHE,
     "engine.experts": _EXPERTS,
+    "engine.load": _LOAD,
 }
 _ENVIRONMENT = {
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",

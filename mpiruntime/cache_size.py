@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.memory import human
@@ -14,7 +14,8 @@ class RankMemory:
     """What a load needs on one rank, and what there is, in bytes.
 
     fixed_bytes: weights and buffers; block_bytes: one block of the cache; free_bytes: free on its host now;
-    promised_bytes: what caches of models that stay have not taken yet; freed_bytes: what models that leave give back.
+    promised_bytes: what caches of models that stay have not taken yet; freed_bytes: what models that leave give back;
+    files: what it sees of the model's files, as same_files.digests.
     """
 
     host: str
@@ -23,6 +24,7 @@ class RankMemory:
     free_bytes: int
     promised_bytes: int
     freed_bytes: int
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def cache_blocks(ranks: Sequence[RankMemory], least: int, most: int, fraction: float, what: str) -> int:

@@ -33,6 +33,9 @@ class Communicator(Protocol):
     def collect(self, message: bytes) -> list[bytes]:
         """Return on every rank the messages of all ranks, in rank order."""
 
+    def share(self, x: Tensor) -> None:
+        """Fill x [...] on every rank with rank 0's; contiguous, of one shape and dtype everywhere. Moves buffers."""
+
     def notify(self, note: int) -> None:
         """Send a small number to rank 0, from any rank and at any time. Not collective."""
 
@@ -53,6 +56,7 @@ class Around:
         self.size = inner.size
         self.broadcast = inner.broadcast
         self.collect = inner.collect
+        self.share = inner.share
         self.notify = inner.notify
         self.notes = inner.notes
 
@@ -83,6 +87,9 @@ class Single:
     def collect(self, message: bytes) -> list[bytes]:
         """Return the message alone."""
         return [message]
+
+    def share(self, x: Tensor) -> None:
+        """Leave x [...] as it is."""
 
     def notify(self, note: int) -> None:
         """Keep the note for `notes`."""

@@ -18,7 +18,8 @@ class EngineSettings:
     keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
     in any batch and world, at a price (docs/determinism.md); quantize: none, q8, q4, or auto for what the checkpoint
     has; shard_cache: the folder that keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or
-    spread whole over the ranks.
+    spread whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0
+    reads all.
     """
 
     dtype: str = "auto"
@@ -39,3 +40,4 @@ class EngineSettings:
     quantize: str = "auto"
     shard_cache: str | None = None
     experts: str = "cut"
+    load: str = "slices"

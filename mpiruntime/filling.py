@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ollampi.kernels import quantised
+from ollampi.kernels import pages, quantised
 from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.kernels.linear import Matrix
 from ollampi.mpiruntime.source import Rows
@@ -29,14 +29,17 @@ class PlainFilling:
     """A matrix [num_rows, width] of plain numbers."""
 
     def __init__(self, num_rows: int, width: int, dtype: torch.dtype) -> None:
-        self._out = torch.empty((num_rows, width), dtype=dtype)
+        self._out = pages.empty((num_rows, width), dtype)
         self._done = 0
 
     def add(self, rows: Rows) -> None:
         """Take the next rows."""
-        end = self._done + len(rows.values)
-        self._out[self._done : end].copy_(rows.values)
-        self._done = end
+        self.room(len(rows.values)).copy_(rows.values)
+
+    def room(self, num_rows: int) -> Tensor:
+        """Return the next rows [num_rows, width] in place, to be written by the caller; they count as added."""
+        self._done += num_rows
+        return self._out[self._done - num_rows : self._done]
 
     def matrix(self) -> Tensor:
         """Return the matrix."""

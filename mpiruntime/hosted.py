@@ -226,6 +226,7 @@ class Models:
             shard_cache=settings.shard_cache,
             adapters=list(ref.adapters),
             experts=settings.experts,
+            load=settings.load,
         )
         check = Check(
             **asdict(load),

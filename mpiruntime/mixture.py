@@ -40,11 +40,16 @@ class Mixture:
         self.router = weights.plain_rows(f"{names.router}.weight", (count, config.width)).double()
         part = range(size) if spread else shard.of(size, unit=GROUP)
         self.own: dict[int, _Expert] = {}
-        for number in shard.of(count) if spread else range(count):
+        own = shard.of(count) if spread else range(count)
+        for number in range(count):
             of_expert = weights / names.expert.format(number)
+            if number not in own:
+                of_expert.stand_by([f"{n}.weight" for n in (names.expert_gate, names.expert_up, names.expert_down)])
+                continue
             rows = [(f"{name}.weight", (size, config.width), part) for name in (names.expert_gate, names.expert_up)]
+            gate_up = of_expert.stacked_rows(rows)  # in the order in which the others stand by
             down = of_expert.columns(f"{names.expert_down}.weight", (config.width, size), part)
-            self.own[number] = _Expert(of_expert.stacked_rows(rows), down)
+            self.own[number] = _Expert(gate_up, down)
         self.comm = comm
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -159,6 +159,10 @@ class Mpi:
         ends = np.cumsum(counts).tolist()
         return [bytes(joined[end - count : end]) for end, count in zip(ends, counts.tolist(), strict=True)]
 
+    def share(self, x: Tensor) -> None:
+        """Fill x [...] on every rank with rank 0's; moves buffers, collective."""
+        self._data.Bcast([x.view(-1).view(torch.uint8).numpy(), self._mpi.BYTE], root=0)
+
     def notify(self, note: int) -> None:
         """Send a small number to rank 0; may be called from a Python signal handler of the main thread."""
         self._notes_sent += 1

@@ -28,13 +28,17 @@ from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, check_groups, 
 from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import ModelConfig, is_idle, read_config
 from ollampi.mpiruntime.plan import shard_bytes
+from ollampi.mpiruntime.reading import Reading, with_reading
 from ollampi.mpiruntime.request import Sample
+from ollampi.mpiruntime.same_files import check_same, digests
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.shard_file import ShardFile, checkpoint_key, shard_path
 from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.weights import Loaded
 from ollampi.mpiruntime.world import RankFacts, free_memory
+
+_NOT_KEPT = "load=scatter keeps no quantised weights in the folder of cache=; use load=slices to keep them"
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,7 @@ class Runner:
         except OllampiError as e:
             raise ModelError(str(e)) from e
         ranks = [RankMemory(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(mine)).encode())]
+        check_same([rank.host for rank in ranks], [rank.files for rank in ranks])
         paths = " and ".join([check.path, *check.drafts])
         what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"
         return cache_blocks(ranks, check.num_blocks, check.most_blocks, check.fraction, what)
@@ -199,7 +204,8 @@ class Runner:
         Raise ModelError on every rank where any rank cannot, with the first such rank's message.
         """
         try:
-            report = agree(self.comm, lambda: self._load_slice(load))
+            work = partial(self._load_slice, load)
+            report = agree(self.comm, lambda: with_reading(self.comm, load.load, work))
         except OllampiError as e:
             self.unload(Unload(load.model))
             raise ModelError(str(e)) from e
@@ -210,15 +216,17 @@ class Runner:
 
     def _memory(self, check: Check) -> RankMemory:
         """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
-        fixed = block = 0
+        fixed, block, files = 0, 0, dict[str, str]()
         for path, adapters in ((check.path, check.adapters), *((path, []) for path in check.drafts)):
             config, spread = read_config(Path(path)), check.experts == "spread"
-            sources = open_checkpoint(Path(path), adapters).sources
+            checkpoint = open_checkpoint(Path(path), adapters)
+            sources = checkpoint.sources
             self._arithmetic(check, config)
             if is_quantised(check.quantize, sources):
                 check_groups(config, self.shard, spread)
             fixed += shard_bytes(config, self.shard, check.dtype, check.quantize, spread, sources) + RUNTIME_BYTES
             block += cache_bytes(config, self.shard, check.block_size, check.kept)
+            files |= digests(checkpoint.folder, checkpoint.files, checkpoint.adapters)
         leaving = [model for number, model in self._models.items() if number in check.leaving]
         staying = [model for number, model in self._models.items() if number not in check.leaving]
         return RankMemory(
@@ -228,6 +236,7 @@ class Runner:
             free_bytes=free_memory(),
             promised_bytes=sum(m.cache.size_bytes - m.cache.taken_bytes for m in staying),
             freed_bytes=sum(m.decoder.size_bytes + m.cache.taken_bytes for m in leaving),
+            files=files,
         )
 
     def _arithmetic(self, wanted: Check | Load, config: ModelConfig) -> Arithmetic:
@@ -239,12 +248,12 @@ class Runner:
             )
         return arithmetic(wanted.deterministic, wanted.quantize, wanted.kept, context, self.device, self.choice)
 
-    def _load_slice(self, load: Load) -> LoadReport:
+    def _load_slice(self, load: Load, reading: Reading) -> LoadReport:
         """Read this rank's slice and make its cache; return what it holds."""
         began = time.monotonic()
         config = read_config(Path(load.path))
         checkpoint = open_checkpoint(Path(load.path), load.adapters)
-        checkpoint.progress = partial(self.progress, load.name)
+        checkpoint.reading, checkpoint.progress = reading, partial(self.progress, load.name)
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
         how = self._arithmetic(load, config)
@@ -263,16 +272,16 @@ class Runner:
             kv_heads=(kv_heads.start, kv_heads.stop),
             weight_bytes=decoder.size_bytes,
             cache_bytes=cache.size_bytes,
-            read_bytes=checkpoint.bytes_read + (shards.bytes_read if shards else 0),
+            read_bytes=reading.bytes_read + (shards.bytes_read if shards else 0),
             unread=sorted(name for name in checkpoint.unread if not is_idle(config, name)),
             seconds=time.monotonic() - began,
             formats=decoder.formats,
-            note=shards.note if shards else "",
+            note=shards.note if shards else _NOT_KEPT if load.shard_cache and load.load == "scatter" else "",
         )
 
     def _shards(self, load: Load, checkpoint: Checkpoint) -> ShardFile | None:
         """Return where this rank's quantised matrices are kept, or None for nowhere."""
-        if load.shard_cache is None or load.quantize == "none":
+        if load.shard_cache is None or load.quantize == "none" or load.load == "scatter":
             return None
         rank, size = self.comm.rank, self.comm.size
         path = shard_path(load.shard_cache, checkpoint.folder, load.quantize, rank, size, checkpoint.adapters)

@@ -40,7 +40,8 @@ class Load:
     name: under which the ranks count its steps; deterministic: compute so that a text's bits depend on nothing else;
     cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8, q4
     or auto; shard_cache: the folder in which quantised matrices are kept, None for nowhere; experts: cut, or spread
-    whole over the ranks; adapters: the folders of LoRA adapters that are merged into it in turn.
+    whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0 reads all;
+    adapters: the folders of LoRA adapters that are merged into it in turn.
     """
 
     model: int
@@ -55,6 +56,7 @@ class Load:
     quantize: str = "none"
     shard_cache: str | None = None
     experts: str = "cut"
+    load: str = "slices"
     adapters: list[str] = field(default_factory=list)
 
     @property

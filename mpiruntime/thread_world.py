@@ -66,6 +66,11 @@ class ThreadCommunicator:
         """Return the messages of all ranks."""
         return self._meeting.exchange(self.rank, message)
 
+    def share(self, x: Tensor) -> None:
+        """Fill x [...] with rank 0's."""
+        parts = self._meeting.exchange(self.rank, x.clone() if self.rank == 0 else None)
+        x.copy_(parts[0])
+
     def notify(self, note: int) -> None:
         """Leave a note for rank 0."""
         self._meeting.notes.append(note)

@@ -82,6 +82,10 @@ class Weights(ABC):
         """Return the whole matrix of `shape` as [*shape] in fp32, whatever the others are kept in."""
         return self._plain([Piece(self._checked(name, shape), *map(range, shape))], torch.float32)
 
+    @abstractmethod
+    def stand_by(self, names: list[str]) -> None:
+        """Take part where other ranks read tensors that they own and this one does not."""
+
     def format(self, pieces: list[Piece]) -> Format | None:
         """Return what a matrix of these pieces is kept in, None for plain numbers."""
         if self.quantize == "none" or (self.quantize == "auto" and self.sources is None):
@@ -135,6 +139,9 @@ class Weights(ABC):
 class Counted(Weights):
     """Tensors that take no memory and tell what they would take: bytes of their own for quantised matrices."""
 
+    def stand_by(self, names: list[str]) -> None:
+        """Do nothing."""
+
     def _vector(self, name: str, part: range, dtype: torch.dtype) -> Tensor:
         """Return a tensor without memory."""
         return torch.empty(len(part), dtype=dtype, device="meta")
@@ -159,10 +166,16 @@ class Loaded(Weights):
     checkpoint: Checkpoint
     shards: ShardFile | None = None
 
+    def stand_by(self, names: list[str]) -> None:
+        """Take part in the reading of tensors that other ranks own; collective where all read together."""
+        for name in names:
+            if name in self:  # else their owner says so
+                self.checkpoint.read(self.prefix + name, range(0), None, lambda rows: None)
+
     def _vector(self, name: str, part: range, dtype: torch.dtype) -> Tensor:
         """Return a part of a vector."""
         found: list[Tensor] = []
-        self.checkpoint.read(name, part, None, lambda rows: found.append(rows.values.to(dtype)))
+        self.checkpoint.read(name, part, None, lambda rows: found.append(rows.values.to(dtype, copy=True)))
         vector = torch.cat(found) if found else torch.empty(0, dtype=dtype)
         if self.quantize != "none" and not vector.isfinite().all():
             raise self._not_finite(name)
@@ -194,6 +207,9 @@ class Loaded(Weights):
         for name, rows, columns in pieces:
             width = self.checkpoint.sources[name].shape[-1]
             some = None if len(columns) == width else columns
+            if isinstance(filling, PlainFilling) and some is None and self._as_they_lie(name, filling.matrix().dtype):
+                self.checkpoint.read_into(name, rows, filling.room(len(rows)))
+                continue
             try:
                 self.checkpoint.read(name, rows, some, filling.add, self.arithmetic.weight_rows)
             except NotFinite as e:
@@ -204,6 +220,10 @@ class Loaded(Weights):
                     " fetch the file again, or use quantize=none"
                 ) from e
         return filling.matrix()
+
+    def _as_they_lie(self, name: str, dtype: torch.dtype) -> bool:
+        """Return whether whole rows of a tensor need no change on their way into a matrix."""
+        return isinstance(self.arithmetic, Plain) and self.checkpoint.lies_as(name, dtype)
 
     def _not_finite(self, name: str) -> CheckpointError:
         """Return the error for a tensor that cannot be quantised."""

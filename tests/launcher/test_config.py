@@ -46,9 +46,8 @@ def test_the_defaults_name_every_setting_and_are_the_schemas() -> None:
         value = shipped
         for name in path.split("."):
             value = value[name]
-        assert value in ("${dtype}", "${deterministic}", "${quantize}", "${experts}") or SETTINGS[path].fits(value), (
-            path
-        )
+        named = ("${dtype}", "${deterministic}", "${quantize}", "${experts}", "${load}")
+        assert value in named or SETTINGS[path].fits(value), path
     assert compose_config([], {}) == Config()
 
 

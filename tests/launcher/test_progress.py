@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ollampi.launcher.progress import Progress, on_terminal
+from ollampi.launcher.progress import Progress, _duration, on_terminal
 from ollampi.launcher.supervise import TERMINAL
 
 
@@ -52,9 +52,9 @@ def test_a_short_load_is_silent(moving: bool) -> None:
 def test_a_terminal_shows_one_line_for_each_model() -> None:
     shown = Shown(True)
     text = shown.run("demo:latest", 30, 1000)
-    assert shown.screen() == [f"ollampi: reading demo:latest [{'#' * 20}] 100 % of 1 GiB"]
+    assert shown.screen() == ["ollampi: reading demo:latest [########] 100 % of 1 GiB, 34.1 MiB/s"]
     assert 100 < text.count("\n") < 160
-    assert "[##..................] 10 %" in text
+    assert "[#.......] 13 % of 1 GiB, 34.1 MiB/s, 27 s left" in text
     shown.run("x" * 200, 30, 1000)
     assert shown.text[0] != "\x1b"  # the line of the first model stays
     assert len(shown.screen()[0]) < 80
@@ -66,6 +66,32 @@ def test_elsewhere_a_line_comes_every_ten_seconds() -> None:
     lines = Shown(False).run("demo:latest", 35, 1000).splitlines()
     assert [line.split(" of ")[0] for line in lines] == [f"ollampi: reading demo:latest {p} %" for p in (28, 57, 85)]
     assert Shown(False).run("demo:latest", 9.9, 100) == ""
+
+
+def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
+    shown = Shown(False)
+    for second in range(31):  # ten times as fast in its second half
+        passed = second if second <= 15 else 15 + 10 * (second - 15)
+        shown.progress("x", passed << 20, 1 << 30)
+        shown.now += 1
+    first, second = (line.partition(" of 1 GiB, ")[2] for line in shown.text.splitlines()[:2])
+    assert first == "1 MiB/s, 17 min left"
+    assert second == "10 MiB/s, 2 min left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, "1 s"), (59.5, "60 s"), (91, "2 min"), (5400, "90 min"), (5401, "2 h"), (7201, "3 h")]
+)
+def test_times_have_one_unit(seconds: float, told: str) -> None:
+    assert _duration(seconds) == told
+
+
+def test_a_load_that_stands_still_has_no_rate() -> None:
+    shown = Shown(False)
+    for _ in range(40):
+        shown.progress("x", 1 << 20, 1 << 30)
+        shown.now += 1
+    assert [line.partition(" % ")[2] for line in shown.text.splitlines()] == ["of 1 GiB"] * 3
 
 
 def test_a_load_without_bytes() -> None:

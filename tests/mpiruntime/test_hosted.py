@@ -154,10 +154,10 @@ def test_a_file_system_that_fails_on_one_rank_is_an_error_of_the_load_only(
 
     plain = runner_module.Runner._load_slice
 
-    def broken(self: Any, message: Any) -> Any:
+    def broken(self: Any, message: Any, reading: Any) -> Any:
         if self.comm.rank == victim and message.path == str(other):
             raise OSError(5, "Input/output error")
-        return plain(self, message)
+        return plain(self, message, reading)
 
     monkeypatch.setattr(runner_module.Runner, "_load_slice", broken)
     messages = [load(1, "b:latest", other), generate(2, folder, PROMPT, sampling=GREEDY, max_tokens=3)]

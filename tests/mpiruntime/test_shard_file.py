@@ -130,7 +130,11 @@ def test_damage_anywhere_is_noticed_and_mended(folder: Path, tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
-    def fail(*_: object) -> int:
+    real = os.open
+
+    def fail(*arguments: Any) -> int:
+        if call == "open" and not arguments[1] & os.O_CREAT:
+            return real(*arguments)
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(shard_file.os, call, fail)
