@@ -17,6 +17,7 @@ import torch
 from ollampi.api.errors import ApiError
 from ollampi.api.model import read_model
 from ollampi.api.store import Store
+from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.launcher.config import CONF
 from ollampi.launcher.home import home
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
@@ -68,13 +69,13 @@ def model_folders(config: Config) -> list[Path]:
 
 
 def find_model(config: Config, given: str) -> ModelRef:
-    """Return a model by name or path; raise ModelError or ConfigError where there is none."""
+    """Return a model by name or path; raise ModelError or ConfigError where there is none or its tokenizer is none."""
     store = Store(model_folders(config))
     own = model_path(given)
-    if own is not None:
-        return read_model(served_name(own), own).ref
     try:
-        return store.find(given).ref
+        model = store.find(given) if own is None else read_model(served_name(own), own)
+        Tokenizers().get(model)  # the HTTP process makes its own with the first request, which is late to be refused
+        return model.ref
     except ApiError as e:
         raise ModelError(no_model(given, [model.full_name for model in store.models()])) from e
 
