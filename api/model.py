@@ -97,7 +97,8 @@ def read_model(name: Name, path: Path) -> Model:
     except OSError as e:
         raise ModelError(f"model {name.short} cannot be read: {e.strerror}; check its files") from e
     except ModelError as e:
-        raise ModelError(f"model {name.short}: {str(e).replace(f'{path}/', '')}") from e.__cause__
+        folder = path if path.is_dir() else path.parent
+        raise ModelError(f"model {name.short}: {str(e).replace(f'{folder}/', '')}") from e.__cause__
 
 
 def _read_model(name: Name, path: Path) -> Model:

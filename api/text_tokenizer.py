@@ -194,10 +194,11 @@ def _tokenizer(model: Model) -> TextTokenizer:
     texts = model.texts
     tokenizer = TextTokenizer(texts.tokenizer, texts.bos_token, model.context_length, texts.file)
     size = model.text_config.get("vocab_size")
+    where = "vocab_size in config.json" if model.path.is_dir() else "the number of rows of its token_embd.weight"
     if type(size) is int and tokenizer.largest_id >= size:
         raise ModelError(
-            f"model {model.full_name}: {texts.file} has a token with the id {tokenizer.largest_id}, and vocab_size"
-            f" of the model is {size}: they belong to different models, or a token was added to one alone; copy both"
+            f"model {model.full_name}: {texts.file} has a token with the id {tokenizer.largest_id}, and {where}"
+            f" is {size}: they belong to different models, or a token was added to one alone; copy both"
         )
     return tokenizer
 

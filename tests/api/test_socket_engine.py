@@ -52,9 +52,9 @@ def test_load_unload_loaded(coordinator, socket_engine):
     (loaded,) = socket_engine.load(MODEL, 128, None)
     message = coordinator.expect("load")
     assert isinstance(loaded, Done)
-    assert (message["model"], message["context"], message["keep_alive_s"]) == (vars(MODEL), 128, None)
+    assert (ModelRef(**message["model"]), message["context"], message["keep_alive_s"]) == (MODEL, 128, None)
     socket_engine.unload(MODEL)
-    assert coordinator.expect("unload")["model"] == vars(MODEL)
+    assert ModelRef(**coordinator.expect("unload")["model"]) == MODEL
     coordinator.models = [vars(LoadedModel("m", "/m", 1, 2, 3, None))]
     assert socket_engine.loaded() == [LoadedModel("m", "/m", 1, 2, 3, None)]
     assert len(coordinator.connections) == 1

@@ -1,5 +1,6 @@
 """Test what is built from a configuration."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -32,8 +33,11 @@ def test_a_model_is_found_by_name_by_path_and_in_folders(tmp_path: Path) -> None
 
 def test_a_path_that_is_no_model_says_why(tmp_path: Path) -> None:
     (tmp_path / "weights.gguf").touch()
-    with pytest.raises(ModelError, match="is a file"):
+    with pytest.raises(ModelError, match=r"^model weights:latest: weights\.gguf: the beginning needs 4 bytes"):
         find(f"model={tmp_path}/weights.gguf")
+    (tmp_path / "weights.bin").touch()
+    with pytest.raises(ModelError, match="is a file"):
+        find(f"model={tmp_path}/weights.bin")
     with pytest.raises(ModelError, match=r"has no config\.json"):
         find(f"model={tmp_path}")
     with pytest.raises(ModelError, match=r"nothing is downloaded; .* demo:latest"):
@@ -44,6 +48,15 @@ def test_a_damaged_model_says_what_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="model m:latest"):
+        find(f"model={tmp_path}/m")
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "m")
+    config = json.loads((DEMO / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    message = r"model m:latest: tokenizer\.json has a token with the id 4095, and vocab_size in config\.json is 100"
+    with pytest.raises(ModelError, match=message):
         find(f"model={tmp_path}/m")
 
 

@@ -29,7 +29,7 @@ from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.world import survey
 
 pytestmark = pytest.mark.mpi
-SETTINGS = EngineSettings(cache_tokens=64, block_size=4, max_step_tokens=7)
+SETTINGS = EngineSettings(context_length=64, cache_tokens=64, block_size=4, max_step_tokens=7)
 
 
 @pytest.fixture(scope="session")
