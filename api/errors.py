@@ -25,9 +25,9 @@ _ENGINE_STATUS = {
 MAX_MESSAGE_CHARS = 2000
 # Folder names may hold blanks, so a path ends where a known kind of file does, or else with its clause (": " or "; ").
 _CLAUSE = r"(?:(?![:;]\s)[^\n])*"
-_FILE = rf"/{_CLAUSE}?\.(?:json|safetensors|jinja)(?:\.\w+)*(?!\w)"
+_FILE = rf"/{_CLAUSE}?\.(?:json|safetensors|jinja|gguf)(?:\.\w+)*(?!\w)"
 _FOLDER = rf"/[^\s/](?:(?![:;]\s)[^\n/])*/{_CLAUSE}"
-_PRIVATE = re.compile(rf"(?<![\w/:.])(?:{_FILE}|{_FOLDER})|\b0x[0-9a-fA-F]{{6,}}|unix:\S+")
+_PRIVATE = re.compile(rf"(?<![\w/:.])(?:(?P<file>{_FILE})|{_FOLDER})|\b0x[0-9a-fA-F]{{6,}}|unix:\S+")
 
 
 class ApiError(OllampiError):
@@ -49,8 +49,16 @@ def shown(text: str, limit: int = 200) -> str:
 
 
 def public(message: str) -> str:
-    """Return `message` without file paths, memory addresses and socket names, and not longer than a client reads."""
-    return _PRIVATE.sub("[hidden]", shown(message, MAX_MESSAGE_CHARS))
+    """Return `message` without folders, memory addresses and socket names, and not longer than a client reads.
+
+    Of a model's file the name stays.
+    """
+    return _PRIVATE.sub(_told, shown(message, MAX_MESSAGE_CHARS))
+
+
+def _told(found: re.Match[str]) -> str:
+    """Return what a client sees in the place of something private."""
+    return found["file"].rpartition("/")[2] if found["file"] else "[hidden]"
 
 
 def answer_for(error: Exception) -> tuple[int, str]:

@@ -192,7 +192,10 @@ class Tokenizers:
 def _tokenizer(model: Model) -> TextTokenizer:
     """Return the tokenizer of a model; raise ModelError where it has more tokens than the model."""
     texts = model.texts
-    tokenizer = TextTokenizer(texts.tokenizer, texts.bos_token, model.context_length, texts.file)
+    try:
+        tokenizer = TextTokenizer(texts.tokenizer, texts.bos_token, model.context_length, texts.file)
+    except ModelError as e:
+        raise ModelError(f"model {model.full_name}: {e}") from e
     size = model.text_config.get("vocab_size")
     where = "vocab_size in config.json" if model.path.is_dir() else "the number of rows of its token_embd.weight"
     if type(size) is int and tokenizer.largest_id >= size:

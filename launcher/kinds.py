@@ -71,7 +71,7 @@ class Text:
 class Bytes:
     """A number of bytes with a unit, or null for what is found."""
 
-    takes: str = "a size such as 80GiB, 512MiB or 1.5TB, or null"
+    takes: str = "a size such as 80GiB, 512MiB or 1.5TB (1 MiB at least), or null"
 
     def parse(self, text: str) -> Value:
         """Return the bytes; raise ValueError."""
@@ -85,7 +85,7 @@ class Bytes:
 
     def fits(self, value: Value) -> bool:
         """Return whether there are any, and no absurd number of them."""
-        return value is None or (isinstance(value, int) and 0 < value < 2**60)
+        return value is None or (isinstance(value, int) and 2**20 <= value < 2**60)
 
 
 @dataclass(frozen=True)

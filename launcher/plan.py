@@ -79,7 +79,8 @@ def told(given: str, values: dict[str, Any]) -> str:
         f"fits into {human(memory)} ({where})" if needed <= memory else f"does NOT fit into {human(memory)} ({where})"
     )
     lines = [_head(folder, config), "", table(_rows(ranks, context)).rstrip(), ""]
-    lines += [f"per host: {human(needed)} with a context of {context} tokens, which {fits}"]
+    of_model = " (the model's limit)" if context < values["ctx"] else ""
+    lines += [f"per host: at most {human(needed)} with a context of {context} tokens{of_model}, which {fits}"]
     model_limit = " (the model's limit)" if longest == config.max_context else ""
     lines += [f"largest context of one text: {f'{longest} tokens{model_limit}' if longest else 'none fits'}"]
     return "\n".join([*lines, *_exchange(config, size), ""])

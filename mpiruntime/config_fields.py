@@ -30,6 +30,13 @@ class Fields:
             return default
         return kind(self._positive(key, value, kind))
 
+    def bounded(self, key: str, most: int) -> int:
+        """Return a positive number that is at most `most`; raise ModelError where it is something else."""
+        value = self.number(key, int)
+        if value > most:
+            raise self.wrong(key, f"at most {most} is supported")
+        return value
+
     def optional(self, key: str, kind: type[N]) -> N | None:
         """Return a positive number, or None where there is none; raise ModelError where it is something else."""
         return None if self.values.get(key) is None else self.number(key, kind)

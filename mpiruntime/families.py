@@ -60,7 +60,7 @@ _BERT_NAMES = Names(
 
 @dataclass(frozen=True)
 class Family:
-    """One family; `defaults` are what its configs leave out.
+    """One family; `defaults` are what its configs leave out, `keys` those of SHARED_KEYS that its configs have.
 
     norms: where they stand around attention and MLP: "before" them, "around" both, or "after" the sum with what went
     in. norm_offset: added to the weights of norms. windows: which layers see a window only, where the config does not
@@ -68,6 +68,7 @@ class Family:
     """
 
     defaults: dict[str, Any] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
     names: Names = Names()
     norms: str = "before"
     norm_offset: float = 0.0
@@ -82,6 +83,25 @@ class Family:
     ropes: dict[str, str] = field(default_factory=dict)
     encoder: bool = False  # tokens see those behind them too, and there is no output head
 
+
+_WINDOWS = {"sliding_window", "layer_types"}
+_LATE_WINDOWS = _WINDOWS | {"use_sliding_window", "max_window_layers"}
+_EXPERTS = {
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+}
+_BIASES = {"attention_bias", "mlp_bias"}
+_PARTS = {"partial_rotary_factor"}
+_OF_GEMMA = {"attention_bias", "hidden_activation"}
+_OF_GEMMA2 = _OF_GEMMA | _WINDOWS | {"query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"}
+_OF_GEMMA3 = (_OF_GEMMA2 - {"attn_logit_softcapping"}) | {"sliding_window_pattern", "rope_local_base_freq"}
+# What not all families have; in the config of one that has it not it is a left-over, which means nothing.
+SHARED_KEYS = frozenset(_LATE_WINDOWS | _EXPERTS | _BIASES | _PARTS | _OF_GEMMA2 | _OF_GEMMA3)
 
 _GEMMA = {
     "head_dim": 256,
@@ -110,8 +130,8 @@ _MISTRAL = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
 _BERT = {"hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 
 FAMILIES = {
-    "llama": Family(),
-    "mistral": Family(defaults={**_MISTRAL, "sliding_window": 4096}),
+    "llama": Family(keys=frozenset(_BIASES | _PARTS)),
+    "mistral": Family(defaults={**_MISTRAL, "sliding_window": 4096}, keys=frozenset({"sliding_window"})),
     "mixtral": Family(
         defaults={
             **_MISTRAL,
@@ -120,10 +140,23 @@ FAMILIES = {
             "num_local_experts": 8,
             "num_experts_per_tok": 2,
         },
+        keys=frozenset({"sliding_window", "num_experts", "num_local_experts", "num_experts_per_tok"}),
         names=_MIXTRAL_NAMES,
     ),
-    "qwen2": Family(defaults=_QWEN, qkv_bias=True, windows="late", windows_if="use_sliding_window"),
-    "qwen3": Family(defaults={**_QWEN, "head_dim": 128}, qk_norm=True, windows="late", windows_if="use_sliding_window"),
+    "qwen2": Family(
+        defaults=_QWEN,
+        keys=frozenset(_LATE_WINDOWS),
+        qkv_bias=True,
+        windows="late",
+        windows_if="use_sliding_window",
+    ),
+    "qwen3": Family(
+        defaults={**_QWEN, "head_dim": 128},
+        keys=frozenset(_LATE_WINDOWS | {"attention_bias"}),
+        qk_norm=True,
+        windows="late",
+        windows_if="use_sliding_window",
+    ),
     "qwen3_moe": Family(
         defaults={
             **_QWEN,
@@ -132,12 +165,14 @@ FAMILIES = {
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 768,
         },
+        keys=frozenset({"use_sliding_window", "sliding_window", "attention_bias"} | _EXPERTS),
         qk_norm=True,
         windows_if="use_sliding_window",
     ),
-    "gemma": Family(defaults=_GEMMA, norm_offset=1.0, scaled_embedding=True),
+    "gemma": Family(defaults=_GEMMA, keys=frozenset(_OF_GEMMA), norm_offset=1.0, scaled_embedding=True),
     "gemma2": Family(
         defaults={**_GEMMA, **_GEMMA2},
+        keys=frozenset(_OF_GEMMA2),
         names=_GEMMA2_NAMES,
         norms="around",
         norm_offset=1.0,
@@ -146,6 +181,7 @@ FAMILIES = {
     ),
     "gemma3_text": Family(
         defaults={**_GEMMA, **_GEMMA3},
+        keys=frozenset(_OF_GEMMA3),
         names=_GEMMA2_NAMES,
         norms="around",
         norm_offset=1.0,
@@ -155,6 +191,7 @@ FAMILIES = {
     ),
     "phi3": Family(
         defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+        keys=frozenset({"sliding_window"} | _PARTS),
         fused=True,
         ropes={"su": "longrope", "yarn": "longrope"},
     ),

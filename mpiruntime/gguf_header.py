@@ -16,6 +16,7 @@ from pathlib import Path
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.gguf_fields import MAX_KEY_BYTES, HeaderFields, Value
 from ollampi.mpiruntime.gguf_types import BLOCKS, OTHERS, Blocks
+from ollampi.mpiruntime.safetensors_header import LFS_POINTER
 
 MAGIC = b"GGUF"
 MAX_TENSORS = 1 << 16
@@ -154,6 +155,8 @@ def _check_version(fields: HeaderFields) -> None:
     """Raise CheckpointError unless the file is GGUF of a version that is read."""
     fields.place = "the beginning"
     magic, version = struct.pack("<I", fields.u32()), fields.u32()
+    if LFS_POINTER.startswith(magic):
+        raise CheckpointError(f"{fields.path} is a pointer of Git LFS, not the file; run `git lfs pull` in its folder")
     if magic != MAGIC:
         raise CheckpointError(f"{fields.path} begins with {magic!r}, not {MAGIC!r}; it is no GGUF file")
     swapped = int.from_bytes(version.to_bytes(4, "big"), "little")

@@ -45,7 +45,9 @@ class GgufVocabulary:
         self.kind = str(metadata.get(f"{_PREFIX}model"))
         if self.kind not in _DEFAULT_IDS:
             known = ", ".join(_DEFAULT_IDS)
-            raise ModelError(f"{_PREFIX}model is {self.kind!r:.100}; known are {known}: take another file of the model")
+            told = "is missing: the file has no tokenizer" if metadata.get(f"{_PREFIX}model") is None else "is "
+            name = "" if told != "is " else f"{self.kind!r:.100}"
+            raise ModelError(f"{_PREFIX}model {told}{name}; known are {known}: take another file of the model")
         texts = self._list("tokens", str)
         if not texts or any(type(text) is not str for text in texts):
             raise ModelError(f"{_PREFIX}tokens must be a list of texts; copy the file again")
@@ -74,7 +76,8 @@ class GgufVocabulary:
         split = SPLITS.get(name) if isinstance(name, str) else None
         if split is None:
             known = ", ".join(sorted(SPLITS))
-            raise ModelError(f"{_PREFIX}pre is {name!r:.100}; known are {known}: convert the model with one of these")
+            told = "is missing, as in files of older converters" if name is None else f"is {name!r:.100}"
+            raise ModelError(f"{_PREFIX}pre {told}: fetch a newer file of the model, or convert it; known are {known}")
         merges = [tuple(merge.split(" ", 1)) for merge in self._list("merges", str)]
         if any(len(pair) != 2 for pair in merges):
             raise ModelError(f"{_PREFIX}merges must hold two parts each; copy the file again")

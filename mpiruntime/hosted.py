@@ -181,7 +181,10 @@ class Models:
         if leaving is not None and not leaving.scheduler.idle:
             raise NotYet({ref.name, leaving.ref.name})
         with self.while_loading():
-            return self._load(ref, context, leaving)
+            try:
+                return self._load(ref, context, leaving)
+            except ModelError as e:
+                raise ModelError(f"model {ref.name}: {e}") from e
 
     def busy(self) -> list[HostedModel]:
         """Return the models that have work."""
@@ -256,6 +259,8 @@ class Models:
                     f"the draft model {ref.name} has {config.vocab_size} tokens and {hosted.ref.name}"
                     f" {hosted.config.vocab_size}; choose one with the same tokenizer"
                 )
+            if not config.has_head:
+                raise ModelError(f"the draft model {ref.name} makes embeddings only; choose one with an output head")
             length = min(load.context, config.max_context)
             draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name, adapters=[])
             self.runner.lead_check(Check(**asdict(draft)))

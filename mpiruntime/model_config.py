@@ -10,10 +10,10 @@ from typing import Any
 
 from ollampi.mpiruntime.config_fields import Fields
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.families import FAMILIES, NESTED, Family, Names
+from ollampi.mpiruntime.families import FAMILIES, NESTED, SHARED_KEYS, Names
 from ollampi.mpiruntime.gguf_config import gguf_config
 from ollampi.mpiruntime.gguf_header import read_gguf
-from ollampi.mpiruntime.rope import Rope, parse_rope
+from ollampi.mpiruntime.layer_kinds import Layer, layers_of
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -22,23 +22,13 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-_MOST_LAYERS = 4096
+_MOST_EXPERTS = 4096
+_MOST_BYTES = 4 << 20
+WITH_OFFSET = "norms_with_offset"  # what the family adds to the weights of norms has been added
+_WIDEST, _WIDEST_HEAD = 1 << 24, 1 << 16
 _IDLE = re.compile(  # tables that are computed, what sees instead of reads, and heads for other tasks
     r"rotary_emb\.inv_freq$|position_ids$|(^|\.)(vision_tower|multi_modal_projector|pooler)\.|^cls\.|\.input_scale$"
 )
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What the layers of one model differ in.
-
-    window: how many positions a token sees, itself included, None for all; rope: None where positions have vectors of
-    their own; has_experts: a mixture of experts in the place of the MLP.
-    """
-
-    window: int | None
-    rope: Rope | None
-    has_experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,11 +97,14 @@ def read_config(path: Path) -> ModelConfig:
     if not file.is_file():
         raise ModelError(f"{file} is no file; a model is a folder with a Hugging Face config.json")
     try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise ModelError(f"{file} has {file.stat().st_size} bytes; at most {_MOST_BYTES} are supported")
         values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as e:
         raise ModelError(f"{file} cannot be read as JSON ({e}); a model is a folder with a Hugging Face config") from e
     if not isinstance(values, dict):
         raise ModelError(f"{file} holds {type(values).__name__}; it must be an object")
+    values.pop(WITH_OFFSET, None)  # which GGUF files alone have
     return parse_config(values, str(file))
 
 
@@ -123,23 +116,23 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
     if family is None:
         known = ", ".join(sorted([*FAMILIES, *NESTED]))
         raise ModelError(f"{source}: model_type {model_type!r:.40} is not supported; known are: {known}")
-    fields = Fields({**family.defaults, **fields.values}, fields.source)
-    if fields.flag("use_bidirectional_attention", False):
-        raise fields.wrong("use_bidirectional_attention", "of this family only decoders are supported")
+    own = {key: value for key, value in fields.values.items() if key not in SHARED_KEYS or key in family.keys}
+    fields = Fields({**family.defaults, **own}, fields.source)
+    _check_kind(fields, family.encoder)
     width, num_heads, num_kv_heads, head_dim = _heads(fields)
     max_context = fields.number("max_position_embeddings", int, 2048)
     attention_bias, mlp_bias = fields.flag("attention_bias", False), fields.flag("mlp_bias", False)
     eps = fields.number("layer_norm_eps" if family.encoder else "rms_norm_eps", float, 1e-6)
     query_scalar = fields.number("query_pre_attn_scalar", float, float(head_dim))
-    layers = _layers(fields, family, head_dim, max_context)
+    layers = layers_of(fields, family, head_dim, max_context)
     return ModelConfig(
         model_type=model_type,
         width=width,
-        mlp_width=fields.number("intermediate_size", int),
+        mlp_width=fields.bounded("intermediate_size", _WIDEST),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        vocab_size=fields.number("vocab_size", int),
+        vocab_size=fields.bounded("vocab_size", _WIDEST),
         max_context=max(layer.rope.longest(max_context) if layer.rope else max_context for layer in layers),
         norm_eps=eps,
         layers=layers,
@@ -151,10 +144,10 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         dtype=fields.text("dtype", fields.text("torch_dtype", "float32")),
         names=family.names,
         norms=family.norms,
-        norm_offset=0.0 if fields.flag("norms_with_offset", False) else family.norm_offset,
+        norm_offset=0.0 if fields.flag(WITH_OFFSET, False) else family.norm_offset,
         activation=_activation(fields, model_type),
         qk_norm=family.qk_norm,
-        fused=family.fused and not fields.flag("unfused", False),
+        fused=family.fused,
         attention_scale=query_scalar**-0.5,
         attention_cap=fields.optional("attn_logit_softcapping", float),
         logit_cap=fields.optional("final_logit_softcapping", float),
@@ -163,6 +156,14 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         encoder=family.encoder,
         num_token_types=fields.number("type_vocab_size", int) if family.encoder else 0,
     )
+
+
+def _check_kind(fields: Fields, encoder: bool) -> None:
+    """Raise ModelError where tokens are said to see others than those of the family do."""
+    kind = "an encoder" if encoder else "a decoder"
+    for key, value in {"use_bidirectional_attention": False, "is_causal": True, "is_decoder": not encoder}.items():
+        if fields.flag(key, value) != value:
+            raise fields.wrong(key, f"this family is supported as {kind} only")
 
 
 def is_headless(values: dict[str, Any]) -> bool:
@@ -189,7 +190,7 @@ def _text_fields(fields: Fields) -> Fields:
 
 def _heads(fields: Fields) -> tuple[int, int, int, int]:
     """Return width, query heads, KV heads and the numbers of a head."""
-    width, num_heads = fields.number("hidden_size", int), fields.number("num_attention_heads", int)
+    width, num_heads = fields.bounded("hidden_size", _WIDEST), fields.bounded("num_attention_heads", _WIDEST_HEAD)
     if fields.values.get("head_dim") is None and width % num_heads:
         raise ModelError(
             f"{fields.source}: hidden_size {width} is no multiple of num_attention_heads {num_heads}; give head_dim"
@@ -200,6 +201,8 @@ def _heads(fields: Fields) -> tuple[int, int, int, int]:
             f"{fields.source}: num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}"
         )
     head_dim = fields.number("head_dim", int, max(1, width // num_heads))
+    if head_dim > _WIDEST_HEAD:
+        raise ModelError(f"{fields.source}: head_dim is {head_dim}; at most {_WIDEST_HEAD} is supported")
     if head_dim % 2:
         raise ModelError(f"{fields.source}: head_dim is {head_dim}; rotary embedding needs an even number")
     return width, num_heads, num_kv_heads, head_dim
@@ -223,74 +226,10 @@ def _experts(fields: Fields) -> Experts | None:
     if count is None:
         return None
     per_token = fields.number("num_experts_per_tok", int)
+    if count > _MOST_EXPERTS:
+        raise fields.wrong(key, f"at most {_MOST_EXPERTS} are supported")
     if per_token > count:
         raise fields.wrong("num_experts_per_tok", f"there are {count} experts")
-    width = fields.number("moe_intermediate_size", int, fields.number("intermediate_size", int))
+    own = fields.values.get("moe_intermediate_size") is not None
+    width = fields.bounded("moe_intermediate_size" if own else "intermediate_size", _WIDEST)
     return Experts(count, per_token, width, fields.flag("norm_topk_prob", fields.text("model_type", "") == "mixtral"))
-
-
-def _layers(fields: Fields, family: Family, head_dim: int, max_context: int) -> tuple[Layer, ...]:
-    """Return what each layer is."""
-    count = fields.number("num_hidden_layers", int)
-    if count > _MOST_LAYERS:
-        raise fields.wrong("num_hidden_layers", f"at most {_MOST_LAYERS} are supported")
-    local, everywhere = (_ropes(fields, family, head_dim, max_context)) if not family.encoder else (None, None)
-    window = fields.optional("sliding_window", int)
-    if (
-        window is None
-        or window >= max_context
-        or not (family.windows_if is None or fields.flag(family.windows_if, False))
-    ):
-        windowed = [False] * count
-    else:
-        windowed = _windowed(fields, family, count)
-    sliding = _windowed(fields, family, count) if local != everywhere else windowed
-    experts = _expert_layers(fields, count)
-    return tuple(
-        Layer(window if windowed[i] else None, local if sliding[i] else everywhere, experts[i]) for i in range(count)
-    )
-
-
-def _windowed(fields: Fields, family: Family, count: int) -> list[bool]:
-    """Return of each layer whether it sees a window only."""
-    kinds = fields.items("layer_types")
-    if kinds is not None:
-        strange = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
-        if strange or len(kinds) < count:
-            raise fields.wrong("layer_types", f"it must name full_attention or sliding_attention for {count} layers")
-        return [kind == "sliding_attention" for kind in kinds[:count]]
-    if family.windows == "all":
-        return [True] * count
-    if family.windows == "late":
-        first = fields.number("max_window_layers", int)
-        return [i >= first for i in range(count)]
-    every = fields.number("sliding_window_pattern", int, int(family.windows))
-    return [(i + 1) % every != 0 for i in range(count)]
-
-
-def _ropes(fields: Fields, family: Family, head_dim: int, max_context: int) -> tuple[Rope, Rope]:
-    """Return the rotary embeddings of layers with a window and of those without."""
-
-    def parsed(scaling: Fields | None, theta: float) -> Rope:
-        scaling = scaling or Fields({}, fields.source)
-        return parse_rope(fields, scaling, head_dim, max_context, theta, family.ropes)
-
-    given = fields.map("rope_parameters")
-    of_kinds = given is not None and any(kind in given.values for kind in ("full_attention", "sliding_attention"))
-    if given is not None and of_kinds:  # Gemma 3 in new configs
-        theta = fields.number("rope_theta", float, 1e6)
-        local = fields.number("rope_local_base_freq", float, 10000.0)
-        plain = Fields({key: v for key, v in fields.values.items() if key != "rope_theta"}, fields.source)
-        fields = plain
-        return parsed(given.map("sliding_attention"), local), parsed(given.map("full_attention"), theta)
-    rope = parsed(given or fields.map("rope_scaling"), 10000.0)
-    local_theta = fields.optional("rope_local_base_freq", float)
-    return (rope if local_theta is None else Rope(rope.dim, local_theta)), rope
-
-
-def _expert_layers(fields: Fields, count: int) -> list[bool]:
-    """Return of each layer whether it has experts."""
-    if fields.values.get("num_local_experts") is None and fields.values.get("num_experts") is None:
-        return [False] * count
-    every, plain = fields.number("decoder_sparse_step", int, 1), fields.items("mlp_only_layers") or []
-    return [(i + 1) % every == 0 and i not in plain for i in range(count)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ollampi.mpiruntime.config_fields import Fields
 from ollampi.mpiruntime.errors import ModelError
 
+_LEAST = 1e-3  # of what frequencies are divided by
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
@@ -37,7 +38,7 @@ class Rope:
     def longest(self, max_context: int) -> int:
         """Return the longest context of a model whose config says max_context: some say what they were trained with."""
         if self.kind == "dynamic":
-            return int(max_context * self.factor)
+            return max(max_context, int(max_context * self.factor))
         if self.kind == "yarn":
             return max(max_context, int(self.original_context * self.factor))
         return max_context
@@ -64,6 +65,8 @@ def parse_rope(
             " it must be an even number of them"
         )
     theta = scaling.number("rope_theta", float, fields.number("rope_theta", float, theta))
+    if theta < 1:
+        raise fields.wrong("rope_theta", f"{theta} is given; it must be at least 1")
     if kind == "default":
         return Rope(dim, theta)
     trained = fields.number("original_max_position_embeddings", int, max_context)
@@ -71,6 +74,8 @@ def parse_rope(
     if kind == "longrope":
         return _longrope(scaling, dim, theta, original, max_context)
     factor = scaling.number("factor", float, max_context / original if kind == "yarn" else None)
+    if factor < _LEAST:
+        raise scaling.wrong("factor", f"it must be at least {_LEAST}")
     if kind in ("linear", "dynamic"):
         return Rope(dim, theta, kind, factor, max_context)
     if kind == "yarn":
@@ -85,6 +90,9 @@ def _yarn(scaling: Fields, dim: int, theta: float, factor: float, original: int)
     """Return a rope of the kind "yarn"."""
     if theta <= 1:
         raise scaling.wrong("rope_theta", "yarn needs more than 1")
+    fast, slow = scaling.number("beta_fast", float, 32.0), scaling.number("beta_slow", float, 1.0)
+    if min(fast, slow) < _LEAST:
+        raise scaling.wrong("beta_fast" if fast < _LEAST else "beta_slow", f"it must be at least {_LEAST}")
     mscale, of_all = scaling.optional("mscale", float), scaling.optional("mscale_all_dim", float)
     magnitude = _yarn_magnitude(factor, mscale) / _yarn_magnitude(factor, of_all) if mscale and of_all else None
     return Rope(
@@ -94,8 +102,8 @@ def _yarn(scaling: Fields, dim: int, theta: float, factor: float, original: int)
         factor,
         original,
         scaling.number("attention_factor", float, magnitude or _yarn_magnitude(factor, 1.0)),
-        beta_fast=scaling.number("beta_fast", float, 32.0),
-        beta_slow=scaling.number("beta_slow", float, 1.0),
+        beta_fast=fast,
+        beta_slow=slow,
         truncate=scaling.flag("truncate", True),
     )
 

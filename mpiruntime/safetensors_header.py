@@ -16,6 +16,7 @@ from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.header_json import header_pairs
 
 MAX_HEADER_BYTES = 24 << 20  # 100 000 tensors take 13 MB
+LFS_POINTER = b"version "  # as the text begins that Git LFS leaves in the place of a file
 MAX_TENSORS = 100_000
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -52,7 +53,10 @@ def read_header_bytes(path: Path) -> tuple[bytes, int]:
             raise CheckpointError(f"{path} is no regular file; fetch it again")
         file_bytes = path.stat().st_size
         with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+            begin = file.read(8)
+            if begin == LFS_POINTER:
+                raise CheckpointError(f"{path} is a pointer of Git LFS, not the file; run `git lfs pull` in its folder")
+            (header_bytes,) = struct.unpack("<Q", begin.ljust(8, b"\xff"))
             if header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
                 raise CheckpointError(
                     f"{path}: the header claims {header_bytes} bytes but the file has {file_bytes}"

@@ -177,7 +177,7 @@ class Loaded(Weights):
         found: list[Tensor] = []
         self.checkpoint.read(name, part, None, lambda rows: found.append(rows.values.to(dtype, copy=True)))
         vector = torch.cat(found) if found else torch.empty(0, dtype=dtype)
-        if self.quantize != "none" and not vector.isfinite().all():
+        if self.quantize in BITS and not vector.isfinite().all():
             raise self._not_finite(name)
         return vector
 

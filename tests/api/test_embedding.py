@@ -197,7 +197,7 @@ ERRORS = [
     ("context", "too long", 400, 500, "too long"),
     ("request", "bad", 400, 500, "bad"),
     ("internal", "embedding contains NaN or Inf values", 400, 500, "embedding contains NaN or Inf values"),
-    ("internal", "see /home/me/x/model.safetensors", 400, 500, "see [hidden]"),
+    ("internal", "see /home/me/x/model.safetensors", 400, 500, "see model.safetensors"),
     ("cancelled", "request canceled", 499, 499, "request canceled"),
 ]
 

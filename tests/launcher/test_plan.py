@@ -61,6 +61,7 @@ def test_a_model_is_found_by_its_folder_or_config(folder: Path, path: str, capsy
         (["demo", "ranks=2", "hosts=3"], "hosts is 3; there are 2 ranks"),
         (["demo", "memory=lots"], "memory is 'lots'; it must be a size such as 80GiB"),
         (["demo", "memory=0"], "memory is 0; it must be a size"),
+        (["demo", "memory=64"], "memory is 64; it must be a size such as 80GiB"),
         (["demo", "quantize=q5"], "quantize is 'q5'; it must be one of auto, none, q8, q4"),
         (["nothing"], "model 'nothing' not found"),
     ],
@@ -74,7 +75,7 @@ def test_what_cannot_be_planned_is_one_line(given: list[str], message: str, caps
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("80GiB", 80 << 30), ("1.5TB", 1_500_000_000_000), ("512m", 512_000_000), ("7", 7), ("null", None)],
+    [("80GiB", 80 << 30), ("1.5TB", 1_500_000_000_000), ("512m", 512_000_000), ("7000000", 7_000_000), ("null", None)],
 )
 def test_sizes(text: str, size: int | None) -> None:
     assert options([f"memory={text}"])["memory"] == size

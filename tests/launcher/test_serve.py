@@ -242,7 +242,7 @@ def test_a_port_in_use_is_one_message(tmp_path: Path) -> None:
 
 
 def test_more_ranks_than_heads_is_one_message(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "two_heads", num_attention_heads=2, num_key_value_heads=2)
+    folder = write_checkpoint(tmp_path / "two_heads", num_attention_heads=2, num_key_value_heads=2, vocab_size=4096)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((Path("conf/models/demo") / name).read_bytes())
     status, output = run_to_end(3, f"server.port={free_port()}", f"model={folder}")

@@ -40,16 +40,20 @@ def test_sums_are_exact_whatever_the_magnitudes() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mean", [True, False])
 def test_embeddings_have_the_same_bits_in_any_company_pieces_and_world(tmp_path: Path, dtype: str, mean: bool) -> None:
+    pooling = "mean" if mean else "last"
     folder = write_checkpoint(tmp_path / "m", **FAMILIES["biases"])
     shared = {"dtype": dtype, "cache_tokens": 256, "context_length": 128, "block_size": 4, "deterministic": True}
     wide, narrow = EngineSettings(**shared, max_step_tokens=512), EngineSettings(**shared, max_step_tokens=7)  # type: ignore[arg-type]
     alone = []
     for prompt in PROMPTS:
-        recorder = run_threads(1, lambda c, p=prompt: run_engine(c, [embed(0, folder, [p], mean=mean)], wide))[0]  # type: ignore[misc]
+        recorder = run_threads(1, lambda c, p=prompt: run_engine(c, [embed(0, folder, [p], pooling=pooling)], wide))[0]  # type: ignore[misc]
         assert recorder is not None
         alone.append(recorder.embeddings(0)[0])
-    messages = [generate(1, folder, PROMPT, max_tokens=20), embed(2, folder, PROMPTS, mean=mean)]
-    messages.append(embed(3, folder, PROMPTS[::-1], mean=mean))
+    messages = [
+        generate(1, folder, PROMPT, max_tokens=20),
+        embed(2, folder, PROMPTS, pooling=pooling),
+    ]
+    messages.append(embed(3, folder, PROMPTS[::-1], pooling=pooling))
     for size, settings in ((1, narrow), (2, wide), (3, narrow), (4, wide)):
         recorder = run_threads(size, lambda c, s=settings: run_engine(c, messages, s))[0]  # type: ignore[misc]
         assert recorder is not None

@@ -58,14 +58,14 @@ def answers(
     """Return the client after a server whose last rank needs, to load `slow`, until the awaited requests have ended."""
     plain = Runner._load_slice
 
-    def wait_and_load(self: Any, message: Any) -> Any:
+    def wait_and_load(self: Any, message: Any, *rest: Any) -> Any:
         if self.comm.rank == size - 1 and message.path == str(slow):
             for more in client.sent:
                 client.messages.put(more)
             assert client.ended.wait(LONG_S), client.log
             if error is not None:
                 raise error
-        return plain(self, message)
+        return plain(self, message, *rest)
 
     monkeypatch.setattr(Runner, "_load_slice", wait_and_load)
     settings = EngineSettings(**{**vars(SETTINGS), "max_loaded_models": max_loaded_models})

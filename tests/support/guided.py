@@ -35,7 +35,7 @@ SCHEMAS: list[dict[str, Any]] = [
         "x-guidance": {"whitespace_pattern": " "},
     },
 ]
-REGEXES = [r"[a-f]{4}-\d{2,3}", r"(yes|no|may ?be)!?", r"\w{1,3}@\w{2}\.(com|org)", "é{2}[^a-z]x"]
+REGEXES = [r"[a-f]{4}-\d{2,3}", r"(yes|no|may ?be)!?", r"[0-9A-Za-z]{1,3}@[a-z]{2}\.(com|org)", "é{2}[^a-z]x"]
 
 
 def ask(number: int, folder: Path, grammar: Grammar | None, sampling: Sampling = DRAWN, **fields: Any) -> Any:
