@@ -17,6 +17,7 @@ from support.worlds import generate, run_engine
 from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
+from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.model_config import parse_config
 from ollampi.mpiruntime.safetensors_header import read_header
 from ollampi.mpiruntime.thread_world import run_threads
@@ -123,6 +124,15 @@ def test_metadata_of_megabytes_and_odd_names_are_no_hindrance(tmp_path: Path) ->
     tensors = {name: torch.arange(3) for name in ("ü\U0001f600", "a\nb", 'q"\\', "x" * 900)}
     save_file(tensors, tmp_path / "m.safetensors", {"notes": '{[\\]}",' * 500_000})
     assert read_header(tmp_path / "m.safetensors").keys() == tensors.keys()
+
+
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    readers: dict[str, Any] = {"model.safetensors": read_header, "m.gguf": read_gguf}
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(pointer)
+        with pytest.raises(CheckpointError, match=r"is a pointer of Git LFS, not the file; run `git lfs pull`"):
+            read(tmp_path / name)
 
 
 def test_every_prefix_of_a_good_file_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
+from support.checkpoints import ENCODERS, PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, run_engine
 
 from ollampi.mpiruntime import speculation
@@ -170,6 +170,12 @@ def test_a_draft_model_with_other_tokens_is_refused(folder: Path, tmp_path: Path
     strange = write_checkpoint(tmp_path / "strange", vocab_size=131)
     with pytest.raises(ModelError, match="has 131 tokens and"):
         with_draft(1, folder, strange, [generate(0, folder, PROMPT, max_tokens=3)], SETTINGS)
+
+
+def test_an_encoder_drafts_for_nobody(folder: Path, tmp_path: Path) -> None:
+    encoder = write_checkpoint(tmp_path / "e", **ENCODERS["bert"])
+    with pytest.raises(ModelError, match="makes embeddings only; choose one with an output head"):
+        with_draft(1, folder, encoder, [generate(0, folder, PROMPT, max_tokens=3)], SETTINGS)
 
 
 @pytest.mark.parametrize(("chance", "seconds", "length"), [(0.99, 0.001, 16), (0.01, 0.5, 0), (0.5, 1.0, 0)])

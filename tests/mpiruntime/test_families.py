@@ -22,6 +22,7 @@ from support.worlds import embed, generate, lead, load_and_compute, load_message
 from ollampi.kernels import native
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.families import FAMILIES as FAMILY_ROWS
 from ollampi.mpiruntime.model_config import parse_config, read_config
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.thread_world import run_threads
@@ -88,6 +89,28 @@ def test_what_the_config_says_matters(tmp_path: Path, family: str, changes: dict
     before = logits(folder, 1, PROMPT, [17])
     changed(folder, **changes)
     assert (logits(folder, 1, PROMPT, [17]) - before).abs().max() > 1e-3
+
+
+LEFT_OVER = {
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention"] * 2,
+    "attn_logit_softcapping": 1.0,
+    "final_logit_softcapping": 1.0,
+    "query_pre_attn_scalar": 3,
+    "hidden_activation": "gelu",
+    "rope_local_base_freq": 77.0,
+    "num_experts": 3,
+    "norms_with_offset": True,
+}
+
+
+@pytest.mark.parametrize("family", ["llama2", "qwen3", "gemma", "gemma2"])
+def test_keys_of_other_families_mean_nothing(tmp_path: Path, family: str) -> None:
+    folder = write_checkpoint(tmp_path / "m", **FAMILIES[family])
+    before = read_config(folder)
+    own = FAMILY_ROWS[before.model_type].keys
+    changed(folder, **{key: value for key, value in LEFT_OVER.items() if key not in own})
+    assert read_config(folder) == before
 
 
 @pytest.mark.parametrize("family", ["dynamic_rope", "phi4"])
@@ -189,6 +212,14 @@ def test_an_encoder_does_not_complete_and_a_decoder_has_no_first_token(tmp_path:
         ("llama2", "partial_rotary_factor", 0.1, "partial_rotary_factor 0.1"),
         ("llama2", "num_hidden_layers", 10**6, "num_hidden_layers is 1000000; at most 4096"),
         ("gemma3", "use_bidirectional_attention", True, "use_bidirectional_attention is True"),
+        ("qwen2", "is_causal", False, "is_causal is False; this family is supported as a decoder only"),
+        ("llama2", "head_dim", 2**31, "head_dim is 2147483648; at most 65536 is supported"),
+        ("llama2", "hidden_size", 2**31, "hidden_size is 2147483648; at most"),
+        ("llama2", "vocab_size", 2**39, "vocab_size is 549755813888; at most"),
+        ("mixtral", "num_local_experts", 2**31, "num_local_experts is 2147483648; at most 4096"),
+        ("yarn", "rope_parameters", {"rope_type": "yarn", "factor": 4.0, "beta_slow": 1e-320}, "beta_slow is 1e-320"),
+        ("llama2", "rope_parameters", {"rope_type": "linear", "factor": 1e-300}, "factor is 1e-300; it must be at"),
+        ("llama2", "rope_parameters", {"rope_theta": 1e-320}, "rope_theta is .*1e-320 is given; it must be at least 1"),
     ],
 )
 def test_configs_that_cannot_be_served_name_file_and_field(
