@@ -22,6 +22,8 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from large_model import large_model
 
 from ollampi.kernels import pages
