@@ -17,7 +17,7 @@ from support.checkpoints import (
     reference_logits,
     write_checkpoint,
 )
-from support.worlds import embed, generate, lead, load_and_compute, load_message, logits_in_pieces, run_engine
+from support.worlds import embed, generate, lead, load_and_compute, load_message, run_engine, world_logits
 
 from ollampi.kernels import native
 from ollampi.mpiruntime.engine_settings import EngineSettings
@@ -29,21 +29,6 @@ from ollampi.mpiruntime.thread_world import run_threads
 
 PIECES = [9, 1, 5, 1, 1]
 SMALL = EngineSettings(context_length=64, cache_tokens=128, block_size=4, max_step_tokens=7)
-
-
-def logits(folder: Path, size: int, tokens: list[int], pieces: list[int], **fields: Any) -> torch.Tensor:
-    """Return rank 0's logits [T, V] of a world."""
-
-    def work(comm: Any) -> torch.Tensor | None:
-        def led(runner: Any) -> torch.Tensor:
-            runner.lead_load(load_message(folder, **fields))
-            return logits_in_pieces(runner, tokens, pieces)
-
-        return lead(comm, led)
-
-    found = run_threads(size, work)[0]
-    assert found is not None
-    return found
 
 
 def changed(folder: Path, **changes: Any) -> None:
@@ -86,9 +71,9 @@ def test_torch_attends_alike_where_there_is_no_library(
 def test_what_the_config_says_matters(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     """Else the comparison with the reference would prove nothing about it."""
     folder = write_checkpoint(tmp_path / "m", **FAMILIES[family])
-    before = logits(folder, 1, PROMPT, [17])
+    before = world_logits(1, folder, PROMPT, [17])
     changed(folder, **changes)
-    assert (logits(folder, 1, PROMPT, [17]) - before).abs().max() > 1e-3
+    assert (world_logits(1, folder, PROMPT, [17]) - before).abs().max() > 1e-3
 
 
 LEFT_OVER = {
@@ -123,9 +108,9 @@ def test_a_rope_that_grows_with_the_text_goes_by_the_context(tmp_path: Path, fam
     folder = write_checkpoint(tmp_path / "m", **row)
     tokens = [(7 * i) % 190 for i in range(96)]
     for count, context in ((96, 96), (60, 64)):
-        found = logits(folder, size, tokens[:count], [50, count - 50], context=context)
+        found = world_logits(size, folder, tokens[:count], [50, count - 50], context=context)
         assert (found - reference_logits(folder, tokens[:count])).abs().max() <= 1e-4
-    assert (logits(folder, size, tokens[:60], [60], context=96) - found).abs().max() > 1e-3
+    assert (world_logits(size, folder, tokens[:60], [60], context=96) - found).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
@@ -135,7 +120,7 @@ def test_experts_may_be_spread_whole_over_the_ranks(tmp_path: Path, family: str)
     settings = EngineSettings(context_length=64, block_size=4, max_step_tokens=7, experts="spread")
     messages = [generate(1, folder, PROMPT, sampling=Sampling(temperature=0.0), max_tokens=8)]
     for size in range(1, 9):
-        assert (logits(folder, size, PROMPT, PIECES, experts="spread") - expected).abs().max() <= 1e-4
+        assert (world_logits(size, folder, PROMPT, PIECES, experts="spread") - expected).abs().max() <= 1e-4
         recorder = run_threads(size, lambda c: run_engine(c, messages, settings))[0]
         assert recorder is not None
         assert recorder.tokens(1) == text
@@ -144,10 +129,10 @@ def test_experts_may_be_spread_whole_over_the_ranks(tmp_path: Path, family: str)
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "qwen3", "phi4", "mistral", "qwen2"])
 def test_families_are_deterministic_too(tmp_path: Path, family: str) -> None:
     folder = write_checkpoint(tmp_path / "m", **FAMILIES[family])
-    expected = logits(folder, 1, PROMPT, [17], deterministic=True)
+    expected = world_logits(1, folder, PROMPT, [17], deterministic=True)
     assert (expected - reference_logits(folder, PROMPT)).abs().max() <= 1e-3
     for size, pieces in ((1, PIECES), (3, [17]), (8, [4] * 4 + [1])):
-        assert torch.equal(logits(folder, size, PROMPT, pieces, deterministic=True), expected)
+        assert torch.equal(world_logits(size, folder, PROMPT, pieces, deterministic=True), expected)
 
 
 @pytest.mark.parametrize(("family", "row"), [("mixtral", FAMILIES["mixtral"]), ("bert", ENCODERS["bert"])])

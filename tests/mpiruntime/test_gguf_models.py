@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from support.checkpoints import ENCODERS, PROMPT, reference_greedy, reference_hidden, reference_logits, write_checkpoint
 from support.gguf_files import MODELS, write_gguf
-from support.worlds import embed, generate, lead, load_message, load_reports, logits_in_pieces, run_engine
+from support.worlds import embed, generate, lead, load_message, load_reports, logits_in_pieces, run_engine, world_logits
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
@@ -33,25 +33,15 @@ def held_folder(folder: Path, into: Path, held: dict[str, torch.Tensor]) -> Path
     return into
 
 
-def logits(path: Path, size: int, quantize: str = "none") -> torch.Tensor:
-    """Return rank 0's logits [T, V] of PROMPT."""
-
-    def work(runner: Runner) -> torch.Tensor:
-        runner.lead_load(load_message(path, quantize=quantize))
-        return logits_in_pieces(runner, PROMPT, [9, 1, 7])
-
-    found = run_threads(size, lambda c: lead(c, work))[0]
-    assert found is not None
-    return found
-
-
 @pytest.mark.parametrize("family", [name for name in MODELS if name not in (*ENCODERS, "gemma2_27b")])
 def test_every_family_is_read_from_gguf_too(tmp_path: Path, family: str) -> None:
     folder = write_checkpoint(tmp_path / "m", **MODELS[family])
     write_gguf(tmp_path / "m.gguf", folder)
     expected = reference_logits(folder, PROMPT)
     for size in (1, 3, 8):
-        assert (logits(tmp_path / "m.gguf", size) - expected).abs().max() <= 1e-4, f"{family} on {size} ranks"
+        assert (world_logits(size, tmp_path / "m.gguf", PROMPT, [9, 1, 7]) - expected).abs().max() <= 1e-4, (
+            f"{family} on {size} ranks"
+        )
         reports = run_threads(size, lambda c: load_reports(c, tmp_path / "m.gguf"))[0]
         assert reports is not None
         assert set.intersection(*(set(report.unread) for report in reports)) == set()
@@ -84,7 +74,7 @@ def test_numbers_are_those_of_the_file(tmp_path: Path, kind: str, family: str) -
     held = write_gguf(tmp_path / "m.gguf", folder, kind)
     expected = reference_logits(held_folder(folder, tmp_path / "held", held), PROMPT)
     for size in (1, 3):
-        found = logits(tmp_path / "m.gguf", size)
+        found = world_logits(size, tmp_path / "m.gguf", PROMPT, [9, 1, 7])
         assert (found - expected).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max())), f"{size} ranks"
 
 
@@ -129,4 +119,4 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     whole = (tmp_path / "m.gguf").read_bytes()
     (tmp_path / "m.gguf").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=r"m\.gguf"):
-        logits(tmp_path / "m.gguf", 2)
+        world_logits(2, tmp_path / "m.gguf", PROMPT, [17])

@@ -18,6 +18,7 @@ from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
 from ollampi.mpiruntime.runner import LoadReport, Runner
 from ollampi.mpiruntime.step import Chunk, Load, Step, Stop
+from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.world import survey
 
@@ -65,6 +66,18 @@ def load_and_compute(comm: Communicator, folder: Path, tokens: list[int], pieces
         return logits_in_pieces(runner, tokens, pieces)
 
     return lead(comm, work)
+
+
+def world_logits(size: int, path: Path, tokens: list[int], pieces: list[int], **fields: Any) -> torch.Tensor:
+    """Return rank 0's logits [T, V] of a thread world of `size` ranks; fields: of its Load."""
+
+    def work(runner: Runner) -> torch.Tensor:
+        runner.lead_load(load_message(path, **fields))
+        return logits_in_pieces(runner, tokens, pieces)
+
+    found = run_threads(size, lambda comm: lead(comm, work))[0]
+    assert found is not None
+    return found
 
 
 def load_reports(comm: Communicator, folder: Path, dtype: str = "float32") -> list[LoadReport] | None:
