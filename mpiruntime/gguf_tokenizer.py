@@ -45,9 +45,9 @@ class GgufVocabulary:
         self.kind = str(metadata.get(f"{_PREFIX}model"))
         if self.kind not in _DEFAULT_IDS:
             known = ", ".join(_DEFAULT_IDS)
-            told = "is missing: the file has no tokenizer" if metadata.get(f"{_PREFIX}model") is None else "is "
-            name = "" if told != "is " else f"{self.kind!r:.100}"
-            raise ModelError(f"{_PREFIX}model {told}{name}; known are {known}: take another file of the model")
+            missing = metadata.get(f"{_PREFIX}model") is None
+            told = "is missing: the file has no tokenizer" if missing else f"is {self.kind!r:.100}"
+            raise ModelError(f"{_PREFIX}model {told}; known are {known}: take another file of the model")
         texts = self._list("tokens", str)
         if not texts or any(type(text) is not str for text in texts):
             raise ModelError(f"{_PREFIX}tokens must be a list of texts; copy the file again")

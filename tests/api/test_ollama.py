@@ -189,7 +189,7 @@ def test_wrong_think(client, think):
         (EngineError("unavailable", "the engine went away"), 503, "the engine went away"),
         (EngineError("context", "too long"), 400, "too long"),
         (EngineError("request", "bad"), 400, "bad"),
-        (EngineError("model", "cannot read /home/me/models/x.safetensors"), 500, "cannot read [hidden]"),
+        (EngineError("model", "cannot read /home/me/models/x.safetensors"), 500, "cannot read x.safetensors"),
         (EngineError("internal", "at 0x7fffdeadbeef"), 500, "at [hidden]"),
         (EngineError("new-code", "x"), 500, "x"),
         (RuntimeError("secret"), 500, "internal server error"),

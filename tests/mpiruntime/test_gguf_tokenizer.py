@@ -189,9 +189,12 @@ def test_ends_and_templates(small: dict[str, Any]) -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"model": "gemma4"}, r"ggml\.model is 'gemma4'; known are llama, bert, gpt2"),
-    "no model": ({"model": None}, r"ggml\.model is 'None'"),
-    "pre": ({"pre": "no-such"}, r"ggml\.pre is 'no-such'; known are .*, llama-bpe, "),
-    "no pre": ({"pre": None}, r"ggml\.pre is None"),
+    "no model": ({"model": None}, r"ggml\.model is missing: the file has no tokenizer; known are"),
+    "pre": (
+        {"pre": "no-such"},
+        r"ggml\.pre is 'no-such': fetch a newer file of the model, or convert it; known are .*, llama-bpe, ",
+    ),
+    "no pre": ({"pre": None}, r"ggml\.pre is missing, as in files of older converters: fetch a newer file"),
     "tokens": ({"tokens": 5}, r"ggml\.tokens must be a list"),
     "no tokens": ({"tokens": []}, r"ggml\.tokens must be a list"),
     "number": ({"tokens": ["a", 5]}, r"ggml\.tokens must be a list of str"),
