@@ -6,7 +6,7 @@ The format: https://huggingface.co/docs/peft/developer_guides/checkpoint
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -72,28 +72,6 @@ class Merged:
         return (a.T, b.T.double()) if self.turned else (b, a.double())
 
 
-@dataclass
-class Replaced:
-    """A tensor that an adapter holds whole, in the place of the model's."""
-
-    base: Source
-    entry: TensorEntry
-    bits: int | None = None
-    name: str = field(init=False)
-    path: Path = field(init=False)
-    kind: str = field(init=False)
-    shape: tuple[int, ...] = field(init=False)
-    size_bytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.name, self.shape = self.base.name, self.base.shape
-        self.path, self.kind, self.size_bytes = self.entry.path, self.entry.dtype, self.entry.size_bytes
-
-    def rows(self, first: int, last: int, read: Read) -> Rows:
-        """Return rows [first, last) as they are in the file."""
-        return StoredPlain(self.entry).rows(first, last, read)
-
-
 def adapter_files(folder: Path) -> list[Path]:
     """Return the files of an adapter: its settings and its tensors; raise CheckpointError where one is missing."""
     tensors = folder / "adapter_model.safetensors"
@@ -150,11 +128,11 @@ def _target(sources: dict[str, Source], config: AdapterConfig, entry: TensorEntr
     )
 
 
-def _replaced(source: Source, entry: TensorEntry, config: AdapterConfig) -> Replaced:
-    """Return the whole tensor of an adapter."""
+def _replaced(source: Source, entry: TensorEntry, config: AdapterConfig) -> StoredPlain:
+    """Return the whole tensor of an adapter under the name of the model's."""
     if entry.shape != source.shape:
         raise _unfit(source, entry, config, source.shape)
-    return Replaced(source, entry)
+    return StoredPlain(replace(entry, name=source.name))
 
 
 def _merged(source: Source, module: str, parts: dict[str, TensorEntry], config: AdapterConfig, held: Held) -> Merged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ollampi.mpiruntime.families import FAMILIES, NESTED, SHARED_KEYS, Names
 from ollampi.mpiruntime.gguf_config import gguf_config
 from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.layer_kinds import Layer, layers_of
+from ollampi.mpiruntime.strict_json import read_object
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -23,7 +23,6 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 _MOST_EXPERTS = 4096
-_MOST_BYTES = 4 << 20
 WITH_OFFSET = "norms_with_offset"  # what the family adds to the weights of norms has been added
 _WIDEST, _WIDEST_HEAD = 1 << 24, 1 << 16
 _IDLE = re.compile(  # tables that are computed, what sees instead of reads, and heads for other tasks
@@ -96,14 +95,7 @@ def read_config(path: Path) -> ModelConfig:
     file = path / "config.json"
     if not file.is_file():
         raise ModelError(f"{file} is no file; a model is a folder with a Hugging Face config.json")
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise ModelError(f"{file} has {file.stat().st_size} bytes; at most {_MOST_BYTES} are supported")
-        values = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{file} cannot be read as JSON ({e}); a model is a folder with a Hugging Face config") from e
-    if not isinstance(values, dict):
-        raise ModelError(f"{file} holds {type(values).__name__}; it must be an object")
+    values = read_object(file)
     values.pop(WITH_OFFSET, None)  # which GGUF files alone have
     return parse_config(values, str(file))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import sentencepiece
+from support.files import fill
 from support.vocabularies import (
     CORPUS,
     gguf_of_bytes,
@@ -42,16 +42,6 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]
 
 def text_of(source: TextSource, context: int = 4096) -> TextTokenizer:
     return TextTokenizer(source.tokenizer, source.bos_token, context, source.file)
-
-
-def fill(folder: Path, files: dict[str, object]) -> Path:
-    """Write files: bytes, lines, or JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if not isinstance(content, bytes):
-            content = ("\n".join([*content, ""]) if name.endswith(".txt") else json.dumps(content)).encode()
-        (folder / name).write_bytes(content)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -282,44 +272,3 @@ def test_bad_tokenizer_files_are_named(tmp_path, name):
     with pytest.raises(ModelError, match=message) as caught:
         tokenizer_of(fill(tmp_path / "x", files))
     assert len(str(caught.value)) < 400
-
-
-def test_named_templates(make_model, tmp_path):
-    folder = make_model(tmp_path / "m")
-    entries = [
-        {"name": "default", "template": "d"},
-        {"name": "tool_use", "template": "t"},
-        {"name": "rag", "template": "r"},
-    ]
-    fill(folder, {"tokenizer_config.json": {"chat_template": entries}})
-    source = folder_source(folder, {})
-    assert (source.template_for(tools=False), source.template_for(tools=True)) == ("d", "t")
-    reference = AutoTokenizer.from_pretrained(folder)
-    assert (reference.get_chat_template(), reference.get_chat_template(tools=[{}])) == ("d", "t")
-    fill(folder / "additional_chat_templates", {"tool_use.jinja": b"T"})
-    fill(folder, {"chat_template.jinja": b"D"})
-    before = Store([tmp_path]).find("m").digest
-    source = folder_source(folder, {})
-    assert (source.template_for(tools=False), source.template_for(tools=True)) == ("D", "T")
-    reference = AutoTokenizer.from_pretrained(folder)
-    assert (reference.get_chat_template(), reference.get_chat_template(tools=[{}])) == ("D", "T")
-    fill(folder / "additional_chat_templates", {"tool_use.jinja": b"changed"})
-    assert Store([tmp_path]).find("m").digest != before
-
-
-def test_special_tokens_by_name(make_model, tmp_path):
-    config = {
-        "bos_token": "<|im_start|>",
-        "pad_token": {"content": "<|end|>"},
-        "extra_special_tokens": {"image_token": "<image>"},
-        "additional_special_tokens": ["<|im_end|>", {"content": "<|end|>"}, 5],
-        "add_bos_token": False,
-    }
-    folder = fill(make_model(tmp_path / "m"), {"tokenizer_config.json": config})
-    assert folder_source(folder, {}).names == {
-        "bos_token": "<|im_start|>",
-        "eos_token": "",
-        "pad_token": "<|end|>",
-        "image_token": "<image>",
-        "additional_special_tokens": ["<|im_end|>", "<|end|>"],
-    }

@@ -7,7 +7,6 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from support.checkpoints import FAMILIES, PROMPT, reference, reference_greedy, reference_hidden, write_checkpoint
@@ -160,20 +159,6 @@ def test_only_a_mean_needs_the_tokens_that_the_cache_holds(mean: bool, start: in
         scheduler.advance(sequence, len(chunk.tokens))
         scheduler.remove(sequence)
         scheduler.check()
-
-
-def test_a_pool_adds_up_chunks_and_begins_again_with_the_prompt() -> None:
-    first, second = Chunk([1, 2], 0, [0], 0, 2), Chunk([3], 2, [0], 0, 1)
-    pool = Pool("mean")
-    for turn in (1.0, 2.0):
-        pool.add(first, np.array([2.0, 4.0]) * turn)
-        pool.add(second, np.array([1.0, -1.0]) * turn)
-        assert pool.embedding.tolist() == [turn, turn]
-    assert pool.finite
-    pool.add(second, np.array([np.inf, 0.0]))
-    assert not pool.finite
-    assert (Pool("last").wanted(5, last=False), Pool("last").wanted(5, last=True)) == ((0, 0), (1, 0))
-    assert Pool("first").wanted(5, last=True) == (1, 4)
 
 
 def test_steps_and_requests_survive_the_wire() -> None:

@@ -62,7 +62,7 @@ def test_the_table_of_types_is_that_of_the_package() -> None:
     assert {number: name for number, (name, *_) in sizes.items() if number not in BLOCKS}.items() <= OTHERS.items()
 
 
-def same(path: Path) -> None:
+def assert_same(path: Path) -> None:
     """Assert that our reading is the package's."""
     ours, theirs = read_gguf(path), gguf.GGUFReader(path)
     fields = {name: field for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
@@ -81,7 +81,7 @@ def same(path: Path) -> None:
 def test_tensors_are_where_the_package_finds_them(tmp_path: Path, kind: str) -> None:
     folder = write_checkpoint(tmp_path / "m", hidden_size=256, intermediate_size=512, num_hidden_layers=1)
     write_gguf(tmp_path / "m.gguf", folder, kind)
-    same(tmp_path / "m.gguf")
+    assert_same(tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize("alignment", [8, 64, 4096])
@@ -100,7 +100,7 @@ def test_values_of_all_types_are_read(tmp_path: Path, alignment: int) -> None:
     writer.add_tensor("a", np.ones((3, 5), np.float32))
     writer.add_tensor("b", np.ones(2, np.float16))
     finish(writer)
-    same(tmp_path / "m.gguf")
+    assert_same(tmp_path / "m.gguf")
 
 
 def test_headers_longer_than_a_piece_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_headers_longer_than_a_piece_are_read(tmp_path: Path, monkeypatch: pytes
     writer.add_token_scores([i / 7 for i in range(300)])
     writer.add_tensor("a", np.ones((3, 5), np.float32))
     finish(writer)
-    same(tmp_path / "m.gguf")
+    assert_same(tmp_path / "m.gguf")
     short = read_gguf(tmp_path / "m.gguf", tokens=False)
     assert short.tensors == read_gguf(tmp_path / "m.gguf").tensors
     assert short.metadata == {"general.architecture": "llama"}

@@ -36,7 +36,7 @@ def whole(source: GgufSource) -> Tensor:
     return source.rows(0, rows, Reader()).values.float().view(source.shape)
 
 
-def check(path: Path, held: dict[str, Tensor]) -> None:
+def assert_holds(path: Path, held: dict[str, Tensor]) -> None:
     sources = open_gguf(path)
     assert set(sources) == set(held)
     for name, values in held.items():
@@ -49,7 +49,7 @@ def check(path: Path, held: dict[str, Tensor]) -> None:
 def test_every_type_is_read_as_the_gguf_package_reads_it(tmp_path: Path, kind: str) -> None:
     folder = write_checkpoint(tmp_path / "m", hidden_size=256, intermediate_size=512, num_hidden_layers=1)
     held = write_gguf(tmp_path / "m.gguf", folder, kind)
-    check(tmp_path / "m.gguf", held)
+    assert_holds(tmp_path / "m.gguf", held)
     assert open_gguf(tmp_path / "m.gguf")["model.layers.0.mlp.down_proj.weight"].kind == kind
 
 
@@ -57,7 +57,7 @@ def test_every_type_is_read_as_the_gguf_package_reads_it(tmp_path: Path, kind: s
 @pytest.mark.parametrize("model", MODELS)
 def test_models_are_read_as_they_were(tmp_path: Path, model: str, kind: str) -> None:
     folder = write_checkpoint(tmp_path / "m", **MODELS[model])
-    check(tmp_path / "m.gguf", write_gguf(tmp_path / "m.gguf", folder, kind))
+    assert_holds(tmp_path / "m.gguf", write_gguf(tmp_path / "m.gguf", folder, kind))
 
 
 def one_tensor(path: Path, raw: np.ndarray, kind: str, name: str = "blk.0.ffn_up.weight") -> GgufSource:

@@ -20,9 +20,12 @@ def step():
     del held[::2]
     held.append(torch.ones(16 << 20, dtype=torch.uint8))
 for _ in range(3): step()
-before = faults()
-for _ in range(10): step()
-assert faults() - before < 10_000, faults() - before  # 26 MiB anew each time would be 67,000; some are reclaimed
+def ten_steps():
+    before = faults()
+    for _ in range(10): step()
+    return faults() - before
+fewest = min(ten_steps() for _ in range(5))  # the kernel may take pages back meanwhile
+assert fewest < 1000, fewest  # 26 MiB anew each time would be 67,000
 """
 RETURNED = """
 keep_buffers()

@@ -45,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("base") / "m")
 
 
-def check(sources: dict[str, Source], expected: dict[str, torch.Tensor]) -> None:
+def assert_holds(sources: dict[str, Source], expected: dict[str, torch.Tensor]) -> None:
     assert sources.keys() == expected.keys()
     for name, source in sources.items():
         assert source.shape == tuple(expected[name].shape)
@@ -57,14 +57,14 @@ def check(sources: dict[str, Source], expected: dict[str, torch.Tensor]) -> None
 def test_merging_is_that_of_peft(base: Path, tmp_path: Path, config: dict[str, Any], dtype: torch.dtype) -> None:
     adapter = write_adapter(base, tmp_path / "a", dtype=dtype, **config)
     plain, made = plain_sources(base), merged(plain_sources(base), adapter)
-    check(made, merged_by_peft(base, adapter).state_dict())
+    assert_holds(made, merged_by_peft(base, adapter).state_dict())
     assert any(made[name].size_bytes > plain[name].size_bytes for name in made)
 
 
 def test_several_are_merged_one_after_the_other(base: Path, tmp_path: Path) -> None:
     first = write_adapter(base, tmp_path / "a", 1, target_modules=["q_proj", "up_proj"])
     second = write_adapter(base, tmp_path / "b", 2, target_modules=["q_proj"], r=2)
-    check(merged(merged(plain_sources(base), first), second), merged_by_peft(base, first, second).state_dict())
+    assert_holds(merged(merged(plain_sources(base), first), second), merged_by_peft(base, first, second).state_dict())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -95,7 +95,7 @@ def test_names_with_the_adapters_own_name_and_bases_without_a_prefix(base: Path,
     expected = merged_by_peft(base, adapter).state_dict()
     rename(adapter, "lora_A.weight", "lora_A.default.weight")
     bare = {name.removeprefix("model."): source for name, source in plain_sources(base).items()}
-    check(merged(bare, adapter), {name.removeprefix("model."): tensor for name, tensor in expected.items()})
+    assert_holds(merged(bare, adapter), {name.removeprefix("model."): tensor for name, tensor in expected.items()})
 
 
 def rename(adapter: Path, old: str, new: str) -> None:

@@ -63,7 +63,7 @@ def built(data: bytes) -> Tokenizer:
     return piece_tokenizer(parse_pieces("tokenizer.model", data), "tokenizer.model")
 
 
-def check(options: dict[str, Any], change: Callable[[str], str] = lambda text: text) -> None:
+def assert_same_ids(options: dict[str, Any], change: Callable[[str], str] = lambda text: text) -> None:
     """Compare 1,000 texts as ids and back; special tokens in them are text for SentencePiece."""
     data = train_pieces(**options)
     reference = sentencepiece.SentencePieceProcessor(model_proto=data)
@@ -86,13 +86,13 @@ def check(options: dict[str, Any], change: Callable[[str], str] = lambda text: t
 
 @pytest.mark.parametrize("name", MODELS)
 def test_ids_are_those_of_sentencepiece(name: str) -> None:
-    check(MODELS[name])
+    assert_same_ids(MODELS[name])
 
 
 @pytest.mark.parametrize("name", NORMALISED)
 def test_text_is_normalised_as_by_sentencepiece(name: str) -> None:
     """But for characters that combine: of several which are changed as one the library changes the first alone."""
-    check(NORMALISED[name], without_marks)
+    assert_same_ids(NORMALISED[name], without_marks)
 
 
 def test_ids_of_a_copy_are_the_same() -> None:

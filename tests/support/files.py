@@ -1,0 +1,16 @@
+"""Write the files of model folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def fill(folder: Path, files: dict[str, object]) -> Path:
+    """Write files: bytes, lines, or JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if not isinstance(content, bytes):
+            content = ("\n".join([*content, ""]) if name.endswith(".txt") else json.dumps(content)).encode()
+        (folder / name).write_bytes(content)
+    return folder
