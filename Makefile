@@ -1,11 +1,13 @@
 # make serve   start a server of RANKS ranks with the model that ships here
-# make test    run all tests, in one process and under mpirun
+# make test    run all tests, under mpirun too
 # make check   what CI runs: lint and test
 PYTHON ?= python3
 VENV ?= .venv
 RANKS ?= 4
 ARGS ?=
 PIP_ARGS ?=
+# Tests that start servers of several ranks, which must be ready in time, have the machine for themselves.
+SERVERS := tests/launcher tests/security tests/clients tests/netlab
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
@@ -21,7 +23,8 @@ mpi-test: install-test
 	for n in 1 2 3 4; do $(BIN)/python tests/mpirun.py $$n tests/mpi || exit 1; done
 
 unit-test: install-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SERVERS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(SERVERS))
 
 lint: install-test
 	$(BIN)/ruff format --check

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 
-from flask import Flask, Response
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from ollampi.api.completion import Completions
+from ollampi.api.disconnect import DisconnectWatcher
+from ollampi.api.embedding import Embeddings
 from ollampi.api.engine_client import Engine
 from ollampi.api.errors import INTERNAL_TEXT, RETRY_AFTER_S, answer_for, is_expected
 from ollampi.api.guard import install_guard
-from ollampi.api.metrics import install_metrics
-from ollampi.api.ollama import ollama_blueprint
+from ollampi.api.metrics import install_metrics, metrics_routes
+from ollampi.api.openapi import openapi_routes
+from ollampi.api.prompt import Prompts
+from ollampi.api.routes import install_routes
 from ollampi.api.settings import Settings
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
+from ollampi.api.store.local import LocalStore
 from ollampi.api.stream import json_answer
+from ollampi.api.wires.anthropic import anthropic_routes
+from ollampi.api.wires.ollama import ollama_routes
+from ollampi.api.wires.ollama_cloud import cloud_routes
+from ollampi.api.wires.ollama_manage import manage_routes
+from ollampi.api.wires.openai import openai_routes
+from ollampi.api.wires.responses import responses_routes
+from ollampi.api.wires.wire import wire_of
 
 _PLAIN = {404: "404 page not found", 405: "405 method not allowed"}
 _TEXTS = {
@@ -23,15 +38,33 @@ _TEXTS = {
     500: INTERNAL_TEXT,
 }
 
+_NO_STORE = LocalStore(Path(os.devnull), is_read_only=True)  # for a user without a home
+
 _log = logging.getLogger(__name__)
 
 
 def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
     """Return the application; it starts no thread and opens no connection before its first request."""
     app = Flask(__name__, static_folder=None)
-    install_metrics(app, engine)  # first, so that it counts what the guard refuses too
+    app.url_map.merge_slashes = False  # a digest with `..` is refused, not redirected
+    counts = install_metrics(app)  # first, so that it counts what the guard refuses too
     install_guard(app, settings)
-    app.register_blueprint(ollama_blueprint(engine, store, settings))
+    prompts, watcher = Prompts(), DisconnectWatcher()
+    completions = Completions(engine, store, settings, prompts, watcher)
+    embeddings = Embeddings(engine, store, settings, prompts.tokenizers, watcher)
+    install_routes(
+        app,
+        [
+            *ollama_routes(engine, store, completions, embeddings),
+            *manage_routes(store.local or _NO_STORE, store, settings),
+            *cloud_routes(store),
+            *openapi_routes(app, bool(settings.keys.roles)),
+            *openai_routes(store, completions, embeddings),
+            *responses_routes(completions),
+            *anthropic_routes(store, completions),
+            *metrics_routes(engine, counts),
+        ],
+    )
     app.register_error_handler(HTTPException, _http_answer)
     app.register_error_handler(Exception, _answer)
     return app
@@ -40,12 +73,12 @@ def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
 def _http_answer(error: HTTPException) -> Response:
     """Return the answer to what Flask itself refuses: unknown paths, wrong methods, bodies that are too large."""
     status = error.code or 500
-    if status in _PLAIN:
+    if status in _PLAIN and not request.path.startswith("/v1/"):
         response = Response(_PLAIN[status], status, content_type="text/plain; charset=utf-8")
-        if allowed := getattr(error, "valid_methods", None):
-            response.headers["Allow"] = ", ".join(sorted(allowed))
-        return response
-    response = json_answer({"error": _TEXTS.get(status, error.name.lower())}, status)
+    else:
+        response = _failure(status, _TEXTS.get(status) or _PLAIN.get(status) or error.name.lower())
+    if allowed := getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
     if status in (400, 413):
         response.headers["Connection"] = "close"  # what follows on it is the rest of the body
     return response
@@ -55,8 +88,14 @@ def _answer(error: Exception) -> Response:
     """Return the answer to an error of a route; what nobody expected is logged with its traceback."""
     if not is_expected(error):
         _log.error("a request failed", exc_info=error)
-    status, text = answer_for(error)
-    response = json_answer({"error": text}, status)
-    if status == 503:
+    response = _failure(*answer_for(error))
+    if response.status_code == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def _failure(status: int, text: str) -> Response:
+    """Return an error as the wire of the request's path writes it."""
+    return json_answer(wire_of(request.path).error(status, text, g.get("request_id", "")), status)

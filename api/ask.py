@@ -1,4 +1,4 @@
-"""Read the fields that /api/generate and /api/chat share."""
+"""Check what requests for text have in common, whichever wire they came over."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 from ollampi.api.durations import parse_keep_alive
 from ollampi.api.errors import bad_request, shown
-from ollampi.api.fields import Fields
 from ollampi.api.formats import parse_format
 from ollampi.api.model import Model
 from ollampi.api.options import Options, parse_options
 from ollampi.api.prompt import Window
 from ollampi.api.settings import Settings
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
+from ollampi.api.wires.ollama_bodies import MAX_TOP_LOGPROBS, AnswerBody
 from ollampi.mpiruntime.request import Grammar
 
-MAX_TOP_LOGPROBS = 20
 _LEVELS = ("low", "medium", "high", "max")
 
 
@@ -33,8 +32,6 @@ class Ask:
     context: int | None
     keep_alive_s: float | None
     think: bool | str
-    stream: bool
-    debug_render_only: bool
     grammar: Grammar | None
 
     @property
@@ -46,34 +43,29 @@ class Ask:
         return {"enable_thinking": bool(self.think), "thinking": bool(self.think), **level}
 
 
-def parse_ask(body: Fields, store: Store, settings: Settings, name: str, verb: str) -> Ask:
-    """Return the shared fields of a request to `verb`; raise ApiError, ModelError."""
-    keep_alive_s = parse_keep_alive(body.values.get("keep_alive"))
-    think = _parse_think(body.values.get("think"))
-    truncate, shift = body.flag("truncate", True), body.flag("shift", True)
-    top_logprobs = body.integer("top_logprobs", 0)
-    given = body.object("options")
-    if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
+def parse_ask(body: AnswerBody, store: Store, settings: Settings, verb: str) -> Ask:
+    """Return the checked fields of a request to `verb`; raise ApiError, ModelError."""
+    keep_alive_s = parse_keep_alive(body.keep_alive)
+    think = _parse_think(body.think)
+    if not 0 <= body.top_logprobs <= MAX_TOP_LOGPROBS:
         raise bad_request(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
-    model = store.find(name)
+    model = store.find(body.called)
     if "completion" not in model.capabilities:
-        raise bad_request(f'"{shown(name)}" does not support {verb}')
+        raise bad_request(f'"{shown(body.called)}" does not support {verb}')
     if think and "thinking" not in model.capabilities:
-        raise bad_request(f'"{shown(name)}" does not support thinking')
-    options = parse_options(given, body.flag("logprobs", False), top_logprobs)
-    grammar = parse_format(body.values.get("format"), given.get("grammar"))
+        raise bad_request(f'"{shown(body.called)}" does not support thinking')
+    given = {name: value for name, value in body.options.items() if value is not None}
+    options = parse_options({**model.parameters, **given}, body.logprobs, body.top_logprobs)
     context = wanted_context(options, model, settings)
     return Ask(
-        name=name,
+        name=body.called,
         model=model,
         options=options,
-        window=Window(context or model.context_length, options.keep_tokens, truncate, shift),
+        window=Window(context or model.context_length, options.keep_tokens, body.truncate, body.shift),
         context=context,
         keep_alive_s=settings.default_keep_alive_s if keep_alive_s is None else keep_alive_s,
         think=think if think is not None else "thinking" in model.capabilities,
-        stream=body.flag("stream", True),
-        debug_render_only=body.flag("_debug_render_only", False),
-        grammar=grammar,
+        grammar=parse_format(body.format, body.options.get("grammar")),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ollampi.api.text_tokenizer import TextTokenizer
@@ -26,8 +26,14 @@ class Detokenizer(Protocol):
         ...
 
 
-def detokenizer(tokenizer: TextTokenizer, before: list[int]) -> Detokenizer:
-    """Return the detokenizer of an answer that follows the tokens `before`."""
+def detokenizer(tokenizer: TextTokenizer, before: list[int], shown: Iterable[str] = ()) -> Detokenizer:
+    """Return the detokenizer of an answer that follows the tokens `before`.
+
+    shown: the special tokens that stand in the text; the others are left out.
+    """
+    ids = {number: text for text in shown if (number := tokenizer.special_id(text)) is not None}
+    if ids:
+        return ShowingDetokenizer(lambda: detokenizer(tokenizer, before), ids)
     return WindowDetokenizer(tokenizer, before) if tokenizer.bytes_of is None else ByteDetokenizer(tokenizer.bytes_of)
 
 
@@ -45,6 +51,29 @@ class ByteDetokenizer:
     def flush(self) -> str:
         """Return what still waits; the answer has ended."""
         return self._decoder.decode(b"", final=True)
+
+
+class ShowingDetokenizer:
+    """Write some special tokens out; `texts` has these by id, `make` gives what detokenizes the others."""
+
+    def __init__(self, make: Callable[[], Detokenizer], texts: Mapping[int, str]) -> None:
+        self._make = make
+        self._others = make()
+        self._texts = texts
+
+    def feed(self, token: int) -> str:
+        """Return the text that `token` completes."""
+        text = self._texts.get(token)
+        if text is None:
+            return self._others.feed(token)
+        rest = self._others.flush()
+        if rest:  # half a character, which nothing behind a token completes
+            self._others = self._make()
+        return rest + text
+
+    def flush(self) -> str:
+        """Return what still waits; the answer has ended."""
+        return self._others.flush()
 
 
 class WindowDetokenizer:
@@ -112,22 +141,23 @@ class _Matcher:
 
 
 class StopFilter:
-    """Pass text through up to the first stop string, wherever the pieces are cut."""
+    """Pass text through up to the first stop string, wherever the pieces are cut; `found` is that string."""
 
     def __init__(self, stops: list[str]) -> None:
         self._matchers = [_Matcher(stop) for stop in stops]
         self._waiting = ""
         self.stopped = False
+        self.found = ""
 
     def feed(self, text: str) -> str:
         """Return the text that is surely not part of a stop string; set `stopped` where one was found."""
         if self.stopped or not self._matchers:
             return "" if self.stopped else text
         ends = [(matcher, matcher.feed(text)) for matcher in self._matchers]
-        starts = [len(self._waiting) + end - len(matcher.stop) for matcher, end in ends if end is not None]
+        starts = [(len(self._waiting) + end - len(m.stop), m.stop) for m, end in ends if end is not None]
         text = self._waiting + text
         self.stopped = bool(starts)
-        ready = min(starts) if starts else len(text) - max(matcher.matched for matcher in self._matchers)
+        ready, self.found = min(starts, default=(len(text) - max(m.matched for m in self._matchers), ""))
         self._waiting = "" if starts else text[ready:]
         return text[:ready]
 

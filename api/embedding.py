@@ -1,30 +1,29 @@
-"""Serve /api/embed and /api/embeddings: texts to vectors."""
+"""Make vectors of texts, from requests as Ollama writes them; other wires translate theirs."""
 
 from __future__ import annotations
 
 import math
-import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from flask import Response, request
+from flask import request
 
 from ollampi.api.ask import wanted_context
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.durations import parse_keep_alive
 from ollampi.api.engine_client import Done, Embedding, Engine, EngineError, Stream
 from ollampi.api.errors import ApiError, bad_request, public, shown
-from ollampi.api.fields import Fields
-from ollampi.api.guard import json_body
 from ollampi.api.loading import load_or_unload
 from ollampi.api.model import Model
 from ollampi.api.options import Options, parse_options
 from ollampi.api.settings import Settings
-from ollampi.api.store import Store
-from ollampi.api.stream import encode, json_answer, text_answer, warned
+from ollampi.api.store.catalog import Store
 from ollampi.api.text_tokenizer import Tokenizers
+from ollampi.api.wires.ollama_bodies import EmbedBody, EmbeddingsBody, KeptBody
 from ollampi.mpiruntime.request import EmbedRequest, Usage
+
+Write = Callable[[Sequence[float]], str]
 
 MAX_INPUTS = 2048
 TOO_LONG_TEXT = "the input length exceeds the context length"  # Ollama's words
@@ -45,8 +44,18 @@ class _Ask:
     keep_alive_s: float | None
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of a request's texts, each written already, and what they cost."""
+
+    name: str
+    written: list[str]
+    usage: Usage
+    ignored: list[str]
+
+
 class Embeddings:
-    """The two routes that make vectors."""
+    """What makes vectors; `write` makes the text of one."""
 
     def __init__(
         self, engine: Engine, store: Store, settings: Settings, tokenizers: Tokenizers, watcher: DisconnectWatcher
@@ -57,51 +66,38 @@ class Embeddings:
         self._tokenizers = tokenizers
         self._watcher = watcher
 
-    def embed(self) -> Response:
-        """Answer POST /api/embed; raise ApiError, EngineError."""
-        started_ns = time.perf_counter_ns()
-        body = json_body()
-        texts = _texts(body.values.get("input"))
-        truncate, dimensions = body.flag("truncate", True), body.integer("dimensions", 0)
-        ask = self._ask(body, body.text("model"))
+    def embed(self, body: EmbedBody, write: Write) -> Vectors:
+        """Return a vector of length 1 for each text of `input`; raise ApiError, EngineError."""
+        texts = _texts(body.input)
+        ask = self._ask(body)
         if not texts:
             self._load(ask)
-            return warned(json_answer({"model": ask.name, "embeddings": []}), ask.options.ignored)
-        prompts = self._prompts(ask, texts, truncate, too_long_status=400)
-        vectors, usage = self._run(ask, prompts, lambda values: _unit(_cut(values, dimensions)), {"internal": 400})
-        metrics = {
-            "total_duration": time.perf_counter_ns() - started_ns,
-            "load_duration": usage.load_ns,
-            "prompt_eval_count": usage.prompt_tokens,
-        }
-        rest = "".join(f',"{key}":{value}' for key, value in metrics.items() if value)
-        answer = text_answer(f'{{"model":{encode(ask.name)},"embeddings":[{",".join(vectors)}]{rest}}}')
-        return warned(answer, ask.options.ignored)
+            return Vectors(ask.name, [], Usage(), ask.options.ignored)
+        prompts = self._prompts(ask, texts, body.truncate, too_long_status=400)
+        return self._run(ask, prompts, lambda values: write(_unit(_cut(values, body.dimensions))), {"internal": 400})
 
-    def embeddings(self) -> Response:
-        """Answer POST /api/embeddings, the older route: one text, a vector as it is; raise ApiError, EngineError."""
-        body = json_body()
-        name, text = body.text("model"), body.text("prompt")
-        if not name:
+    def embeddings(self, body: EmbeddingsBody, write: Write) -> Vectors:
+        """Return the vector of one text as it is, or none of an empty one; raise ApiError, EngineError."""
+        if not body.called:
             raise bad_request("model is required")
-        ask = self._ask(body, name)
-        if not text:
+        ask = self._ask(body)
+        if not body.prompt:
             self._load(ask)
-            return warned(json_answer({"embedding": []}), ask.options.ignored)
-        prompts = self._prompts(ask, [text], truncate=False, too_long_status=500)
-        (vector,), _ = self._run(ask, prompts, list, {"context": 500, "request": 500})
-        return warned(text_answer(f'{{"embedding":{vector}}}'), ask.options.ignored)
+            return Vectors(ask.name, [], Usage(), ask.options.ignored)
+        prompts = self._prompts(ask, [body.prompt], truncate=False, too_long_status=500)
+        return self._run(ask, prompts, write, {"context": 500, "request": 500})
 
-    def _ask(self, body: Fields, name: str) -> _Ask:
+    def _ask(self, body: KeptBody) -> _Ask:
         """Return what both routes read of a request; raise ApiError, ModelError."""
-        keep_alive_s = parse_keep_alive(body.values.get("keep_alive"))
-        given = body.object("options")
+        keep_alive_s = parse_keep_alive(body.keep_alive)
+        name = body.called
         model = self._store.get(name)
         if model is None:
             raise ApiError(
                 404, f'model "{shown(name)}" not found, try pulling it first' if name else "model '' not found"
             )
-        options = parse_options(given)
+        given = {name: value for name, value in body.options.items() if value is not None}
+        options = parse_options({**model.parameters, **given})
         return _Ask(
             name=name,
             model=model,
@@ -132,14 +128,8 @@ class Embeddings:
             prompts.append(array("i", ids))
         return prompts
 
-    def _run(
-        self,
-        ask: _Ask,
-        prompts: list[array[int]],
-        change: Callable[[array[float]], Sequence[float]],
-        statuses: dict[str, int],
-    ) -> tuple[list[str], Usage]:
-        """Return the changed vectors as JSON in order of the prompts, and what they cost.
+    def _run(self, ask: _Ask, prompts: list[array[int]], write: Write, statuses: dict[str, int]) -> Vectors:
+        """Return the vectors in order of the prompts; each is written as it comes, so that other requests go on.
 
         `statuses` are those of engine errors that this route answers in its own way. Raise ApiError, EngineError.
         """
@@ -147,26 +137,30 @@ class Embeddings:
         timeout_s = ask.options.timeout_s
         order = EmbedRequest(ask.model.ref, prompts, ask.model.pooling, ask.context, ask.keep_alive_s, timeout_s)
         try:
-            return self._follow(self._engine.embed(order), len(prompts), change)
+            written, usage = self._follow(self._engine.embed(order), len(prompts), write)
         except EngineError as e:
             if e.code in statuses:
                 raise ApiError(statuses[e.code], public(str(e))) from e
             raise
+        return Vectors(ask.name, written, usage, ask.options.ignored)
 
-    def _follow(
-        self, stream: Stream[Embedding | Done], count: int, change: Callable[[array[float]], Sequence[float]]
-    ) -> tuple[list[str], Usage]:
-        """Return what `_run` does; each vector is written as it comes, so that other requests go on meanwhile."""
+    def _follow(self, stream: Stream[Embedding | Done], count: int, write: Write) -> tuple[list[str], Usage]:
+        """Return the vectors and what they cost."""
         vectors: dict[int, str] = {}
         with self._watcher.following(request.environ.get("gunicorn.socket"), stream):
             for event in stream:
                 if isinstance(event, Embedding):
-                    vectors[event.place] = _json(change(event.values))
+                    vectors[event.place] = write(event.values)
                 elif event.reason == "cancel":
                     raise EngineError("cancelled", "request canceled")
                 else:
                     return [vectors[place] for place in range(count)], event.usage
         raise EngineError("internal", "the engine ended a request without saying why")
+
+
+def numbers(values: Iterable[float]) -> str:
+    """Return a JSON array of numbers; nine digits tell any two float32 apart."""
+    return "[" + ",".join([f"{value:.9g}" for value in values]) + "]"
 
 
 def _texts(value: object) -> list[str]:
@@ -194,17 +188,12 @@ def _check_pooling(model: Model) -> None:
         )
 
 
-def _cut(values: array[float], dimensions: int) -> array[float]:
+def _cut(values: Sequence[float], dimensions: int) -> Sequence[float]:
     """Return the first `dimensions` values; all of them where it is 0, negative or more than there are."""
     return values[:dimensions] if 0 < dimensions < len(values) else values
 
 
-def _unit(values: array[float]) -> list[float]:
+def _unit(values: Sequence[float]) -> list[float]:
     """Return the vector with length 1; one of zeros stays as it is."""
     length = max(math.sqrt(math.fsum(value * value for value in values)), 1e-12)
     return [value / length for value in values]
-
-
-def _json(values: Iterable[float]) -> str:
-    """Return a JSON array of numbers; nine digits tell any two float32 apart."""
-    return "[" + ",".join([f"{value:.9g}" for value in values]) + "]"

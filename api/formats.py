@@ -8,7 +8,7 @@ from ollampi.api.errors import ApiError, bad_request, shown
 from ollampi.mpiruntime.request import Grammar
 
 MAX_GRAMMAR_BYTES = 256 << 10
-_ANY_JSON = Grammar("schema", "{}")
+_ANY_JSON = Grammar("schema", '{"type":"object"}')  # as Ollama's grammar; clients look for keys at once
 _OPTION_TEXT = 'option "grammar" must be {"regex": "..."} or {"lark": "..."}'
 
 

@@ -17,11 +17,15 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from ollampi.api.access import Keys, read_keys
 from ollampi.api.app import create_app
+from ollampi.api.logs import log_with_ids
 from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
+from ollampi.api.store.local import LocalStore
 from ollampi.api.worker import Worker, adapted
+from ollampi.mpiruntime.heap import return_buffers
 from ollampi.mpiruntime.lifetime import die_with
 
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # the process that started us decides
@@ -32,21 +36,29 @@ _OWN_DESCRIPTORS = 64  # besides one per thread: for the poller, the engine, the
 
 @dataclass(frozen=True)
 class FrontConfig:
-    """What the server process is told: a listening socket it inherited, the engine's address, the parent's pid."""
+    """What the server process is told: a listening socket it inherited, the engine's address, the parent's pid.
+
+    models: folders of models; store: the root of the model store, None for no store.
+    """
 
     listen_fd: int
     engine: str
     parent: int
     models: list[str] = field(default_factory=list)
+    store: str | None = None
     threads: int = 256
     origins: list[str] = field(default_factory=list)
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     loopback: bool = True
     default_keep_alive_s: float | None = None
     context_length: int | None = None
+    hosts: list[str] = field(default_factory=list)
+    keys: str | None = None
+    registries: list[str] = field(default_factory=list)
+    transfer_streams: int = 4
 
     def settings(self) -> Settings:
-        """Return the settings of the application."""
+        """Return the settings of the application; raise ConfigError where the file of keys cannot be used."""
         return Settings(
             origins=self.origins,
             max_body_bytes=self.max_body_bytes,
@@ -54,6 +66,10 @@ class FrontConfig:
             default_keep_alive_s=self.default_keep_alive_s,
             context_length=self.context_length,
             num_threads=self.threads,
+            hosts=self.hosts,
+            keys=Keys() if self.keys is None else read_keys(Path(self.keys)),
+            registries=self.registries,
+            num_transfer_streams=self.transfer_streams,
         )
 
 
@@ -72,7 +88,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         """Return the application; gunicorn calls this in the worker."""
-        store = Store([Path(path) for path in self._front.models])
+        local = None if self._front.store is None else LocalStore(Path(self._front.store))
+        store = Store([Path(path) for path in self._front.models], local)
         return adapted(create_app(SocketEngine(self._front.engine), store, self._front.settings()))
 
 
@@ -137,6 +154,8 @@ def main(arguments: list[str]) -> None:
     """Serve until SIGTERM or the parent's end."""
     config = FrontConfig(**json.loads(arguments[0]))
     die_with(config.parent)
+    log_with_ids()
+    return_buffers()
     _ignore_signals(None)
     Server(replace(config, listen_fd=beyond_stdio(config.listen_fd)), raise_descriptor_limit()).run()
 

@@ -10,6 +10,8 @@ from ollampi.api.detokenizer import StopFilter, detokenizer
 from ollampi.api.engine_client import Done, EngineError, Stream, Tokens
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
+from ollampi.api.tools.calls import ToolCall
+from ollampi.api.tools.splitter import ToolSplitter
 from ollampi.mpiruntime.request import TokenLogprob, Usage
 
 MAX_REPEATS = 30  # as in Ollama
@@ -22,16 +24,21 @@ class Piece:
     text: str = ""
     thinking: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of an answer with what was held back until then; tokens are all of the answer."""
+    """The end of an answer with what was held back until then.
+
+    tokens are all of the answer; stop is the stop string that ended it, empty where something else did.
+    """
 
     last: Piece
     reason: str
     usage: Usage
     tokens: list[int]
+    stop: str = ""
 
 
 class Repeats:
@@ -52,24 +59,40 @@ class Repeats:
 class Answer:
     """One answer as it grows: tokens in, pieces of text out.
 
+    tools: finds calls in what is no reasoning, where the answer may hold any; with one_call it ends behind the first;
+    with only_calls, as where a grammar forces them, the rest is the beginning of one that was cut off, and dropped.
     end: why it must end here, None while it may go on.
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, prompt: list[int], stops: list[str], thinking: ThinkSplitter | None
+        self,
+        tokenizer: TextTokenizer,
+        prompt: list[int],
+        stops: list[str],
+        thinking: ThinkSplitter | None,
+        tools: ToolSplitter | None = None,
+        one_call: bool = False,
+        only_calls: bool = False,
     ) -> None:
         self.tokens: list[int] = []
         self.end: str | None = None
         self._tokenizer = tokenizer
-        self._detokenizer = detokenizer(tokenizer, prompt[-64:])
+        self._detokenizer = detokenizer(tokenizer, prompt[-64:], tools.special if tools is not None else ())
         self._stops = StopFilter(stops)
         self._thinking = thinking
+        self._tools = tools
+        self._one_call, self._called, self._only_calls = one_call, False, only_calls
         self._repeats = Repeats()
         self._text = ""  # that no piece has held yet
         self._logprobs: list[dict[str, Any]] = []  # the same
 
     def feed(self, event: Tokens) -> Piece | None:
-        """Return what the next tokens add; None where that must wait, or comes with the Outcome because of `end`."""
+        """Return what the next tokens add; None where that must wait, or comes with the Outcome because of `end`.
+
+        Tokens that still come after the end, until the engine heard of it, are no part of the answer.
+        """
+        if self.end:
+            return None
         for index, token in enumerate(event.tokens):
             if index < len(event.logprobs):
                 self._logprobs.append(_logprob(event.logprobs[index], self._tokenizer))
@@ -79,7 +102,9 @@ class Answer:
         if self.end or not self._text:
             return None
         piece = self._piece(final=False)
-        return piece if piece.text or piece.thinking else None
+        if self._one_call and piece.calls:
+            self.end = "stop"
+        return piece if piece.text or piece.thinking or piece.calls else None
 
     def finish(self, done: Done) -> Outcome:
         """Return the end of an answer that the engine ended; raise EngineError where it was cancelled."""
@@ -103,21 +128,35 @@ class Answer:
 
     def _outcome(self, reason: str, usage: Usage) -> Outcome:
         self._text += self._stops.flush()
-        return Outcome(self._piece(final=True), reason, usage, self.tokens)
+        return Outcome(self._piece(final=True), reason, usage, self.tokens, self._stops.found)
 
     def _piece(self, final: bool) -> Piece:
-        """Return what no piece has held yet, split from the reasoning where the model thinks."""
+        """Return what no piece has held yet, split from the reasoning where the model thinks, and from calls."""
         thought, content = "", self._text
+        calls: tuple[ToolCall, ...] = ()
         if self._thinking is not None:
             thought, content = self._thinking.feed(self._text)
             if final:
                 more_thought, more_content = self._thinking.flush()
                 thought, content = thought + more_thought, content + more_content
+        if self._tools is not None:
+            content, calls = _split_calls(self._tools, content, final)
+            content = "" if self._only_calls else content
+            if self._one_call and calls:
+                calls = () if self._called else calls[:1]
+                self._called = True
         self._text = ""
-        piece = Piece(content, thought, self._logprobs)
-        if content or thought:
+        piece = Piece(content, thought, self._logprobs, calls)
+        if content or thought or calls:
             self._logprobs = []
         return piece
+
+
+def _split_calls(tools: ToolSplitter, text: str, final: bool) -> tuple[str, tuple[ToolCall, ...]]:
+    """Return the content and the calls that a text adds, with all that waited where it is the last."""
+    content, calls = tools.feed(text)
+    more_content, more_calls = tools.flush() if final else ("", [])
+    return content + more_content, (*calls, *more_calls)
 
 
 def follow(stream: Stream[Tokens | Done], answer: Answer) -> Iterator[Piece | Outcome]:
@@ -127,12 +166,12 @@ def follow(stream: Stream[Tokens | Done], answer: Answer) -> Iterator[Piece | Ou
             yield answer.finish(event)
             return
         piece = answer.feed(event)
+        if piece is not None:
+            yield piece
         if reason := answer.end:
             stream.cancel(reason)
             yield answer.cut(reason, _rest(stream))
             return
-        if piece is not None:
-            yield piece
     raise EngineError("internal", "the engine ended an answer without saying why")
 
 

@@ -1,146 +1,122 @@
-"""Render the small part of Go's template language that /api/generate's `template` field needs.
+"""Render templates of Go's text/template as Ollama does: those of its models, and /api/generate's `template` field.
 
-Known: {{ .System }}, {{ .Prompt }}, {{ .Response }}, {{ if .X }} ... {{ else }} ... {{ end }}, comments, and the trim
-markers {{- and -}}. Rendering ends at .Response, because there the model goes on.
+How a conversation becomes the values of a template is a fact of Ollama (template/template.go: Execute, collate).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from ollampi.api.errors import ApiError, shown
+from ollampi.api.gotemplates.interpreter import MAX_OUTPUT_CHARS, Interpreter
+from ollampi.api.gotemplates.nodes import Action, Body, Field, Pipe, cut
+from ollampi.api.gotemplates.parser import MAX_CHARS, parse
+from ollampi.api.gotemplates.tools import message_record, tool_records
 
-FIELDS = ("System", "Prompt", "Response", "Suffix")
-MAX_CHARS = 1 << 16
-MAX_DEPTH = 100
-MAX_OUTPUT_CHARS = 32 << 20
-_BLANKS = " \t\r\n"  # what Go trims
-_LEFT_MARKS = tuple("-" + blank for blank in _BLANKS)
-_RIGHT_MARKS = tuple(blank + "-" for blank in _BLANKS)
-_COMMENT = re.compile(rf"\{{\{{(?:-[{_BLANKS}])?[{_BLANKS}]*/\*")
+__all__ = ["MAX_CHARS", "MAX_OUTPUT_CHARS", "GoTemplate", "Thinking", "template_capabilities"]
 
+_CAPABILITIES = {"tools": {"tools"}, "insert": {"suffix"}, "thinking": {"thinking", "think"}}
 
-@dataclass
-class _If:
-    """A condition and what to render when its field is or is not empty."""
-
-    name: str
-    then: list[_Node] = field(default_factory=list)
-    otherwise: list[_Node] = field(default_factory=list)
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Text:
-    text: str
+class Thinking:
+    """Whether and how hard a model shall think, and whether anybody said so."""
+
+    on: bool = False
+    level: str = ""
+    told: bool = False
+
+    @property
+    def values(self) -> dict[str, object]:
+        """Return what templates know of it."""
+        return {"Think": self.on, "ThinkLevel": self.level, "IsThinkSet": self.told}
 
 
-@dataclass(frozen=True)
-class _Field:
-    name: str
-
-
-@dataclass(frozen=True)
-class _Tag:
-    """What stands in braces from `start` to `end`, and on which sides it trims."""
-
-    start: int
-    end: int
-    action: str
-    trims_left: bool
-    trims_right: bool
-
-
-_Node = _Text | _Field | _If
+UNSAID = Thinking()
 
 
 class GoTemplate:
-    """A parsed template; raise ApiError (500, as Ollama does) where it cannot be parsed."""
+    """A parsed template; safe to use from several threads.
+
+    names: all fields that it mentions, in lower case. The constructor raises ApiError (500, as Ollama does) where the
+    template cannot be parsed, the other methods where it cannot be rendered or takes too long.
+    """
 
     def __init__(self, source: str) -> None:
-        if len(source) > MAX_CHARS:
-            raise _error(f"{len(source)} characters are over the limit of {MAX_CHARS}; shorten it")
-        self._nodes: list[_Node] = []
-        self._open: list[tuple[_If, list[_Node]]] = []  # the condition and the list that holds it
-        target, position, trim = self._nodes, 0, False
-        for tag in _tags(source):
-            target.append(_Text(_trimmed(source[position : tag.start], trim, tag.trims_left)))
-            target = self._read(tag.action, target)
-            position, trim = tag.end, tag.trims_right
-        if self._open:
-            raise _error("unexpected EOF; close each {{ if }} with {{ end }}")
-        target.append(_Text(_trimmed(source[position:], trim, False)))
+        self._tree = parse(source)
+        self.names = self._tree.names
+        self._body: Body = self._tree.bodies[""]
+        if "messages" not in self.names and "response" not in self.names:
+            self._body.append(Action(Pipe(((Field(("Response",)),),))))
 
-    def render(self, **values: str) -> str:
-        """Return the text up to .Response, `values` in place of the fields; raise ApiError where it is too long."""
-        pieces: list[str] = []
-        _render(self._nodes, values, pieces)
-        if sum(map(len, pieces)) > MAX_OUTPUT_CHARS:  # a template may repeat a long prompt a thousand times
-            raise _error(f"the result has more than {MAX_OUTPUT_CHARS} characters; shorten the template or the prompt")
-        return "".join(pieces)
+    def render(self, **values: object) -> str:
+        """Return the text up to .Response, where the model goes on, with `values` as the fields."""
+        return Interpreter(self._tree).render(cut(self._body, "Response")[0], {"Response": "", **values}).text
 
-    def _read(self, action: str, target: list[_Node]) -> list[_Node]:
-        """Take in one action; return the list that the following nodes belong to."""
-        if action.startswith("/*") and action.endswith("*/"):
-            return target
-        if action == "end" and self._open:
-            return self._open.pop()[1]
-        if action == "else" and self._open:
-            return self._open[-1][0].otherwise
-        if found := re.fullmatch(r"if\s+\.(\w+)", action):
-            branch = _If(_known(found[1]))
-            target.append(branch)
-            self._open.append((branch, target))
-            if len(self._open) > MAX_DEPTH:
-                raise _error(f"more than {MAX_DEPTH} nested conditions")
-            return branch.then
-        if found := re.fullmatch(r"\.(\w+)", action):
-            target.append(_Field(_known(found[1])))
-            return target
-        raise _error(f'unexpected "{shown(action, 40)}"; use .System, .Prompt, .Response, if, else and end')
+    def conversation(self, messages: list[Message], tools: list[Any], thinking: Thinking = UNSAID) -> str:
+        """Return the prompt of a conversation.
+
+        A template that knows messages gets all of them. An older one is rendered once for each turn, which ends with
+        the assistant's answer; the last turn ends where the model goes on.
+        """
+        messages = _collated(messages)
+        if "messages" in self.names:
+            system = "\n\n".join(_content(message) for message in messages if message["role"] == "system")
+            records = [message_record(message) for message in messages]
+            values = {"System": system, "Messages": records, "Tools": tool_records(tools), "Response": ""}
+            return Interpreter(self._tree).render(self._body, {**values, **thinking.values}).text
+        interpreter, turns = Interpreter(self._tree), _turns(messages)
+        for turn in turns[:-1]:
+            interpreter.render(self._body, {**turn, **thinking.values})
+        return interpreter.render(cut(self._body, "Response")[0], {**turns[-1], **thinking.values}).text
+
+    def infill(self, prefix: str, suffix: str, thinking: Thinking = UNSAID) -> str:
+        """Return the prompt that asks for what stands between two texts."""
+        values = {"Prompt": prefix, "Suffix": suffix, "Response": "", **thinking.values}
+        return Interpreter(self._tree).render(self._body, values).text
 
 
-def _tags(source: str) -> Iterator[_Tag]:
-    """Yield the tags of a template in order, in linear time; raise ApiError where one is not closed."""
-    end = 0
-    while (start := source.find("{{", end)) >= 0:
-        comment = _COMMENT.match(source, start)  # it may hold braces
-        inside = source.find("*/", comment.end()) if comment else start + 2
-        close = source.find("}}", inside) if inside >= 0 else -1
-        if close < 0:
-            raise _error("unclosed action")
-        end, body = close + 2, source[start + 2 : close]
-        trims_left, trims_right = body.startswith(_LEFT_MARKS), body.endswith(_RIGHT_MARKS)
-        action = body[2 if trims_left else 0 : len(body) - 2 if trims_right else len(body)].strip(_BLANKS)
-        yield _Tag(start, end, action, trims_left, trims_right)
+def template_capabilities(source: str) -> list[str]:
+    """Return what a model can do by its template: "tools", "insert", "thinking"; raise ApiError."""
+    names = GoTemplate(source).names
+    return [capability for capability, known in _CAPABILITIES.items() if known & names]
 
 
-def _known(name: str) -> str:
-    if name not in FIELDS:
-        raise _error(f"unknown field .{shown(name, 40)}; known are .{', .'.join(FIELDS)}")
-    return name
+def _content(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
 
 
-def _trimmed(text: str, left: bool, right: bool) -> str:
-    text = text.lstrip(_BLANKS) if left else text
-    return text.rstrip(_BLANKS) if right else text
-
-
-def _render(nodes: list[_Node], values: dict[str, str], pieces: list[str]) -> bool:
-    """Append the text of nodes; return False once .Response was met."""
-    for node in nodes:
-        if isinstance(node, _Text):
-            pieces.append(node.text)
-        elif isinstance(node, _If):
-            if not _render(node.then if values.get(node.name) else node.otherwise, values, pieces):
-                return False
-        elif node.name == "Response":
-            return False
+def _collated(messages: list[Message]) -> list[Message]:
+    """Return messages with those of one role in a row as one, but for results of tools."""
+    groups: list[list[Message]] = []
+    for message in messages:
+        if groups and groups[-1][0]["role"] == message["role"] != "tool":
+            groups[-1].append(message)
         else:
-            pieces.append(values.get(node.name, ""))
-    return True
+            groups.append([message])
+    return [group[0] if len(group) == 1 else _merged(group) for group in groups]
 
 
-def _error(text: str) -> ApiError:
-    return ApiError(500, f"template: {text}")
+def _merged(group: list[Message]) -> Message:
+    """Return one message for several; unlike for Ollama the calls of all are kept."""
+    merged = {**group[0], "content": "\n\n".join(map(_content, group))}
+    calls = [call for message in group for call in message.get("tool_calls") or ()]
+    return {**merged, "tool_calls": calls} if calls else merged
+
+
+def _turns(messages: list[Message]) -> list[dict[str, str]]:
+    """Return the values of each rendering of a template that knows no messages; at least one."""
+    turns: list[dict[str, str]] = []
+    turn = {"System": "", "Prompt": "", "Response": ""}
+    for message in messages:
+        role = message["role"]
+        ended = turn["Response"] or (turn["Prompt"] and role == "system")
+        if ended and role in ("system", "user"):
+            turns.append(turn)
+            turn = {"System": "", "Prompt": "", "Response": ""}
+        if name := {"system": "System", "user": "Prompt", "assistant": "Response"}.get(role):
+            turn[name] = _content(message)
+    return [*turns, turn]

@@ -1,19 +1,24 @@
-"""Look at every request before its route does: host name, origin, size, and that the body is a JSON object."""
+"""Look at every request before its route does: host name, origin, key, size, and that the body is a JSON object."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import re
+import secrets
 import socket
-from typing import NoReturn
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
+from ollampi.api.access import Permission, sent_key
+from ollampi.api.compressed import MAX_UNPACKED_BYTES, unpacked
 from ollampi.api.errors import ApiError, bad_request, shown
-from ollampi.api.fields import Fields
 from ollampi.api.settings import Settings
+from ollampi.api.wires.wire import ANTHROPIC, wire_of
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -26,6 +31,9 @@ _HEADERS = ",".join(
 _PRIVATE_NETWORKS = [
     ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 ]
+_BRACKETED = re.compile(r"(\[[^][]*\])(?::\d+)?", re.ASCII)
+_WORD = re.compile(r"[a-z0-9_-]+", re.ASCII)  # a name of the local network
+_REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 # Half a surrogate pair, written as an escape, in text without escaped backslashes.
 _HALF_PAIR = re.compile(
     r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -40,21 +48,33 @@ def install_guard(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def check() -> Response | None:
-        """Return the answer to a request that no route may see, else None."""
+        """Return the answer to a request that no route may see, else None; raise ApiError."""
+        g.started_ns = time.perf_counter_ns()
+        g.request_id = request_id(request.headers.get("X-Request-Id", ""))
         origin = request.headers.get("Origin")
         if origin and not _same_site(origin) and not any(p.fullmatch(origin) for p in origins):
             return Response(status=403)
-        if settings.loopback and not host_allowed(request.environ.get("HTTP_HOST", "")):
+        if not host_allowed(request.environ.get("HTTP_HOST", ""), settings.loopback, settings.hosts):
             return Response(status=403)
         if request.method == "OPTIONS":
             return Response(status=204)
-        if request.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
-            raise ApiError(415, "the request body must not be compressed; send it without Content-Encoding")
+        route = app.config["ROUTES"].get(request.endpoint)
+        headers = request.headers
+        settings.keys.check(
+            Permission.PUBLIC if route is None else route.permission,  # what is no route is answered 404 or 405
+            sent_key(headers.get("Authorization", ""), headers.get("X-Api-Key", "")),
+        )
+        coding = headers.get("Content-Encoding", "").lower()
+        if coding not in ("", "identity") and not (coding == "zstd" and route is not None and route.zstd):
+            raise ApiError(415, "the request body must not be compressed so; send it without Content-Encoding")
         return None
 
     @app.after_request
     def allow_origin(response: Response) -> Response:
-        """Return the response with what a browser wants to know."""
+        """Return the response with its request's id and what a browser wants to know."""
+        response.headers["X-Request-Id"] = g.request_id
+        if wire_of(request.path) is ANTHROPIC:
+            response.headers["Request-Id"] = g.request_id
         origin = request.headers.get("Origin")
         if origin and response.status_code != 403 and not _same_site(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
@@ -66,25 +86,40 @@ def install_guard(app: Flask, settings: Settings) -> None:
         return response
 
 
-def host_allowed(header: str) -> bool:
-    """Return whether a Host header names this machine or a private address."""
+def request_id(given: str) -> str:
+    """Return the id of a request: what its client gave, where that is a word, or a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
+def host_allowed(header: str, loopback: bool = True, names: Sequence[str] = ()) -> bool:
+    """Return whether a Host header names this machine, a private address or one of `names` (`*`: any).
+
+    A page that rebinds its own name to our address still sends that name, which has a dot. So beyond loopback, where
+    clients know us by what we cannot know, any address will do, and any name without a dot.
+    """
     host = _without_port(header.strip().lower())
+    if "*" in names or host in names:
+        return True
     try:
-        address = ipaddress.ip_address(host.strip("[]"))
+        address = ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
     except ValueError:
-        own = socket.gethostname().lower()
-        return host in ("localhost", own) or host.endswith((".localhost", ".local", ".internal"))
+        ours = host in ("localhost", socket.gethostname().lower()) or host.endswith(
+            (".localhost", ".local", ".internal")
+        )
+        return ours or (not loopback and _WORD.fullmatch(host) is not None)
     private = any(address.version == net.version and address in net for net in _PRIVATE_NETWORKS)
-    return private or address.is_loopback or address.is_unspecified
+    return not loopback or private or address.is_loopback or address.is_unspecified
 
 
-def json_body() -> Fields:
-    """Return the body of the current request as fields, whatever its content type; raise ApiError."""
-    body = _body()
+def json_values() -> dict[str, Any]:
+    """Return the object in the body of the current request, whatever its content type; raise ApiError."""
+    body = whole_body()
+    if request.headers.get("Content-Encoding", "").lower() == "zstd":  # which only some routes let through
+        body = unpacked(body, min(MAX_UNPACKED_BYTES, request.max_content_length or MAX_UNPACKED_BYTES))
     if not body:
         raise bad_request("missing request body")
     try:
-        values = json.loads(_with_whole_pairs(body.decode()), parse_constant=_refuse_constant)
+        values = json_value(body.decode())
     except RecursionError:
         raise bad_request("json: the body is nested too deeply") from None
     except UnicodeDecodeError as e:
@@ -93,10 +128,15 @@ def json_body() -> Fields:
         raise bad_request(f"json: {shown(str(e))}") from None
     if not isinstance(values, dict):
         raise bad_request("json: the body must be an object")
-    return Fields(values)
+    return values
 
 
-def _body() -> bytes:
+def json_value(text: str) -> Any:
+    """Return the value of JSON text, no string with half a surrogate pair; raise ValueError, RecursionError."""
+    return json.loads(_with_whole_pairs(text), parse_constant=_refuse_constant)
+
+
+def whole_body() -> bytes:
     """Return the whole body of the current request; raise HTTPException (400, 413), which ends the connection."""
     try:
         body = request.get_data(cache=False)
@@ -126,7 +166,8 @@ def _same_site(origin: str) -> bool:
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        return host.partition("]")[0] + "]"
+        found = _BRACKETED.fullmatch(host)
+        return found[1] if found else host
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() and ":" not in name else host
 

@@ -12,7 +12,9 @@ from flask import Flask, Response, g, request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from ollampi.api.access import Permission
 from ollampi.api.engine_client import Engine
+from ollampi.api.routes import Route
 from ollampi.mpiruntime.request import Sample
 
 FAMILIES = {  # name: labels, kind, help; docs/metrics.md has the same
@@ -40,6 +42,7 @@ FAMILIES = {  # name: labels, kind, help; docs/metrics.md has the same
     "ollampi_exchange_calls_total": (("model", "rank", "kind"), "counter", "Tensors exchanged between ranks."),
     "ollampi_exchange_seconds_total": (("model", "rank", "kind"), "counter", "Time of exchange, waiting included."),
     "ollampi_exchange_bytes_total": (("model", "rank", "kind"), "counter", "Bytes that the rank put into exchange."),
+    "ollampi_exchange_wire_bytes_total": (("model", "rank", "kind"), "counter", "Bytes sent and received, as codes."),
     "ollampi_http_requests_open": ((), "gauge", "HTTP requests that are not answered to the end."),
     "ollampi_http_requests_total": (("route", "status"), "counter", "HTTP requests, by route and status."),
 }
@@ -92,8 +95,8 @@ class Exposition:
             yield _family(name, label_names, kind, text, values[name])
 
 
-def install_metrics(app: Flask, engine: Engine) -> None:
-    """Make `app` count its requests and answer GET /metrics, with 503 where the engine does not answer."""
+def install_metrics(app: Flask) -> HttpCounts:
+    """Make `app` count its requests, also those that the guard refuses; return the counts."""
     counts = HttpCounts()
 
     @app.before_request
@@ -110,11 +113,28 @@ def install_metrics(app: Flask, engine: Engine) -> None:
             response.call_on_close(counts.end)
         return response
 
-    @app.get("/metrics")
+    return counts
+
+
+def metrics_routes(engine: Engine, counts: HttpCounts) -> list[Route]:
+    """Return the route GET /metrics, which answers 503 where the engine does not answer."""
+
     def metrics() -> Response:
         """Answer GET /metrics; raise EngineError."""
         text = generate_latest(Exposition(engine.metrics() + counts.samples()))
         return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return [
+        Route(
+            "GET",
+            "/metrics",
+            Permission.READ,
+            "what was counted, for Prometheus",
+            metrics,
+            answer="",
+            reasons={503: "", 504: ""},
+        )
+    ]
 
 
 def _family(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ollampi.api.details import details, gguf_details, positive
 from ollampi.api.names import Name
 from ollampi.api.pooling import LAST_TOKEN, LENGTH_FILE, MEAN, POOLING_FILE, longest_input, pooling_of
-from ollampi.api.text_source import TEMPLATES_FOLDER, TEXT_FILES, TextSource, folder_source, gguf_source
+from ollampi.api.text_source import TEXT_FILES, TextSource, folder_source, gguf_source
+from ollampi.api.tools.dialects import dialect_of
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.families import ENCODERS
+from ollampi.mpiruntime.folder_templates import TEMPLATES_FOLDER
 from ollampi.mpiruntime.gguf_config import gguf_config
 from ollampi.mpiruntime.gguf_header import gguf_parts, read_gguf
 from ollampi.mpiruntime.json_file import read_json, small_file
@@ -37,6 +39,9 @@ class Model:
     texts: its tokenizer, templates and special tokens;
     pooling: how hidden states become an embedding: "last", "mean", or another name where we cannot do it;
     longest_input: tokens of a text to embed that count, None for as many as the context holds.
+    Only a model of the store has: template: Go's, goes before the templates of its texts; system, parameters (options),
+    messages ({role, content}): what requests have that say nothing else; licenses: texts; adapters: folders of LoRA
+    adapters; is_stored.
     """
 
     name: Name
@@ -51,6 +56,13 @@ class Model:
     pooling: str
     longest_input: int | None
     capabilities: list[str]
+    template: str = ""
+    system: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, str]] = field(default_factory=list)
+    licenses: list[str] = field(default_factory=list)
+    adapters: tuple[str, ...] = ()
+    is_stored: bool = False
 
     @property
     def full_name(self) -> str:
@@ -60,7 +72,7 @@ class Model:
     @property
     def ref(self) -> ModelRef:
         """Return the model as the engine knows it."""
-        return ModelRef(self.full_name, str(self.path))
+        return ModelRef(self.full_name, str(self.path), self.adapters)
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -123,7 +135,7 @@ def _read_model(name: Name, path: Path) -> Model:
         tensors=tensors,
         pooling=pooling_of(path, read_json(path / POOLING_FILE, MEAN if encoder else LAST_TOKEN)),
         longest_input=longest_input(read_json(path / LENGTH_FILE, {})),
-        capabilities=_capabilities(texts.chat_template, embeds),
+        capabilities=_capabilities(texts, embeds),
     )
 
 
@@ -152,7 +164,7 @@ def _read_gguf_model(name: Name, path: Path) -> Model:
         tensors=tensors,
         pooling=pooling or ("mean" if encoder else "last"),
         longest_input=None,
-        capabilities=_capabilities(texts.chat_template, encoder or pooling is not None),
+        capabilities=_capabilities(texts, encoder or pooling is not None),
     )
 
 
@@ -202,11 +214,16 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return nested if isinstance(nested, dict) else config
 
 
-def _capabilities(template: str | None, embeds: bool) -> list[str]:
-    """Return what clients may ask of the model; "tools" will come with the parsers of tool calls."""
+def _capabilities(texts: TextSource, embeds: bool) -> list[str]:
+    """Return what clients may ask of the model."""
     if embeds:
         return ["embedding"]
     found = ["completion"]
+    template, tools_template = texts.template_for(False), texts.template_for(True)
     if template and ("<think>" in template or "enable_thinking" in template):
         found.append("thinking")
+    if tools_template and dialect_of(tools_template) is not None:
+        found.append("tools")
+    if texts.infill is not None:
+        found.append("insert")
     return found

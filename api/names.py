@@ -48,6 +48,7 @@ def parse_name(text: str) -> Name | None:
     """Return the parts of a name with the defaults filled in, or None where no model can have that name."""
     if len(text) > MAX_NAME_CHARS:
         return None
+    text = re.sub(r"^https?://", "", text)  # as copied from a browser
     *places, last = text.split("/")
     model, colon, tag = last.partition(":")
     if len(places) > 2:

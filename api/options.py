@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ollampi.api.errors import ApiError, bad_request, shown
@@ -44,6 +44,7 @@ _FLOATS = {
 }
 _BOOLEANS = {"use_mmap"}
 _ELSEWHERE = {"grammar"}  # read by formats
+OPTIONS_MARK = "x-options"  # in the schema of a field: the name of the schema of options that it holds
 _SAMPLING = {f.name for f in fields(Sampling)} - {"seed", "logprobs", "top_logprobs"}  # with logit_bias, which is ours
 
 
@@ -64,6 +65,12 @@ class Options:
     timeout_s: float | None = None
     stop: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+
+    def with_next_seed(self, place: int) -> Options:
+        """Return the options of one more answer, `place` after the first; without a seed the engine draws one."""
+        if self.sampling.seed is None:
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=(self.sampling.seed + place) & _INT64_LIMIT))
 
 
 def parse_options(given: dict[str, Any], logprobs: bool = False, top_logprobs: int = 0) -> Options:
@@ -88,6 +95,48 @@ def parse_options(given: dict[str, Any], logprobs: bool = False, top_logprobs: i
         elif name not in _ELSEWHERE:
             ignored.append(name)
     return _assemble(values, ignored, logprobs, top_logprobs)
+
+
+def options_schema(of_text: bool) -> dict[str, Any]:
+    """Return the JSON schema of `options`, for text or for vectors; null counts as absent."""
+    defaults = {f.name: f.default for f in fields(Sampling)} | {"seed": -1, "num_predict": -1}
+    defaults["num_keep"] = Options.keep_tokens
+    properties: dict[str, dict[str, Any]] = {}
+    for name, (low, high) in _FLOATS.items():
+        properties[name] = {"type": ["number", "null"], "minimum": low, "maximum": high}
+    for name, (first, last) in _INTEGERS.items():
+        about = f"a whole number from {first} to {last}; a fraction is cut off"
+        bounds = {"exclusiveMinimum": first - 1, "exclusiveMaximum": last + 1}
+        properties[name] = {"type": ["number", "null"], "description": about, **bounds}
+    for name in properties:
+        if name in defaults:
+            properties[name]["default"] = defaults[name]
+    properties["timeout"]["description"] = "seconds after which the request ends with status 504"
+    strings = {"type": "string", "maxLength": MAX_STOP_CHARS}
+    properties["stop"] = {"type": ["array", "null"], "items": strings, "maxItems": MAX_STOPS, "default": []}
+    properties["use_mmap"] = {"type": ["boolean", "null"], "description": "has no effect"}
+    properties["logit_bias"] = {
+        "type": ["object", "null"],
+        "description": "token ids with what is added to their logits",
+        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+        "maxProperties": MAX_BIASES,
+    }
+    text = {"type": "string"}
+    grammar = {
+        "description": 'a regular expression or a Lark grammar, as {"regex": "..."} or {"lark": "..."}',
+        "anyOf": [
+            *(
+                {"type": "object", "properties": {kind: text}, "required": [kind], "additionalProperties": False}
+                for kind in ("regex", "lark")
+            ),
+            {"type": "null"},
+        ],
+    }
+    if of_text:
+        properties["grammar"] = grammar
+    summary = "what the answer depends on; names that are not here are ignored, and a header Warning tells them"
+    return {"type": "object", "description": summary, "properties": properties}
 
 
 def _assemble(values: dict[str, Any], ignored: list[str], logprobs: bool, top_logprobs: int) -> Options:

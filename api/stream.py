@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flask import Response
 
@@ -19,18 +19,26 @@ _log = logging.getLogger(__name__)
 
 
 def encode(value: object) -> str:
-    """Return compact JSON on one line."""
-    return _ENCODER.encode(value)
+    """Return compact JSON on one line, also for clients that take Unicode's other line ends for some (httpx does)."""
+    text = _ENCODER.encode(value)
+    if text.isascii():
+        return text
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def line_of(value: object) -> str:
+    """Return one line of NDJSON."""
+    return encode(value) + "\n"
 
 
 class Form(NamedTuple):
-    """How an answer is written while it grows: its content type, and what makes the text of one object."""
+    """How an answer is written while it grows: its content type, and its last text where it fails: status, message."""
 
     content_type: str
-    line: Callable[[dict[str, Any]], str]
+    failure: Callable[[int, str], str]
 
 
-NDJSON = Form("application/x-ndjson", lambda value: encode(value) + "\n")
+NDJSON = Form("application/x-ndjson", lambda status, text: line_of({"error": text}))
 
 
 def json_answer(value: object, status: int = 200) -> Response:
@@ -75,4 +83,4 @@ def _to_the_end(lines: Iterator[str], form: Form) -> Iterator[str]:
     except Exception as e:
         if not is_expected(e):
             _log.exception("a stream failed")
-        yield form.line({"error": answer_for(e)[1]})
+        yield form.failure(*answer_for(e))

@@ -10,15 +10,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from ollampi.api.infill import Infill, find_infill, folder_infill, named_infill
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.folder_templates import TEMPLATE_FILE, folder_templates
 from ollampi.mpiruntime.gguf_tokenizer import GgufVocabulary
-from ollampi.mpiruntime.json_file import read_json, small_file
+from ollampi.mpiruntime.json_file import read_json
 from ollampi.mpiruntime.tokenizer_file import REMEDY, TOKENIZER_FILES, tokenizer_file
 from ollampi.mpiruntime.tokenizer_folder import CONFIG_FILE, named_tokens, token_text, tokenizer_of
 
 MAX_TEMPLATE_CHARS = 1 << 20
-TEMPLATE_FILE = "chat_template.jinja"
-TEMPLATES_FOLDER = "additional_chat_templates"
 TEXT_FILES = (*TOKENIZER_FILES, CONFIG_FILE, "generation_config.json", TEMPLATE_FILE)
 
 
@@ -27,7 +27,8 @@ class TextSource:
     """A model's tokenizer, chat templates and special tokens.
 
     tokenizer: makes a new one, raises ModelError; file: where it is read from, for messages; templates: their sources
-    by name; names: the special tokens that templates may use, by name (bos_token and the like).
+    by name; names: the special tokens that templates may use, by name (bos_token and the like); infill: the tokens for
+    filling in the middle, None for a model that does not.
     """
 
     tokenizer: Callable[[], Tokenizer]
@@ -36,6 +37,7 @@ class TextSource:
     names: dict[str, Any] = field(default_factory=dict)
     bos_token_id: int | None = None
     eos_token_ids: list[int] = field(default_factory=list)
+    infill: Infill | None = None
 
     @property
     def bos_token(self) -> str:
@@ -66,10 +68,11 @@ def folder_source(path: Path, text_config: dict[str, Any]) -> TextSource:
     return TextSource(
         partial(tokenizer_of, path),
         file.name,
-        _checked(_folder_templates(path, tokens.get("chat_template"))),
+        _checked(folder_templates(path, tokens.get("chat_template"))),
         names,
         next(iter(_ids(generation.get("bos_token_id", text_config.get("bos_token_id")))), None),
         _ids(generation.get("eos_token_id", text_config.get("eos_token_id"))),
+        folder_infill(file, tokens),
     )
 
 
@@ -87,22 +90,8 @@ def gguf_source(read: Callable[[], dict[str, Any]]) -> TextSource:
         names,
         vocabulary.bos,
         vocabulary.ends,
+        named_infill(*vocabulary.infill) or find_infill(vocabulary.ids.__contains__),
     )
-
-
-def _folder_templates(path: Path, configured: object) -> dict[str, str]:
-    """Return the templates of a folder by name; a file goes before an entry of the same name in the config."""
-    found: dict[str, object] = {}
-    if isinstance(configured, str):
-        found["default"] = configured
-    elif isinstance(configured, list):  # [{"name": "default", "template": ...}, ...]
-        entries = [entry for entry in configured if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
-        found = {entry["name"]: entry.get("template") for entry in entries}
-    if (path / TEMPLATE_FILE).is_file():
-        found["default"] = small_file(path / TEMPLATE_FILE).decode(errors="replace")
-    for file in sorted((path / TEMPLATES_FOLDER).glob("*.jinja")):
-        found[file.stem] = small_file(file).decode(errors="replace")
-    return {name: source for name, source in found.items() if isinstance(source, str) and source}
 
 
 def _checked(templates: dict[str, str]) -> dict[str, str]:

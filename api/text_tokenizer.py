@@ -54,10 +54,20 @@ class TextTokenizer:
         self._byte_of = _byte_alphabet() if isinstance(self._tokenizer.decoder, ByteLevelDecoder) else None
         self.bytes_of = None if self._byte_of is None else _Bytes(self._tokenizer, self._byte_of, self.special_ids)
 
+    def special_id(self, text: str) -> int | None:
+        """Return the id of the special token that is written so, None where there is none."""
+        found = self._tokenizer.token_to_id(text)
+        return found if found in self.special_ids else None
+
     @property
     def largest_id(self) -> int:
         """Return the largest id that any token has; -1 without tokens."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def token_id(self, text: str) -> int | None:
+        """Return the id of the token with this text, None where there is none."""
+        found = self._tokenizer.token_to_id(text)
+        return None if found is None else int(found)
 
     def cut(self, text: str) -> str:
         """Return text without its middle where it is far too long for the context: those tokens are dropped anyhow."""

@@ -6,26 +6,26 @@ import re
 from typing import Any
 
 from ollampi.api.errors import bad_request, shown
-from ollampi.api.fields import Fields
+from ollampi.api.wires.ollama_bodies import Message
 
 # Templates put a role between the ends of a special token: it must not bring others of its own.
 _ROLE = re.compile(r"[\w-]{0,64}")
 
 
-def turn_of(message: Fields) -> dict[str, Any]:
+def turn_of(message: Message) -> dict[str, Any]:
     """Return one message as chat templates expect it; raise ApiError (400)."""
-    role = message.text("role").lower()
+    role = message.role.lower()
     if not _ROLE.fullmatch(role):
         raise bad_request(f"role {shown(role)!r} must be a word such as system, user, assistant or tool")
-    turn: dict[str, Any] = {"role": role, "content": message.text("content")}
-    if thinking := message.text("thinking"):
-        turn["thinking"] = turn["reasoning_content"] = thinking
-    if calls := message.objects("tool_calls"):
-        turn["tool_calls"] = [{"type": "function"} | call.values for call in calls]
-    if name := message.text("tool_name"):
-        turn["name"] = name
-    if call_id := message.text("tool_call_id"):
-        turn["tool_call_id"] = call_id
+    turn: dict[str, Any] = {"role": role, "content": message.content}
+    if message.thinking:
+        turn["thinking"] = turn["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        turn["tool_calls"] = [{"type": "function"} | call for call in message.tool_calls]
+    if message.tool_name:
+        turn["name"] = message.tool_name
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
     return turn
 
 

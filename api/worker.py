@@ -6,12 +6,12 @@ import contextlib
 import errno
 import math
 import socket
+import struct
 import time
 from http import HTTPStatus
 from typing import Any
 
 from gunicorn.http import errors
-from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from ollampi.api.errors import shown
@@ -22,6 +22,7 @@ HEAD_TIMEOUT_S = 10.0  # from the first byte of a request to the end of its head
 BODY_TIMEOUT_S = 30.0  # without a byte of the body
 REQUEST_TIMEOUT_S = 300.0  # from the end of the headers to the end of the body, however steadily it drips
 SEND_TIMEOUT_S = 60.0  # in which the client takes nothing of what waits for it
+DRAIN_TIMEOUT_S, MAX_DRAINED_BYTES = 2.0, 64 << 10  # after our last byte
 ACCEPT_PAUSE_S = 0.1  # where the system has no descriptor or memory left
 
 _STATUS = {
@@ -81,10 +82,27 @@ class ClientSocket(socket.socket):
             raise _too_slow() from None
 
     def hang_up(self) -> None:
-        """End the connection, but let the client read our last bytes; the descriptor stays open."""
+        """End the connection, but let the client read our last bytes; the descriptor stays open.
+
+        A client that goes on sending is cut off when it is closed: else the kernel may leave it waiting for ever for us
+        to take more.
+        """
         with contextlib.suppress(OSError):
-            close_graceful(self.dup())
+            self.shutdown(socket.SHUT_WR)
+            if not self._drained():
+                self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.shutdown(socket.SHUT_RD)
+
+    def _drained(self) -> bool:
+        """Return whether the client ended its side, within two seconds and 64 KiB; raise OSError."""
+        ends, left = time.monotonic() + DRAIN_TIMEOUT_S, MAX_DRAINED_BYTES
+        while left > 0 and time.monotonic() < ends:
+            self.settimeout(DRAIN_TIMEOUT_S)
+            data = super().recv(4096)
+            if not data:
+                return True
+            left -= len(data)
+        return False
 
 
 class Pipe:

@@ -61,7 +61,7 @@ def read_streams(port: int, streams: int, tokens: int) -> None:
             connection, number = connections[fd]
             data, noted, _, _ = connection.recvmsg(65536, 64)
             reads.append((time.monotonic(), number, data, noted))
-            if not data or data.endswith(b"0\r\n\r\n"):
+            if not data or data.endswith(b"\r\n0\r\n\r\n"):
                 poll.unregister(fd)
                 open_streams -= 1
     since_1970 = time.time() - time.monotonic()

@@ -35,8 +35,9 @@ from support.packers import CONFIGS, quantised  # noqa: E402
 from support.worlds import embed, generate, lead, load_message, logits_in_pieces, run_engine  # noqa: E402
 
 from ollampi.mpiruntime.engine_settings import EngineSettings  # noqa: E402
+from ollampi.mpiruntime.load_report import LoadReport  # noqa: E402
 from ollampi.mpiruntime.request import Sampling  # noqa: E402
-from ollampi.mpiruntime.runner import LoadReport, Runner  # noqa: E402
+from ollampi.mpiruntime.runner import Runner  # noqa: E402
 from ollampi.mpiruntime.thread_world import run_threads  # noqa: E402
 
 SIZES = range(1, 9)

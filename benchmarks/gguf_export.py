@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from ollampi.mpiruntime.gguf_tensors import interleaved
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 
 KINDS = {
@@ -73,9 +74,3 @@ def _as_llama_cpp(name: str, values: NDArray[np.float32], config: ModelConfig) -
     """Return a tensor with its rows as llama.cpp expects them."""
     heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
     return values if heads is None else interleaved(values, heads)
-
-
-def interleaved(rows: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Return rows [num_heads * d, ...] so that what is turned together is adjacent: i and i + d / 2 of each head."""
-    halves = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)

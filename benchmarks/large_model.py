@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,60 +12,80 @@ from safetensors.torch import save_file
 from support.servers import endless_model
 from torch import Tensor
 
-WIDTH, MLP, KV, VOCAB, LAYERS = 2048, 8192, 512, 16384, 16
-CONFIG = {
-    "hidden_size": WIDTH,
-    "intermediate_size": MLP,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "vocab_size": VOCAB,
-    "tie_word_embeddings": False,
-}
+HEAD_DIM = 64
 
 
-def large_model(parent: Path) -> Path:
-    """Return the folder of the model below `parent`; it is written in bf16 unless it is there.
+@dataclass(frozen=True)
+class Size:
+    """The dimensions of a model; heads: of 64 numbers, of which kv_heads are for keys."""
+
+    width: int = 2048
+    mlp: int = 8192
+    layers: int = 16
+    heads: int = 32
+    kv_heads: int = 8
+    vocab: int = 16384
+
+    @property
+    def config(self) -> dict[str, int | bool]:
+        """Return what a model of this size has in its config.json."""
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": self.mlp,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": HEAD_DIM,
+            "vocab_size": self.vocab,
+            "tie_word_embeddings": False,
+        }
+
+
+LARGE = Size()
+
+
+def large_model(parent: Path, size: Size = LARGE, name: str = "large") -> Path:
+    """Return the folder `name` of the model below `parent`; it is written in bf16 unless it is there.
 
     Its tokenizer is the demo model's, and it knows no token to stop at. The output head is a table of its own.
     """
-    folder, making = parent / "large", parent / "making"
+    folder, making = parent / name, parent / "making"
     if folder.is_dir():
         return folder
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     made = endless_model(making)
-    config = json.loads((made / "config.json").read_text()) | CONFIG
+    config = json.loads((made / "config.json").read_text()) | size.config
     (made / "config.json").write_text(json.dumps(config))
-    save_file(tensors(), made / "model.safetensors", {"format": "pt"})
+    save_file(tensors(size), made / "model.safetensors", {"format": "pt"})
     return made.rename(folder)
 
 
-def tensors() -> dict[str, Tensor]:
+def tensors(size: Size) -> dict[str, Tensor]:
     """Return the weights [out, in] in bf16, normal with a deviation of 0.02, and the norms [D], all 1."""
     draw = torch.Generator().manual_seed(0)
 
     def matrix(num_rows: int, num_columns: int) -> Tensor:
         return torch.randn(num_rows, num_columns, dtype=torch.bfloat16, generator=draw) * 0.02
 
-    norm = torch.ones(WIDTH, dtype=torch.bfloat16)
+    wide, kv = size.heads * HEAD_DIM, size.kv_heads * HEAD_DIM
+    norm = torch.ones(size.width, dtype=torch.bfloat16)
     found = {
-        "model.embed_tokens.weight": matrix(VOCAB, WIDTH),
-        "lm_head.weight": matrix(VOCAB, WIDTH),
+        "model.embed_tokens.weight": matrix(size.vocab, size.width),
+        "lm_head.weight": matrix(size.vocab, size.width),
         "model.norm.weight": norm.clone(),
     }
-    for layer in range(LAYERS):
+    for layer in range(size.layers):
         parts = {
             "input_layernorm": norm.clone(),
             "post_attention_layernorm": norm.clone(),
-            "self_attn.q_proj": matrix(WIDTH, WIDTH),
-            "self_attn.k_proj": matrix(KV, WIDTH),
-            "self_attn.v_proj": matrix(KV, WIDTH),
-            "self_attn.o_proj": matrix(WIDTH, WIDTH),
-            "mlp.gate_proj": matrix(MLP, WIDTH),
-            "mlp.up_proj": matrix(MLP, WIDTH),
-            "mlp.down_proj": matrix(WIDTH, MLP),
+            "self_attn.q_proj": matrix(wide, size.width),
+            "self_attn.k_proj": matrix(kv, size.width),
+            "self_attn.v_proj": matrix(kv, size.width),
+            "self_attn.o_proj": matrix(size.width, wide),
+            "mlp.gate_proj": matrix(size.mlp, size.width),
+            "mlp.up_proj": matrix(size.mlp, size.width),
+            "mlp.down_proj": matrix(size.width, size.mlp),
         }
         found |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts.items()}
     return found

@@ -20,7 +20,7 @@ from train_demo import corpus, encode
 from ollampi.mpiruntime.communicator import Single
 from ollampi.mpiruntime.memory import BITS, cache_bytes
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.plan import num_parameters, shard_bytes
+from ollampi.mpiruntime.plan import num_parameters, shard_size
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.step import Chunk, Load, Step
@@ -96,7 +96,7 @@ def print_formats(windows: list[list[int]], targets: list[torch.Tensor]) -> None
     exact = window_logits("float32", "float32", windows)
     for quantize in ("none", *BITS):
         found = exact if quantize == "none" else window_logits("float32", "float32", windows, quantize)
-        size = shard_bytes(config, Shard(0, 1), "float32", quantize) * 8 / num_parameters(config)
+        size = shard_size(config, Shard(0, 1), "float32", quantize).total_bytes * 8 / num_parameters(config)
         worse = 100 * (math.exp(loss(found, targets) - loss(exact, targets)) - 1)
         print(f"weights {quantize}: {compare(found, exact, targets)}; perplexity {worse:+.2f} %; {size:.2f} bits each")
 

@@ -31,8 +31,9 @@ from ollampi.launcher.assemble import communicator
 from ollampi.launcher.mpi import command, detect, environment, link_library
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.heap import keep_buffers
+from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.mpi import Mpi
-from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load, Unload
 from ollampi.mpiruntime.world import survey
 

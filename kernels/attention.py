@@ -53,7 +53,9 @@ def _capped(
 ) -> Tensor:
     """Return what `attend` returns, with capped scores, in fp32."""
     num_sequences, _, num_kv_heads, size = k.shape
-    of_head = torch.arange(q.shape[1]) * num_kv_heads // q.shape[1] if kv_of_head is None else kv_of_head
+    of_head = (
+        torch.arange(q.shape[1], device=q.device) * num_kv_heads // q.shape[1] if kv_of_head is None else kv_of_head
+    )
     keys, values = (x[:, :, of_head].transpose(1, 2).float() for x in (k, v))
     queries = q.float().view(num_sequences, -1, q.shape[1], size).transpose(1, 2)
     scores = cap * (queries @ keys.transpose(2, 3) * (scale / cap)).tanh()

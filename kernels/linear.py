@@ -71,7 +71,18 @@ def padded_rows(count: int) -> int:
 
 
 def take_rows(weight: Matrix, rows: Tensor) -> Tensor:
-    """Return rows [R] of the weight as fp32 [R, in]."""
+    """Return rows [R] of the weight as [R, in], in its dtype or in fp32."""
     if isinstance(weight, Quantised):
         return quantised.take_rows(weight, rows)
-    return F.embedding(rows, weight).float()
+    return F.embedding(rows, weight)
+
+
+def copy(weight: Matrix, into: Matrix) -> None:
+    """Copy a matrix into another one of its shape and format."""
+    if isinstance(weight, Quantised) and isinstance(into, Quantised):
+        into.weights.copy_(weight.weights)
+        into.scales.copy_(weight.scales)
+    elif isinstance(weight, Tensor) and isinstance(into, Tensor):
+        into.copy_(weight)
+    else:
+        raise TypeError(f"cannot copy a matrix in {format_of(weight)} into one in {format_of(into)}")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-INTERFACE = 10  # what kernels/cpu/native.c says: a library of another one was built from other sources
+INTERFACE = 12  # what kernels/cpu/native.c says: a library of another one was built from other sources
 _FOLDER = Path(__file__).parent / "cpu"
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: dict[str, list[type]] = {
@@ -28,9 +28,17 @@ _ARGUMENTS: dict[str, list[type]] = {
     "shared_room_bytes": [],
     "shared_open": [_POINTER, _POINTER, *[_NUMBER] * 6],
     "shared_sum": [_POINTER, _POINTER, _POINTER, _NUMBER, _NUMBER, _NUMBER],
+    "shared_share": [_POINTER, _POINTER, _NUMBER, _NUMBER],
     "shared_gather": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER],
     "rows_at_once": [_NUMBER],
     "mix": [_NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "encode": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "decode_sum": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER],
+    "recode": [_NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER],
+    "decode_sum_norm": [
+        *[_NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER],
+        *[_NUMBER, ctypes.c_float, _NUMBER, _NUMBER, _POINTER],
+    ],
 }
 _RETURNS_STATUS = {"quantised", "dense", "mix"}  # 1 where there was no memory
 _RETURNS_NUMBER = {
@@ -40,6 +48,7 @@ _RETURNS_NUMBER = {
     "rows_at_once",
     "shared_room_bytes",
     "shared_sum",
+    "shared_share",
     "shared_gather",
 }
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.float16: 3}  # as kernels/cpu/numbers.h numbers them
@@ -85,13 +94,19 @@ def serves(x: Tensor) -> bool:
 
 def call(name: str, *arguments: object) -> None:
     """Call a function of the library; raise MemoryError where it says that there was no memory."""
-    if _function(name)(*arguments):
+    if function(name)(*arguments):
         raise MemoryError(f"no memory for the buffers of the kernel {name}; load smaller models, or fewer")
 
 
+def stay_alone() -> None:
+    """Let kernels that this thread calls run in it alone, without other threads of OpenMP; torch's operators too."""
+    if (found := library()) is not None:
+        found.omp_set_num_threads(1)
+
+
 @cache
-def _function(name: str) -> Callable[..., int | None]:
-    """Return a function of the library."""
+def function(name: str) -> Callable[..., int | None]:
+    """Return a function of the library, which must be there."""
     found: Callable[..., int | None] = getattr(library(), f"ollampi_{name}")
     return found
 

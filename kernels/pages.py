@@ -9,7 +9,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-_PAGE = 2 << 20  # a huge one, on x86-64
+PAGE = 4096
+_HUGE = 2 << 20  # on x86-64
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -19,10 +20,17 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """
     count = math.prod(shape)
     size = count * dtype.itemsize
-    if size < _PAGE:
+    if size < _HUGE:
         return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % _PAGE
+    memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % _HUGE
     with suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE, start, size - size % _PAGE)  # of the rest, only what is needed
+        memory.madvise(mmap.MADV_HUGEPAGE, start, size - size % _HUGE)  # of the rest, only what is needed
     return torch.frombuffer(memory, dtype=dtype, count=count, offset=start).view(shape)
+
+
+def aligned(size: int) -> Tensor:
+    """Return bytes [size] that begin with a page, as a device wants them to read into."""
+    memory = empty((size + PAGE,), torch.uint8)
+    start = -memory.data_ptr() % PAGE
+    return memory[start : start + size]

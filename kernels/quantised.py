@@ -9,7 +9,7 @@ rounding depends on the number of ranks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,7 @@ def check_finite(rows: Tensor) -> None:
 
 def take_rows(matrix: Quantised, rows: Tensor) -> Tensor:
     """Return some rows [R] of the matrix as fp32 [R, width]."""
-    if native.library() is None:
+    if native.library() is None or not matrix.weights.is_cpu:
         return take_rows_torch(matrix, rows)
     rows = rows.contiguous()
     out = torch.empty(rows.shape[0], matrix.width)
@@ -172,6 +172,11 @@ def take_rows_torch(matrix: Quantised, rows: Tensor) -> Tensor:
         .mul(scales.float().transpose(1, 2)[..., None])
         .flatten(1)[:, : matrix.width]
     )
+
+
+def moved(matrix: Quantised, device: torch.device) -> Quantised:
+    """Return the matrix on a device."""
+    return replace(matrix, weights=matrix.weights.to(device), scales=matrix.scales.to(device))
 
 
 def stored_bytes(num_rows: int, width: int, bits: int) -> int:

@@ -14,41 +14,56 @@ from pathlib import Path
 
 import torch
 
+from ollampi.api.access import read_keys
 from ollampi.api.errors import ApiError
 from ollampi.api.model import read_model
-from ollampi.api.store import Store
+from ollampi.api.registry.hosts import Hosts
+from ollampi.api.store.catalog import Store
+from ollampi.api.store.local import LocalStore
 from ollampi.api.text_tokenizer import Tokenizers
+from ollampi.kernels.choice import NATIVE
 from ollampi.launcher.config import CONF
-from ollampi.launcher.home import home
+from ollampi.launcher.home import home, store_root
+from ollampi.launcher.lost import Lost
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
+from ollampi.mpiruntime.devices import CPU, CudaGpus, place
 from ollampi.mpiruntime.errors import ConfigError, ModelError
-from ollampi.mpiruntime.exchange import choose_exchange
+from ollampi.mpiruntime.exchange import Exchange, choose_exchange
+from ollampi.mpiruntime.exchange_settings import ExchangeSettings
+from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
 from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
+from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.trace import Trace, check_path
-from ollampi.mpiruntime.world import apart, crowded, survey
+from ollampi.mpiruntime.watchdog import Place, Watchdog
+from ollampi.mpiruntime.watched import Watched
+from ollampi.mpiruntime.world import RankFacts, apart, crowded, survey
 
 
-def communicator() -> Mpi | Single:
-    """Return the communicator of this process's world: MPI's under a launcher, else a world of one."""
+def communicator(interface: str | None = None) -> Mpi | Single:
+    """Return the communicator of this process's world: MPI's under a launcher, else a world of one.
+
+    interface: the network that MPI shall use between hosts.
+    """
     size = launched_size(os.environ)
     if size is None:
         return Single()
-    prepare(os.environ)
+    prepare(os.environ, interface)
     return start(size)
 
 
-def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
+def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tuple[Runner, str]:
     """Return the runner of this rank with its share of the cores, and how the ranks exchange tensors; collective.
 
-    Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted, or the exchange cannot be had.
+    lost: what is called where a rank is missing; by default it only ends the job. Raise ConfigError on all ranks where
+    rank 0 cannot write the trace that is wanted, or the exchange cannot be had.
     """
     path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
     agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
@@ -56,10 +71,39 @@ def runner(comm: Communicator, config: Config) -> tuple[Runner, str]:
     keep_buffers()
     threads = config.threads or facts[comm.rank].threads
     torch.set_num_threads(threads)
-    exchange = choose_exchange(comm, facts, config.exchange, crowded(facts, comm.rank, threads))
+    facts = place(comm, facts, config.device, CudaGpus())
+    settings = replace(config.exchange, communication_strategy="none") if config.deterministic else config.exchange
+    exchange = _exchange(comm, facts, settings, crowded(facts, comm.rank, threads))
     own = home(os.environ)
-    choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi")
-    return Runner(exchange.comm, facts, None if path is None else Trace(path), choice), exchange.told
+    on_cpu = facts[comm.rank].device == CPU
+    choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
+    traced = None if path is None else Trace(path)
+    where = watch(comm, [fact.host for fact in facts], settings.timeout_s, lost or Lost(comm))
+    exact, sums = Watched(exchange.comm, where), Watched(exchange.sums, where)
+    made = Runner(exact, facts, traced, choice, sums, settings.overlap)
+    made.place = placement(facts[comm.rank], can_record(exchange), where)
+    return made, exchange.told
+
+
+def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSettings, crowded: bool) -> Exchange:
+    """Return how the ranks exchange tensors; collective. Raise ConfigError on all ranks where it cannot be had."""
+    if facts[comm.rank].device == CPU and settings.link != "nccl":
+        return choose_exchange(comm, facts, settings, crowded)
+    inner = replace(settings, link="auto") if settings.link == "nccl" else settings
+    return choose_gpu_exchange(comm, facts, settings, lambda: choose_exchange(comm, facts, inner, crowded))
+
+
+def watch(comm: Communicator, hosts: list[str], limit_s: float, lost: Lost) -> Place:
+    """Return where this rank shall say what it waits for; a watchdog calls `lost` where a rank is missing. Collective.
+
+    Nobody watches where MPI serves no threads, or the rank is alone.
+    """
+    if not isinstance(comm, Mpi) or comm.size == 1 or (post := comm.post()) is None:
+        return Place()
+    dog = Watchdog(post, hosts, limit_s, lost)
+    dog.start()
+    comm.on_finish(dog.stop)
+    return dog.place
 
 
 def model_folders(config: Config) -> list[Path]:
@@ -70,7 +114,8 @@ def model_folders(config: Config) -> list[Path]:
 
 def find_model(config: Config, given: str) -> ModelRef:
     """Return a model by name or path; raise ModelError or ConfigError where there is none or its tokenizer is none."""
-    store = Store(model_folders(config))
+    root = store_root(config.store, os.environ)
+    store = Store(model_folders(config), None if root is None else LocalStore(root))
     own = model_path(given)
     try:
         model = store.find(given) if own is None else read_model(served_name(own), own)
@@ -81,9 +126,13 @@ def find_model(config: Config, given: str) -> ModelRef:
 
 
 def find_adapted(config: Config) -> ModelRef:
-    """Return the model that the server is started for, with its adapters; raise ModelError or ConfigError."""
+    """Return the model that the server is started for, with its own adapters and those of the configuration.
+
+    Raise ModelError or ConfigError.
+    """
     folders = tuple(os.path.abspath(os.path.expanduser(folder)) for folder in config.adapter)
-    return replace(find_model(config, config.model), adapters=folders)
+    ref = find_model(config, config.model)
+    return replace(ref, adapters=(*ref.adapters, *folders))
 
 
 def listen(config: Config) -> socket.socket:
@@ -112,15 +161,30 @@ def inbox() -> SocketInbox:
 
 
 def front(config: Config, listener: socket.socket, engine_address: str) -> subprocess.Popen[bytes]:
-    """Start the HTTP process on the listening socket, in a session of its own; it dies with this process."""
+    """Start the HTTP process on the listening socket, in a session of its own; it dies with this process.
+
+    Raise ConfigError where the file of keys cannot be used, and for a registry that is no host.
+    """
+    try:
+        Hosts(config.server.registries)
+    except ApiError as e:
+        raise ConfigError(f"server.registries: {e}") from e
     host = listener.getsockname()[0]
+    keys = None if config.server.keys is None else os.path.abspath(os.path.expanduser(config.server.keys))
+    if keys is not None:
+        read_keys(Path(keys))  # which the HTTP process does again: nobody shall see them in its arguments
     settings = {
         "listen_fd": listener.fileno(),
         "engine": engine_address,
         "parent": os.getpid(),
         "models": [str(folder) for folder in model_folders(config)],
+        "store": None if (root := store_root(config.store, os.environ)) is None else str(root),
         "threads": config.server.threads,
         "origins": list(config.server.origins),
+        "hosts": [name.lower() for name in config.server.hosts],
+        "keys": keys,
+        "registries": list(config.server.registries),
+        "transfer_streams": config.server.transfer_streams,
         "max_body_bytes": config.server.max_body_bytes,
         "context_length": config.engine.context_length,
         "loopback": host.startswith("127.") or host == "::1",

@@ -20,17 +20,38 @@ def url(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
+def exposure(listener: socket.socket, has_keys: bool) -> str:
+    """Return a warning where other machines can reach the server, empty where they cannot."""
+    host = listener.getsockname()[0]
+    if host.startswith("127.") or host == "::1":
+        return ""
+    where = "on all interfaces" if host in ("0.0.0.0", "::") else f"at {host}"
+    return f"it listens {where}" + (
+        "" if has_keys else ", and asks nobody for a key: server.keys=FILE (docs/security.md)"
+    )
+
+
 def banner(
-    hosted: HostedModel, facts: list[RankFacts], library: str, exchange: str, choice: Choice, address: str
+    hosted: HostedModel,
+    facts: list[RankFacts],
+    library: str,
+    exchange: str,
+    choice: Choice,
+    address: str,
+    warning: str = "",
 ) -> str:
     """Return one table with a line per rank, the URL and a curl line to paste.
 
-    library: whose MPI it is; exchange: how the ranks exchange tensors, empty where there is one; choice: the kernels.
+    library: whose MPI it is; exchange: how the ranks exchange tensors, empty where there is one; choice: the kernels;
+    warning: what `exposure` says.
     """
-    rows = [["rank", "host", "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
+    on_gpus = any(fact.gpu for fact in facts)
+    devices = ["device"] if on_gpus else []
+    rows = [["rank", "host", *devices, "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
     for fact, report in zip(facts, hosted.reports, strict=True):
         held = [human(n) for n in (report.weight_bytes, report.cache_bytes, report.read_bytes)]
-        places = [_ranges(fact.cores), str(fact.threads), _span(report.heads), _span(report.kv_heads)]
+        places = [f"{fact.device} ({fact.gpu})"] if on_gpus else []
+        places += [_ranges(fact.cores), str(fact.threads), _span(report.heads), _span(report.kv_heads)]
         rows.append([str(fact.rank), fact.host, *places, *held])
     limit = " (the model's limit)" if hosted.context == hosted.config.max_context else ""
     cache = f"cache of {hosted.cache_tokens} tokens in {hosted.cache_dtype}"
@@ -40,8 +61,11 @@ def banner(
     lines = [head, "", *_aligned(rows)]
     if exchange:
         lines.append(f"tensors are exchanged through {exchange}")
-    if not hosted.settings.deterministic:
+    if hosted.synchronization:
+        lines.append(hosted.synchronization)
+    if not hosted.settings.deterministic and not on_gpus:
         lines += [f"weights in {name} are multiplied by {choice.told(name)}" for name in formats]
+    lines += _streamed(hosted)
     if hosted.draft is not None:
         held = [human(report.weight_bytes + report.cache_bytes) for report in hosted.draft.reports]
         lines.append(f"{hosted.draft.name} drafts for it; weights and cache per rank: {', '.join(held)}")
@@ -53,7 +77,15 @@ def banner(
     name = hosted.ref.name.removesuffix(":latest")
     route, body = _first_request(hosted)
     curl = f"  curl {address}/api/{route} -d '{json.dumps({'model': name, **body})}'"
-    return "\n".join([*lines, "", f"serving at {address}", curl, ""])
+    return "\n".join([*lines, "", f"serving at {address}", *([warning] if warning else []), curl, ""])
+
+
+def _streamed(hosted: HostedModel) -> list[str]:
+    """Return a line where layers are read in every step."""
+    if not hosted.num_streamed:
+        return []
+    most, count = max(report.step_bytes for report in hosted.reports), hosted.config.num_layers
+    return [f"{hosted.num_streamed} of {count} layers are streamed: a rank reads {human(most)} in every step"]
 
 
 def _first_request(hosted: HostedModel) -> tuple[str, dict[str, object]]:

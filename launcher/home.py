@@ -1,4 +1,4 @@
-"""Find the user's home, also where HOME is not set."""
+"""Find the user's home, also where HOME is not set, and the model store in it."""
 
 import os
 import pwd
@@ -12,3 +12,14 @@ def home(environ: Mapping[str, str]) -> Path | None:
         return Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
         return None
+
+
+def store_root(given: str | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the root of the model store, which need not be there: a given path, else ~/.ollama/models as for Ollama.
+
+    None for a user without a home.
+    """
+    if given is not None:
+        return Path(os.path.abspath(os.path.expanduser(given)))
+    own = home(environ)
+    return None if own is None else own / ".ollama" / "models"

@@ -25,18 +25,20 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """A number from low to high, or null where that is allowed."""
+    """A number from low to high, or null where that is allowed; `note` helps to choose."""
 
     kind: type[int] | type[float]
     low: float
     high: float
     or_null: bool = False
+    note: str = ""
 
     @property
     def takes(self) -> str:
         """Return it in words."""
         kind = "a whole number" if self.kind is int else "a number"
-        return f"{kind} from {self.low} to {self.high}{' or null' if self.or_null else ''}"
+        null, note = " or null" if self.or_null else "", f" ({self.note})" if self.note else ""
+        return f"{kind} from {self.low} to {self.high}{null}{note}"
 
     def parse(self, text: str) -> Value:
         """Return the number; raise ValueError."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ollampi.api.names import Name, path_name
-from ollampi.api.store import is_model
+from ollampi.api.store.catalog import is_model
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 
 _A_MODEL = (

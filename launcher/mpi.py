@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ollampi.launcher.home import home
 from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.interface import interface_variables
 
 Run = Callable[[Sequence[str]], str]  # runs a command and returns all it prints; OSError or SubprocessError if it fails
 
@@ -102,8 +103,18 @@ def command(mpi: Mpi, ranks: int, program: Sequence[str], hostfile: str | None =
     return [*line, "-n", str(ranks), *program]
 
 
-def environment(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | None = None) -> dict[str, str]:
-    """Return the variables to add to base; what the user set there stays as it is."""
+def environment(
+    mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | None = None, interface: str | None = None
+) -> dict[str, str]:
+    """Return the variables to add to base; what the user set there stays as it is.
+
+    interface: the network that MPI shall use between hosts, None for its own choice.
+    """
+    return _of_vendor(mpi, root, base, hostfile) | (interface_variables(interface, base) if interface else {})
+
+
+def _of_vendor(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | None) -> dict[str, str]:
+    """Return the variables that this MPI needs anyway."""
     if mpi.mpich_library:
         folders = [str(link_folder(base)), *filter(None, base.get("LD_LIBRARY_PATH", "").split(":"))]
         return {"LD_LIBRARY_PATH": ":".join(dict.fromkeys(folders)), "MPI4PY_MPIABI": "mpich"}

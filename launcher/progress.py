@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from ollampi.launcher.rate import Rate
 from ollampi.launcher.supervise import TERMINAL
 from ollampi.mpiruntime.memory import human
 
 _EVERY_S = {True: 0.2, False: 10.0}  # between two lines, by whether they move
 _BAR, _COLUMNS = 8, 79
 _SHORTEST_NAME = 8
-_RATE_S = 5.0  # over which a rate is taken
 _ABOVE = "\x1b[A\x1b[2K"  # goes up a line and clears it: mpirun passes on whole lines only, so each ends with one
 
 
@@ -34,17 +32,15 @@ class Progress:
         self._write, self._clock = write, clock
         self._name, self._passed = "", 0
         self._due, self._drawn = 0.0, False
-        self._marks = deque[tuple[float, int]]()  # when so many bytes had passed
+        self._rate = Rate(clock)
 
     def __call__(self, name: str, passed: int, total: int) -> None:
         """Note that so many bytes of a model are done."""
         now = self._clock()
         if name != self._name or passed < self._passed:
             self._name, self._passed, self._drawn, self._due = name, 0, False, now + _EVERY_S[self.moving]
-            self._marks.clear()
-        self._marks.append((now, passed))
-        while len(self._marks) > 2 and self._marks[1][0] <= now - _RATE_S:
-            self._marks.popleft()
+            self._rate = Rate(self._clock)
+        self._rate.note(passed)
         over = passed >= total and passed > self._passed and self._drawn and self.moving
         self._passed = passed
         if now >= self._due or over:
@@ -62,16 +58,6 @@ class Progress:
 
     def _speed(self, left: int) -> str:
         """Return the rate of the last seconds, and what time the bytes that are left take at it."""
-        (began, before), (now, passed) = self._marks[0], self._marks[-1]
-        if now <= began or passed <= before:
+        if not self._rate.per_s:
             return ""
-        rate = (passed - before) / (now - began)
-        return f", {human(int(rate))}/s" + (f", {_duration(left / rate)} left" if left else "")
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in its largest unit, rounded up."""
-    for size, unit in ((1, "s"), (60, "min")):
-        if seconds <= 90 * size:
-            return f"{math.ceil(seconds / size)} {unit}"
-    return f"{math.ceil(seconds / 3600)} h"
+        return f", {human(int(self._rate.per_s))}/s" + (f", {self._rate.left(left)} left" if left else "")

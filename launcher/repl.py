@@ -1,10 +1,12 @@
 """Hold a conversation with a model on the terminal."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollampi.launcher.client import Client, Json
+from ollampi.launcher.parameters import parse_parameter
 from ollampi.launcher.screen import Screen, show_answer
 from ollampi.launcher.words import show_text, timings
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
@@ -14,6 +16,8 @@ SET_HELP = """\
   /set system TEXT            set the system message
   /set think|nothink          let the model reason first, or not
   /set verbose|quiet          print timings after each answer, or not
+  /set format json|noformat   have every answer in JSON, or not
+  /set wordwrap|nowordwrap    break lines between words, or not
   /set history|nohistory      keep what you type in ~/.ollama/history, or not
 """
 SHOW_HELP = """\
@@ -24,6 +28,7 @@ HELP = f"""\
 Available commands:
 {SET_HELP}{SHOW_HELP}\
   /load MODEL                 go on with another model, from an empty session
+  /save MODEL                 keep model, settings and messages as a model
   /clear                      forget the conversation so far
   /bye, /exit                 leave (so does Ctrl-D)
   /?, /help                   this text
@@ -32,11 +37,6 @@ Begin and end a message of several lines with three quotes: \"\"\"
 Ctrl-C stops an answer.
 """
 
-_INTS = "num_ctx num_batch num_gpu main_gpu num_thread num_keep seed num_predict top_k repeat_last_n"
-_FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
-_PARAMETERS: dict[str, type[int] | type[float]] = dict.fromkeys(_INTS.split(), int) | dict.fromkeys(
-    _FLOATS.split(), float
-)
 _QUOTES = '"""'
 
 
@@ -48,20 +48,6 @@ class Lines(Protocol):
 
     def remember(self, wanted: bool) -> None:
         """Keep the lines that follow in the history, or not."""
-
-
-def parse_parameter(name: str, values: list[str]) -> int | float | list[str]:
-    """Return the value of a model parameter in the type that the server expects."""
-    if name == "stop" and values:
-        return values
-    if name not in _PARAMETERS:
-        raise ConfigError(f"unknown parameter {name!r}: use one of {', '.join(sorted([*_PARAMETERS, 'stop']))}")
-    try:
-        (value,) = values
-        return _PARAMETERS[name](value)
-    except ValueError as error:
-        kind = "a whole number" if _PARAMETERS[name] is int else "a number"
-        raise ConfigError(f"parameter {name} takes {kind}, not {' '.join(values)!r}") from error
 
 
 @dataclass
@@ -162,6 +148,8 @@ class Repl:
             case ["/load", model]:
                 self._load(model)
                 self._write(f"Loaded {model}.\n")
+            case ["/save", name]:
+                self._save(name)
             case ["/show", "info" | "system" | "parameters" | "template" | "modelfile" | "license" as part]:
                 self._show(part)
             case ["/set", "system", _, *_]:
@@ -175,6 +163,13 @@ class Repl:
             case _:
                 raise ConfigError(f"unknown command {line!r}: type /? for help")
 
+    def _save(self, name: str) -> None:
+        settings = self.settings
+        fields = {"system": settings.system, "parameters": settings.options, "messages": self.messages}
+        chosen = {field: value for field, value in fields.items() if value}
+        self._client.post("/api/create", {"model": name, "from": settings.model, **chosen})
+        self._write(f"Created new model '{name}'\n")
+
     def _switch(self, words: list[str]) -> None:
         match words:
             case ["verbose" | "quiet" as word]:
@@ -183,6 +178,10 @@ class Repl:
                 self._lines.remember(word == "history")
             case ["think" | "nothink" as word]:
                 self.settings.think = word == "think"
+            case ["format", "json"] | ["noformat"]:
+                self.settings.format = "json" if words[0] == "format" else None
+            case ["wordwrap" | "nowordwrap" as word]:
+                self.settings.width = shutil.get_terminal_size().columns if word == "wordwrap" else 0
             case ["think", level]:
                 self.settings.think = level
             case _:

@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 from ollampi.launcher import assemble
-from ollampi.launcher.banner import banner, url
+from ollampi.launcher.banner import banner, exposure, url
 from ollampi.launcher.config import compose_config
+from ollampi.launcher.lost import Lost
 from ollampi.launcher.process import on_signals, print_failure
 from ollampi.launcher.progress import Progress, on_terminal
 from ollampi.launcher.schema import Config
@@ -23,6 +26,7 @@ from ollampi.mpiruntime.engine import DRAIN, END, Engine
 from ollampi.mpiruntime.errors import OllampiError, WorldError
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import SocketInbox
+from ollampi.mpiruntime.interface import check_interface
 from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.runner import Runner
@@ -61,12 +65,13 @@ def main() -> None:
     """Serve until the job is told to end; the exit status is 1 where it could not start."""
     if launched_size(os.environ) is not None:
         die_with(os.getppid())
+    composed = compose(sys.argv[1:])
     try:
-        comm = assemble.communicator()
+        comm = assemble.communicator(composed.interface)
     except WorldError as e:
         sys.exit(f"ollampi: {e}")
     try:
-        status = run_rank(comm, sys.argv[1:])
+        status = run_rank(comm, composed.config)
         _leave(comm)
     except BaseException:
         print_failure(comm.rank)
@@ -75,21 +80,55 @@ def main() -> None:
     sys.exit(0 if comm.rank else status)  # where several ranks end with 1 at a time, prterun may report 213 instead
 
 
-def run_rank(comm: Communicator, overrides: list[str]) -> int:
+@dataclass(frozen=True)
+class Composed:
+    """The configuration, composed before MPI starts, since MPI reads the interface then.
+
+    config: returns it, or raises OllampiError, once all ranks can agree on that.
+    """
+
+    interface: str | None
+    config: Callable[[], Config]
+
+
+def compose(overrides: list[str]) -> Composed:
+    """Return the configuration of this rank, or what raises why there is none. Before MPI starts."""
+    try:
+        config = compose_config(overrides, os.environ)
+    except OllampiError as e:
+        return Composed(None, partial(_refuse, e))
+    return Composed(config.exchange.interface, lambda: _checked(config))
+
+
+def _refuse(error: OllampiError) -> NoReturn:
+    raise error
+
+
+def _checked(config: Config) -> Config:
+    """Return the configuration; raise ConfigError where this host does not have what it names."""
+    if config.exchange.interface is not None:
+        check_interface(config.exchange.interface)
+    return config
+
+
+def run_rank(comm: Communicator, composed: Callable[[], Config]) -> int:
     """Return the exit status of a rank that served or, with 1, was refused; collective.
 
+    composed: returns the configuration or raises OllampiError.
     What a user can mend is agreed on by all ranks and printed once. Anything else is raised.
     """
     on_signals({number: partial(comm.notify, note) for number, note in _SIGNALS.items()})
     try:
-        config = agree(comm, lambda: compose_config(overrides, os.environ))
-        runner, exchange = assemble.runner(comm, config)
+        config = agree(comm, composed)
+        lost = Lost(comm)
+        runner, exchange = assemble.runner(comm, config, lost)
         doors = agree(comm, lambda: _open(config) if comm.rank == 0 else None)
         if config.pin:  # this thread and those that it makes from now on, to compute; not what rank 0 has opened
             os.sched_setaffinity(0, runner.facts[comm.rank].cores)
         if doors is None:
             runner.follow()
         else:
+            lost.farewell = doors.inbox.abandon
             library = comm.library if isinstance(comm, Mpi) else "no MPI"
             _coordinate(config, runner, doors, library, exchange)
     except OllampiError as e:
@@ -108,14 +147,16 @@ def _open(config: Config) -> _Doors:
 
 def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
-    models = Models(runner, config.engine)
+    models = Models(runner, config.engine, config.exchange.synchronization_points)
     progress = Progress(_write, on_terminal(sys.stderr, os.environ))
     runner.announce, runner.progress = _announce, progress
     try:
         draft = assemble.find_model(config, config.draft) if config.draft else None
         hosted = models.pin(assemble.find_adapted(config), draft)
         hosted.keep(None)
-        print(banner(hosted, runner.facts, library, exchange, runner.choice, url(doors.listener)), flush=True)
+        warning = exposure(doors.listener, config.server.keys is not None)
+        address = url(doors.listener)
+        print(banner(hosted, runner.facts, library, exchange, runner.choice, address, warning), flush=True)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()

@@ -22,10 +22,33 @@ _QUANTIZE = Choice(
     "q8 takes 8.5 bits for each weight and loses next to nothing, q4 4.5 bits and loses a little; none takes plain"
     " numbers, auto what the checkpoint has",
 )
-_CACHE = Text("the path of a folder that keeps quantised weights, or null", or_null=True)
-_EXCHANGE = Choice(
-    ("auto", "shared", "mpi"),
-    "shared adds up through memory that the ranks of one host share; auto takes what is faster at the start",
+_CACHE = Text("the path of a folder that keeps quantised weights and those that are streamed, or null", or_null=True)
+_DEVICE = Choice(
+    ("auto", "cpu", "cuda"),
+    "cuda computes on GPUs, one for each rank where there are enough; auto does where ranks see some",
+)
+_PREFETCH = Number(int, 0, 64)
+_STREAM = Choice(
+    ("auto", "never", "always"),
+    "whether layers are read again in every step from a file in the folder of cache; auto: those for which there is no"
+    " memory",
+)
+_LINK = Choice(
+    ("auto", "shared", "mpi", "nccl"),
+    "shared adds up through memory that the ranks of one host share, mpi through MPI, nccl between GPUs; auto takes"
+    " what is faster at the start",
+)
+_STRATEGY = Choice(
+    ("auto", "none", "compressed"),
+    "compressed sends sums in fewer bits, none never does; auto does where a measurement says that it pays",
+)
+_POINTS = Choice(
+    ("all", "attention_only"),
+    "all adds up behind attention and behind the MLP, attention_only once in a layer, approximate for most models",
+)
+_OVERLAP = Choice(
+    ("auto", "always", "never"),
+    "always computes long steps in halves, one of which is exchanged meanwhile; auto the faster way between hosts",
 )
 _EXPERTS = Choice(("cut", "spread"), "of a mixture: a part of each expert on every rank, or some experts whole on each")
 _LOAD = Choice(
@@ -35,24 +58,39 @@ _LOAD = Choice(
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
+    "store": Text("the path of the folder that holds manifests and blobs, or null", or_null=True),
     "draft": Text("the name of a model or the path of its folder, or null", or_null=True),
     "adapter": Texts("the path of a folder, or several in brackets: [/a,/b]"),
+    "device": _DEVICE,
     "dtype": _DTYPE,
     "quantize": _QUANTIZE,
     "cache": _CACHE,
+    "stream": _STREAM,
     "load": _LOAD,
     "experts": _EXPERTS,
     "deterministic": Flag(),
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
     "pin": Flag(),
-    "exchange": _EXCHANGE,
+    "exchange.link": _LINK,
+    "exchange.interface": Text("the name of a network interface, or null", or_null=True),
+    "exchange.communication_strategy": _STRATEGY,
+    "exchange.compression_level": Number(int, 0, 4, note="0 fp32, 1 bf16, 2 int8, 3 fp8, 4 int4"),
+    "exchange.synchronization_points": _POINTS,
+    "exchange.prefetch_factor": _PREFETCH,
+    "exchange.overlap": _OVERLAP,
+    "exchange.timeout_s": Number(float, 0.1, 86400),
+    "exchange.table": Text("the path of a file, or null", or_null=True),
     "trace": Text("the path of a file to write, or null", or_null=True),
     "server.host": Text("an address of this host"),
     "server.port": Number(int, 0, 65535),
     "server.threads": Number(int, 1, 4096),
     "server.origins": Texts("an origin, or several in brackets: [http://a,http://b]"),
+    "server.hosts": Texts("a name of this host, or several in brackets: [a.example,b.example]; * is any name"),
+    "server.keys": Text("the path of a file with a line ROLE KEY for each key, or null", or_null=True),
     "server.max_body_bytes": Number(int, 1024, 2**31),
+    "server.registries": Texts("a host, perhaps with a port or http:// before it, or several: [a:5000,http://b:11434]"),
+    "server.transfer_streams": Number(int, 1, 64),
     "engine.dtype": _DTYPE,
     "engine.context_length": Number(int, 4, 2**24),
     "engine.cache_tokens": Number(int, 16, 2**28, or_null=True),
@@ -72,15 +110,19 @@ SETTINGS: dict[str, Kind] = {
     "engine.shard_cache": _CACHE,
     "engine.experts": _EXPERTS,
     "engine.load": _LOAD,
+    "engine.stream": _STREAM,
+    "engine.prefetch_factor": _PREFETCH,
 }
 _ENVIRONMENT = {
+    "OLLAMA_MODELS": "store",
     "OLLAMA_CONTEXT_LENGTH": "engine.context_length",
     "OLLAMA_MAX_QUEUE": "engine.max_queue",
     "OLLAMA_MAX_LOADED_MODELS": "engine.max_loaded_models",
     "OLLAMA_KV_CACHE_TYPE": "engine.cache_dtype",
+    "OLLAMA_MAX_TRANSFER_STREAMS": "server.transfer_streams",
 }
 _CACHE_TYPES = {"f16": "auto", "q8_0": "int8"}
-_ZERO_IS_DEFAULT = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_MAX_LOADED_MODELS")
+_ZERO_IS_DEFAULT = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_MAX_TRANSFER_STREAMS")
 
 
 def chosen(overrides: Sequence[str], environ: Mapping[str, str]) -> dict[str, Value]:
@@ -155,7 +197,19 @@ def _unknown(path: str) -> str:
     where = path.rpartition(".")[0]
     while where and not _names(where) and where not in SETTINGS:
         where = where.rpartition(".")[0]
-    return f"unknown setting {path!r}; {where or 'the configuration'} has: {', '.join(_names(where)) or 'no parts'}"
+    meant = " or ".join(_alike(path))
+    asked = f"did you mean {meant}? " if meant else ""
+    has = f"{where or 'the configuration'} has: {', '.join(_names(where)) or 'no parts'}"
+    return f"unknown setting {path!r}; {asked}{has}"
+
+
+def _alike(path: str) -> list[str]:
+    """Return the settings in groups that have the name of a path without one."""
+    found: dict[Kind, str] = {}
+    for known, kind in SETTINGS.items():
+        if known.rpartition(".")[2] == path:
+            found.setdefault(kind, known)  # a setting that the engine takes over is here twice
+    return list(found.values())
 
 
 def _names(where: str) -> list[str]:

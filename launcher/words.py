@@ -1,6 +1,7 @@
 """Put a server's answers into the words and tables that Ollama's commands print."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,18 @@ _SPANS = (
     (60 * 86400, 7 * 86400, "week"),
     (730 * 86400, 30 * 86400, "month"),
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FOREVER_S = 20 * 365 * 86400
+
+
+def one_line(text: str) -> str:
+    """Return a server's text in one line, without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Return a server's text without control characters other than line ends and tabs: they steer a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def human_size(size_bytes: int) -> str:

@@ -30,11 +30,14 @@ class Arithmetic(Protocol):
     def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
         """Return x [T, in] @ weight [out, in].T + bias [out] as [T, out]."""
 
-    def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
-        """Return x @ weight.T as [T, out] in fp32, the same on every rank; collective.
+    def linear_part(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
+        """Return this rank's part [T, out] of x @ weight.T, which is to be summed over ranks; collective.
 
         x [T, in], weight [out, in]: this rank's part of an input of `width`.
         """
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return in fp32 what `linear_part` is a part of, of the sum [T, out] over ranks, which it may change."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
@@ -82,9 +85,13 @@ class Plain:
         """Return x @ weight.T + bias as [T, out] in the dtype of the weight."""
         return linear.linear(x, weight, bias, self._choice)
 
-    def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
-        """Return the sum [T, out] of all ranks' products; collective."""
-        return comm.all_reduce(linear.linear(x, weight, None, self._choice))
+    def linear_part(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
+        """Return this rank's product [T, out] in the dtype of the weight; the others are not asked."""
+        return linear.linear(x, weight, None, self._choice)
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return the sum [T, out] as it is."""
+        return total
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
@@ -137,8 +144,8 @@ class Exact:
         assert isinstance(weight, Tensor)
         return exact.linear(x, weight, bias)
 
-    def linear_sum(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
-        """Return the exact sum [T, out] of all ranks' products, rounded once; collective.
+    def linear_part(self, x: Tensor, weight: Matrix, width: int, comm: Communicator) -> Tensor:
+        """Return this rank's product [T, out] in fp64, of which the sum over ranks is exact; collective.
 
         The ranks agree on the largest input of each token first, which their common grid depends on.
         """
@@ -146,7 +153,11 @@ class Exact:
         told = comm.collect(grid.largest(x).numpy().tobytes())
         tops = np.stack([np.frombuffer(message) for message in told])
         size = grid.power_of_two(torch.from_numpy(tops.max(axis=0)))[:, None]
-        return exact.rounded(comm.all_reduce(exact.linear_sums(x, size, weight, width)))
+        return exact.linear_sums(x, size, weight, width)
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return the exact sum [T, out], rounded once."""
+        return exact.rounded(total)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normalised x [T, D] in fp32."""
@@ -191,7 +202,7 @@ def arithmetic(
         return Plain(choice)
     if device.type != "cpu":
         raise ModelError(
-            f"deterministic=true holds on CPUs only and this rank computes on {device.type}; use deterministic=false"
+            f"deterministic=true holds on CPUs only and this rank computes on {device.type}; use device=cpu"
         )
     if quantize != "none":
         raise ModelError(f"deterministic=true cannot compute with quantize={quantize}; use quantize=none")

@@ -33,8 +33,12 @@ class Attention:
         self.output = RowParallel(weights / config.names.attention_output, shape, of_rank, config.output_bias, comm)
 
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
-        """Return the layer's mix for x [T, D] as [T, D] in fp32; collective. Stores new keys and values."""
+        """Return this rank's part of the mix for x [T, D] as [T, D]; collective. Stores new keys and values."""
         return self.output(mixing(self.layer, self.arithmetic.linear(x, self.qkv, self.bias), self.norms))
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return the layer's mix [T, D] in fp32 of the sum of all parts, which it may change."""
+        return self.output.summed(total)
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ollampi.kernels.paged_attention import Pieces
+from ollampi.mpiruntime.halves import halves
 from ollampi.mpiruntime.step import Chunk, Step
 
 _GROUP_BYTES = 1 << 20  # of keys that are copied together: what stays in a core's cache until it is used
@@ -56,7 +57,8 @@ class Batch:
 
     tokens [T], positions [T], slots [T] (where keys and values of each token go), logit_rows [B'] (the rows whose
     logits the sampler wants), all int64; pieces: what attends natively, None where torch
-    does it, as spans; pools: the runs of rows whose hidden states are added up.
+    does it, as spans; pools: the runs of rows whose hidden states are added up. Of several batches of a step the first
+    has the rows and pools of all, counted through.
     """
 
     tokens: Tensor
@@ -66,6 +68,22 @@ class Batch:
     pieces: Pieces | None
     logit_rows: Tensor
     pools: list[slice]
+
+
+def make_batches(
+    step: Step,
+    block_size: int,
+    slot_bytes: int,
+    device: torch.device,
+    piece: int = 0,
+    both_ways: bool = False,
+) -> list[Batch]:
+    """Return the batch of a step, or those of its halves; arguments as for make_batch."""
+    if not step.halved:
+        return [make_batch(step, block_size, slot_bytes, device, piece, both_ways)]
+    parts = [make_batch(half, block_size, slot_bytes, device, piece, both_ways) for half in halves(step, both_ways)]
+    rows, pools = _wanted(step.chunks)
+    return [replace(parts[0], logit_rows=torch.tensor(rows, dtype=torch.int64, device=device), pools=pools), *parts[1:]]
 
 
 def make_batch(
@@ -79,17 +97,12 @@ def make_batch(
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
-    rows: list[int] = []
-    pools: list[slice] = []
     for chunk in step.chunks:
         length = _length(chunk)
         tokens += chunk.tokens
         positions += range(chunk.start, length)
         slots += [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, length)]
-        rows += range(len(tokens) - chunk.num_logits, len(tokens))
-        if chunk.num_pooled:
-            end = len(tokens) - chunk.num_behind
-            pools.append(slice(end - chunk.num_pooled, end))
+    rows, pools = _wanted(step.chunks)
     as_tensor = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, positions, slots, rows)]
     made = Batch(as_tensor[0], as_tensor[1], as_tensor[2], [], None, as_tensor[3], pools)
     if piece:
@@ -100,6 +113,20 @@ def make_batch(
         made.spans.append(_span(slice(begin, end), group, block_size, device, both_ways))
         begin = end
     return made
+
+
+def _wanted(chunks: list[Chunk]) -> tuple[list[int], list[slice]]:
+    """Return the rows whose logits are wanted, and the runs of rows that are pooled."""
+    rows: list[int] = []
+    pools: list[slice] = []
+    end = 0
+    for chunk in chunks:
+        end += len(chunk.tokens)
+        rows += range(end - chunk.num_logits, end)
+        if chunk.num_pooled:
+            last = end - chunk.num_behind
+            pools.append(slice(last - chunk.num_pooled, last))
+    return rows, pools
 
 
 def _pieces(chunks: list[Chunk], most: int, both_ways: bool) -> Pieces:

@@ -13,40 +13,76 @@ from ollampi.mpiruntime.memory import human
 class RankMemory:
     """What a load needs on one rank, and what there is, in bytes.
 
-    fixed_bytes: weights and buffers; block_bytes: one block of the cache; free_bytes: free on its host now;
-    promised_bytes: what caches of models that stay have not taken yet; freed_bytes: what models that leave give back;
-    files: what it sees of the model's files, as same_files.digests.
+    fixed_bytes: weights and buffers, with no layer streamed, with one, and so on, as far as that can be; block_bytes:
+    one block of the cache; free_bytes: free there now; promised_bytes: what caches of models that stay have not
+    taken yet; freed_bytes: what models that leave give back; files: what it sees of the model's files, as
+    same_files.digests; holder: whose memory it is, in words, equal for ranks that share it, "" for the host's.
     """
 
     host: str
-    fixed_bytes: int
+    fixed_bytes: list[int]
     block_bytes: int
     free_bytes: int
     promised_bytes: int
     freed_bytes: int
     files: dict[str, str] = field(default_factory=dict)
+    holder: str = ""
 
 
-def cache_blocks(ranks: Sequence[RankMemory], least: int, most: int, fraction: float, what: str) -> int:
-    """Return the number of blocks, equal on all ranks, that the host with the least memory allows.
+@dataclass(frozen=True)
+class Room:
+    """What a load gets on all ranks: blocks of the cache, and how many layers are streamed."""
 
-    From `least` to `most`; beyond `least`, at most `fraction` of what the weights leave over. Raise ModelError about
-    `what` where a host cannot have `least`.
+    num_blocks: int
+    num_streamed: int = 0
+
+
+def room(
+    ranks: Sequence[RankMemory],
+    least: int,
+    most: int,
+    fraction: float,
+    what: str,
+    remedy: str = "",
+    always: bool = False,
+) -> Room:
+    """Return what the host, or GPU, with the least memory allows: as few streamed layers as can be, then blocks.
+
+    Blocks from `least` to `most`; beyond `least`, at most `fraction` of what the weights leave over. always: stream all
+    layers that can be. Raise ModelError about `what` where a host cannot have `least`; remedy: one more to name.
     """
-    hosts = dict.fromkeys(rank.host for rank in ranks)
-    return max(least, min(most, *(_host_blocks(host, ranks, least, fraction, what) for host in hosts)))
+    holders = [[rank for rank in ranks if _holder(rank) == holder] for holder in dict.fromkeys(map(_holder, ranks))]
+    counts = range(min(len(rank.fixed_bytes) for rank in ranks))
+    for count in counts[-1:] if always else counts:
+        if all(_left(local, count) >= least * _block_bytes(local) for local in holders):
+            blocks = (int(_left(local, count) * fraction) // _block_bytes(local) for local in holders)
+            return Room(max(least, min(most, *blocks)), count)
+    count = counts[-1]
+    local = next(local for local in holders if _left(local, count) < least * _block_bytes(local))
+    needed = sum(r.fixed_bytes[count] for r in local) + least * _block_bytes(local)
+    raise ModelError(
+        f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} ranks)"
+        f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free;"
+        " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"
+        f" or a smaller engine.cache_tokens or engine.context_length{remedy}"
+    )
 
 
-def _host_blocks(host: str, ranks: Sequence[RankMemory], least: int, fraction: float, what: str) -> int:
-    """Return how many blocks the ranks of a host can have each; raise ModelError where `least` are too many."""
-    local = [rank for rank in ranks if rank.host == host]
-    free = min(r.free_bytes for r in local) + sum(r.freed_bytes - r.promised_bytes for r in local)
-    fixed, block = sum(r.fixed_bytes for r in local), sum(r.block_bytes for r in local)
-    needed = fixed + least * block
-    if needed > free:
-        raise ModelError(
-            f"{what} needs {human(needed)} on host {host} ({len(local)} ranks) but {human(max(0, free))} are free;"
-            " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"
-            " or a smaller engine.cache_tokens or engine.context_length"
-        )
-    return int((free - fixed) * fraction) // block
+def _holder(rank: RankMemory) -> str:
+    """Return whose memory a rank takes, in words."""
+    return rank.holder or f"host {rank.host}"
+
+
+def _free(local: Sequence[RankMemory]) -> int:
+    """Return the bytes that a load can have of the memory that some ranks share."""
+    return min(r.free_bytes for r in local) + sum(r.freed_bytes - r.promised_bytes for r in local)
+
+
+def _left(local: Sequence[RankMemory], num_streamed: int) -> int:
+    """Return the bytes that the weights leave over there, negative where they do not fit."""
+    return _free(local) - sum(r.fixed_bytes[num_streamed] for r in local)
+
+
+def _block_bytes(local: Sequence[RankMemory]) -> int:
+    """Return the bytes of one block of the cache on all ranks that share a memory."""
+    return sum(r.block_bytes for r in local)

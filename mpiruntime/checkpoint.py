@@ -15,6 +15,7 @@ from ollampi.kernels.groups import GROUP, ROWS
 from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
 from ollampi.mpiruntime.gguf_source import open_gguf
 from ollampi.mpiruntime.lora import merged
+from ollampi.mpiruntime.paired import unpaired
 from ollampi.mpiruntime.prequantised import prequantised_sources
 from ollampi.mpiruntime.reading import Files, Reading
 from ollampi.mpiruntime.source import DTYPES, Rows, Source, StoredPlain
@@ -157,10 +158,13 @@ def _cut(rows: Rows, columns: range) -> Rows:
     return Rows(values, rows.scales[:, columns.start // GROUP : -(-columns.stop // GROUP)])
 
 
-def open_checkpoint(folder: Path, adapters: Sequence[str] = ()) -> Checkpoint:
+def open_checkpoint(
+    folder: Path, adapters: Sequence[str] = (), paired: tuple[tuple[str, ...], int] | None = None
+) -> Checkpoint:
     """Return the checkpoint in `folder`, or in a GGUF file, with LoRA adapters merged in turn.
 
-    Raise CheckpointError where one is incomplete, damaged, quantised in a way that is not read, or for another model.
+    paired: what model_config.paired_heads returns. Raise CheckpointError where one is incomplete, damaged, quantised in
+    a way that is not read, or for another model.
     """
 
     files = Files()
@@ -178,4 +182,6 @@ def open_checkpoint(folder: Path, adapters: Sequence[str] = ()) -> Checkpoint:
         sources = {**found.sources, **{name: StoredPlain(entry) for name, entry in found.rest.items()}}
     for adapter in adapters:
         sources = merged(sources, Path(adapter))
+    if paired is not None:
+        sources = unpaired(sources, *paired)
     return Checkpoint(folder, sources, [Path(adapter) for adapter in adapters])

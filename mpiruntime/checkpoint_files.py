@@ -39,6 +39,13 @@ def checkpoint_entries(folder: Path) -> dict[str, TensorEntry]:
     return entries
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that `checkpoint_entries` reads; raise CheckpointError where there are none."""
+    index = folder / INDEX
+    indexed = _weight_map(index) if index.is_file() and not (folder / "model.safetensors").is_file() else {}
+    return _indexed_files(index, indexed) if indexed else _plain_files(folder)
+
+
 def _plain_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a folder without an index."""
     single = folder / "model.safetensors"

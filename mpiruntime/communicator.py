@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -15,10 +16,27 @@ class Communicator(Protocol):
     rank: int
     size: int
 
+    @property
+    def wire_bytes(self) -> int:
+        """Return how many bytes this rank has sent to others and received so far, where that is counted, else 0."""
+
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x [...] over all ranks, the same bits on every rank; x has one shape everywhere.
 
         In fp64 where x is, else in fp32.
+        """
+
+    def all_reduce_later(self, x: Tensor) -> Callable[[], Tensor]:
+        """Return what waits for the sum of x [...] that `all_reduce` returns; it is on its way from now on.
+
+        x must not change before. Ranks start sums and wait for them in one order; a sum that is waited for is the
+        oldest.
+        """
+
+    def share_rows(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return rows [T, D] of which each is as its owner has it, in fp32; owners int64 [T], equal on every rank.
+
+        rows of others, which are not read, have one shape and dtype everywhere.
         """
 
     def gather(self, x: Tensor) -> Tensor | None:
@@ -42,13 +60,41 @@ class Communicator(Protocol):
     def notes(self) -> list[int]:
         """Return on rank 0 what `notify` sent since the last call. Not collective."""
 
+    def within(self, ranks: Sequence[int]) -> Communicator:
+        """Return the communicator of `ranks`, of which this rank is one, numbered in their order.
+
+        Collective over these ranks alone; they ascend.
+        """
+
 
 def summable(x: Tensor) -> Tensor:
     """Return x [...] in the dtype in which it is summed over ranks: fp64 stays, anything else becomes fp32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-class Around:
+class BySums:
+    """What a communicator that has nothing better does by its all-reduce."""
+
+    rank: int
+    all_reduce: Callable[[Tensor], Tensor]
+
+    @property
+    def wire_bytes(self) -> int:
+        """Return 0: nobody counts what goes through MPI's collectives or stays in memory."""
+        return 0
+
+    def all_reduce_later(self, x: Tensor) -> Callable[[], Tensor]:
+        """Return what returns the sum of x [...], which is made at once; collective."""
+        total = self.all_reduce(x)
+        return lambda: total
+
+    def share_rows(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return the owners' rows [T, D] in fp32; collective. All other ranks add zeros to them, so it is exact."""
+        mine = owners == self.rank
+        return self.all_reduce(torch.where(mine[:, None], rows, 0.0))  # times 0, infinity would be NaN
+
+
+class Around(BySums):
     """What communicators around another one, `inner`, have in common: its place in the world, and its messages."""
 
     def __init__(self, inner: Communicator) -> None:
@@ -59,9 +105,16 @@ class Around:
         self.share = inner.share
         self.notify = inner.notify
         self.notes = inner.notes
+        self.within = inner.within
+        self._around = inner
+
+    @property
+    def wire_bytes(self) -> int:
+        """Return what the communicator beneath has sent and received."""
+        return self._around.wire_bytes
 
 
-class Single:
+class Single(BySums):
     """The world of one rank."""
 
     rank = 0
@@ -73,6 +126,10 @@ class Single:
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return x [...] in fp64 where it is, else in fp32."""
         return summable(x)
+
+    def share_rows(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return rows [T, D] in fp32."""
+        return rows.float()
 
     def gather(self, x: Tensor) -> Tensor | None:
         """Return x in fp32."""
@@ -99,3 +156,7 @@ class Single:
         """Return the notes since the last call."""
         notes, self._notes = self._notes, []
         return notes
+
+    def within(self, ranks: Sequence[int]) -> Single:
+        """Return another world of one."""
+        return Single()

@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ollampi.kernels.linear import Matrix, format_of
-from ollampi.mpiruntime.attention import Attention
 from ollampi.mpiruntime.batch import Batch
-from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.decoder_layer import (
+    AnyLayer,
+    Cut,
+    DecoderLayer,
+    ParallelLayer,
+    Passage,
+    Travel,
+    Watch,
+    arrived,
+    at_once,
+    look_away,
+)
+from ollampi.mpiruntime.deferred import deferred
+from ollampi.mpiruntime.families import BODIES
+from ollampi.mpiruntime.gpu_batch import GpuBatch
 from ollampi.mpiruntime.kv_cache import KVCache
-from ollampi.mpiruntime.layers import AnyNorm, Embedding, Norm, Places, norm_of
-from ollampi.mpiruntime.mixing import Heads, Mixing, heads_of, sights_of
+from ollampi.mpiruntime.layers import Embedding, Norm, Places, norm_of
+from ollampi.mpiruntime.mixing import Mixing, heads_of, sights_of
 from ollampi.mpiruntime.mixture import Mixture
-from ollampi.mpiruntime.mlp import MLP, PlainMLP
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.rope import Rope
 from ollampi.mpiruntime.rotary import RotaryTable
-from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.weights import Weights
-
-Watch = Callable[[str, Tensor], None]
-Part = Attention | MLP | PlainMLP | Mixture
-_BODIES = ("model", "", "model.language_model", "language_model.model", "bert")
-
-
-class HasTensors(Protocol):
-    """A part of a model that holds weights."""
-
-    def tensors(self) -> list[Matrix]:
-        """Return the weights held."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a model is cut, and where its parts meet.
-
-    spread: experts are dealt out whole, instead of each being cut.
-    """
-
-    shard: Shard
-    comm: Communicator
-    spread: bool = False
-
-
-def look_away(part: str, x: Tensor) -> None:
-    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,62 +42,6 @@ class Output:
 
     logits: Tensor | None = None
     pooled: Tensor | None = None
-
-
-class Residual:
-    """x + part(x), with norms where the family wants them: before the part, around it, or after the sum."""
-
-    def __init__(self, part: Part, before: AnyNorm | None, behind: AnyNorm | None, after: AnyNorm | None) -> None:
-        self.part = part
-        self.before = before
-        self.behind = behind
-        self.after = after
-
-    def __call__(self, x: Tensor, *more: Mixing) -> Tensor:
-        """Return the sum [T, D] in fp32, maybe in the place of x [T, D]; collective."""
-        found = self.part(x if self.before is None else self.before(x), *more)
-        x += found if self.behind is None else self.behind(found)
-        return x if self.after is None else self.after(x)
-
-    def parts(self) -> list[HasTensors]:
-        """Return the parts that hold weights."""
-        return [part for part in (self.before, self.part, self.behind, self.after) if part is not None]
-
-
-class DecoderLayer:
-    """Attention, then the MLP or the experts, each added to what went in; two all-reduces."""
-
-    def __init__(self, weights: Weights, config: ModelConfig, cut: Cut, heads: Heads, layer: int) -> None:
-        self.number = layer
-        names = config.names
-        attention = Attention(weights / names.attention, config, heads, cut.comm, layer)
-        self.attention = _residual(weights, config, attention, names.attention_norm, names.attention_sum_norm)
-        mlp: Part
-        if config.layers[layer].has_experts:
-            mlp = Mixture(weights, config, cut.shard, cut.comm, cut.spread)
-        else:
-            kind = PlainMLP if config.encoder else MLP
-            mlp = kind(weights / names.mlp, config, cut.shard, cut.comm)
-        self.mlp = _residual(weights, config, mlp, names.mlp_norm, names.mlp_sum_norm)
-
-    def __call__(self, x: Tensor, mixing: Mixing, watch: Watch) -> Tensor:
-        """Return the layer's output [T, D] in fp32, maybe in the place of x [T, D]; collective."""
-        x = self.attention(x, mixing)
-        watch(f"the attention of layer {self.number}", x)
-        x = self.mlp(x)
-        watch(f"the MLP of layer {self.number}", x)
-        return x
-
-    def parts(self) -> list[HasTensors]:
-        """Return the parts that hold weights."""
-        return self.attention.parts() + self.mlp.parts()
-
-
-def _residual(weights: Weights, config: ModelConfig, part: Part, before: str, after: str) -> Residual:
-    """Return a part with the norms that the family has around it, by their names."""
-    first = None if config.norms == "after" else norm_of(weights / before, config)
-    second = None if config.norms == "before" else norm_of(weights / after, config)
-    return Residual(part, first, *((second, None) if config.norms == "around" else (None, second)))
 
 
 class Decoder:
@@ -127,48 +54,68 @@ class Decoder:
         body = _body(weights, config)
         shard, comm = cut.shard, cut.comm
         self.comm = comm
+        self.sums = cut.sums
+        self.residence = weights.residence
         self.arithmetic = weights.arithmetic
         self.both_ways = config.encoder
-        self.heads = heads_of(config, shard)
+        self.heads = heads_of(config, shard, weights.device)
         self.piece_tokens = self.heads.piece_tokens if weights.arithmetic.attends_natively else 0
         self.sights = sights_of(config)
         ropes = {sight.rope for sight in self.sights if sight.rope is not None}
-        self.tables = {rope: RotaryTable(rope, context, weights.arithmetic) for rope in ropes}
+        self.tables = {rope: RotaryTable(rope, context, weights.arithmetic, weights.device) for rope in ropes}
         self.embedding = Embedding(body / config.names.tokens, config, shard, comm)
         self.embedding_scale = config.embedding_scale
         self.places = Places(body / "embeddings", config) if config.encoder else None
+        kind = ParallelLayer if config.parallel else DecoderLayer
         self.layers = [
-            DecoderLayer(body / config.names.layer.format(i), config, cut, self.heads, i)
-            for i in range(config.num_layers)
+            kind(own, config, cut, self.heads, i)
+            for i, own in enumerate(body.each_layer(config.names.layer, config.num_layers))
         ]
+        self.deferring = [layer for layer in self.layers if isinstance(layer, DecoderLayer) and cut.joint]
         self.norm = None if config.encoder else norm_of(body / config.names.norm, config)
         self.head = self.embedding if config.num_tables == 1 else _head(weights, config, cut)
 
-    def __call__(self, batch: Batch, cache: KVCache, watch: Watch = look_away) -> Output:
-        """Return the logits of the batch's logit rows and the sums of its pools on rank 0; collective.
+    def __call__(self, batches: Sequence[Batch | GpuBatch], cache: KVCache, watch: Watch = look_away) -> Output:
+        """Return the logits of the step's logit rows and the sums of its pools on rank 0; collective.
 
+        batches: as make_batches returns them; where there are several, each is computed while others are exchanged.
         watch sees the residual stream [T, D] behind each part, named for people; only one rank need to look.
         """
-        x = self.embedding(batch.tokens)
+        x = self.embedding(torch.cat([batch.tokens for batch in batches]))
         if self.embedding_scale != 1:
             x *= self.embedding_scale
         if self.places is not None:
-            x = self.places(x, batch.positions)
+            x = self.places(x, torch.cat([batch.positions for batch in batches]))
         watch("the embedding", x)
-        mixing = Mixing(self.arithmetic, self.heads, batch, cache, self.sights, self._angles(batch.positions))
-        for layer in self.layers:
-            x = layer(x, mixing, watch)
-        pooled = self._pooled(x, batch.pools) if batch.pools and self.comm.rank == 0 else None
-        if self.norm is None or not len(batch.logit_rows):
+        start = at_once(self.sums) if len(batches) == 1 else self.sums.all_reduce_later
+        parts = torch.split(x, [len(batch.tokens) for batch in batches])
+        ways = [Travel(self._mixing(batch, cache), start, watch) for batch in batches]
+        turns = self.residence.turns(self.layers, len(batches))
+        x = torch.cat(arrived(self._passage(*each) for each in zip(turns, parts, ways, strict=True)))
+        wanted = batches[0]
+        pooled = self._pooled(x, wanted.pools) if wanted.pools and self.comm.rank == 0 else None
+        if self.norm is None or not len(wanted.logit_rows):
             return Output(pooled=pooled)
-        return Output(self.comm.gather(self.head.logits(self.norm(x[batch.logit_rows]))), pooled)
+        return Output(self.comm.gather(self.head.logits(self.norm(x[wanted.logit_rows]))), pooled)
+
+    def _mixing(self, batch: Batch | GpuBatch, cache: KVCache) -> Mixing:
+        """Return the attention of a batch."""
+        return Mixing(self.arithmetic, self.heads, batch, cache, self.sights, self._angles(batch.positions))
+
+    def _passage(self, layers: Iterator[AnyLayer], x: Tensor, travel: Travel) -> Passage:
+        """Return x [T, D] behind the last of the layers, maybe in the place of x; collective."""
+        if self.deferring:
+            return (yield from deferred((each for each in layers if isinstance(each, DecoderLayer)), x, travel))
+        for layer in layers:
+            x = yield from layer(x, travel)
+        return x
 
     def _angles(self, positions: Tensor) -> dict[Rope | None, tuple[Tensor, Tensor]]:
         """Return cos, sin [T, r/2] of positions [T] for each rope; nothing is turned where there is none."""
         angles: dict[Rope | None, tuple[Tensor, Tensor]] = {
             rope: table.at(positions) for rope, table in self.tables.items()
         }
-        return angles or {None: (torch.empty(len(positions), 0),) * 2}
+        return angles or {None: (torch.empty(len(positions), 0, device=positions.device),) * 2}
 
     def _pooled(self, x: Tensor, pools: list[slice]) -> Tensor:
         """Return the sum of each pool's rows of x [T, D] behind the last norm, [P, D] in fp64.
@@ -176,7 +123,10 @@ class Decoder:
         x is the same on every rank, so that rank 0 needs nobody else for it.
         """
         hidden = torch.cat([x[rows] for rows in pools])
-        hidden = self.norm.summands(hidden) if isinstance(self.norm, Norm) else hidden.double()
+        if isinstance(self.norm, Norm):
+            hidden = self.norm.summands(hidden)
+        else:
+            hidden = (hidden if self.norm is None else self.norm(hidden)).double()
         parts = torch.split(hidden, [rows.stop - rows.start for rows in pools])
         return torch.stack([part.sum(0) for part in parts])
 
@@ -185,6 +135,11 @@ class Decoder:
         ends = [self.places, self.norm, None if self.head is self.embedding else self.head]
         parts = [self.embedding, *ends, *(p for layer in self.layers for p in layer.parts())]
         return [t for part in parts if part is not None for t in part.tensors()]
+
+    @property
+    def is_recordable(self) -> bool:
+        """Return whether a step is the same work whatever its numbers: experts are chosen by them."""
+        return not any(isinstance(part, Mixture) for layer in self.layers for part in layer.parts())
 
     @property
     def formats(self) -> list[str]:
@@ -197,16 +152,16 @@ class Decoder:
 
     @property
     def size_bytes(self) -> int:
-        """Return the bytes of weights that this rank holds."""
-        return sum(t.nbytes for t in self.tensors())
+        """Return the bytes of weights that this rank holds at a time."""
+        return sum(t.nbytes for t in self.tensors()) - self.residence.shared_bytes
 
 
 def _body(weights: Weights, config: ModelConfig) -> Weights:
     """Return the weights of all but the output head: under a prefix, which says what the model is a part of."""
-    for prefix in _BODIES:
+    for prefix in BODIES:
         if f"{config.names.tokens}.weight" in weights / prefix:
             return weights / prefix
-    return weights / _BODIES[0]
+    return weights / BODIES[0]
 
 
 def _head(weights: Weights, config: ModelConfig, cut: Cut) -> Embedding:

@@ -19,7 +19,8 @@ class EngineSettings:
     in any batch and world, at a price (docs/determinism.md); quantize: none, q8, q4, or auto for what the checkpoint
     has; shard_cache: the folder that keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or
     spread whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0
-    reads all.
+    reads all; stream: auto, never or always: whether layers are read in every step from a file in shard_cache, auto
+    those for which there is no memory; prefetch_factor: how many ahead.
     """
 
     dtype: str = "auto"
@@ -41,3 +42,5 @@ class EngineSettings:
     shard_cache: str | None = None
     experts: str = "cut"
     load: str = "slices"
+    stream: str = "auto"
+    prefetch_factor: int = 2

@@ -11,6 +11,7 @@ OllampiError                a message with the value, the constraint and the rem
 `- RankFailure              another rank of this world failed
 
 LostRank                    a rank is gone, so that nothing can be agreed on any more
+LostWeights                 weights that are read in every step cannot be read, which the other ranks do not know
 """
 
 
@@ -56,6 +57,10 @@ class RankFailure(OllampiError):
 
 class LostRank(Exception):
     """The process of a rank has ended; no OllampiError, since the other ranks cannot even end in order."""
+
+
+class LostWeights(Exception):
+    """A step cannot go on on this rank; no OllampiError, since the other ranks wait for it in a collective."""
 
 
 def code_of(error: OllampiError) -> str:

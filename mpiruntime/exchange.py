@@ -1,95 +1,171 @@
-"""Choose how the ranks exchange tensors: through MPI, or through shared memory where all are on one host."""
+"""Choose how the ranks exchange tensors: through shared memory or MPI, by which algorithms, and in which codes."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from typing import Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from ollampi.kernels.codec import NAMES
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.compressed import Compressed
 from ollampi.mpiruntime.errors import ConfigError, WorldError
+from ollampi.mpiruntime.exchange_figures import Figured, figures_of
+from ollampi.mpiruntime.exchange_plan import BENEATH, SIZES, Choice, Plan, always, exact_plan, fastest, make_plan
+from ollampi.mpiruntime.exchange_settings import ExchangeSettings
+from ollampi.mpiruntime.hierarchical import by_host, hierarchical
+from ollampi.mpiruntime.link import Link
+from ollampi.mpiruntime.measuring import measure, micros
+from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.shared_memory import SHM, share_memory
 from ollampi.mpiruntime.world import RankFacts
 
-SMALL_BYTES, LARGE_BYTES = 8 << 10, 1 << 20  # one token of width 2048; 128 of them
-_ROUNDS = 4
-_CALLS = {SMALL_BYTES: 10, LARGE_BYTES: 1}  # in each round
+SMALL_BYTES, LARGE_BYTES = SIZES[0], SIZES[-1]
 _SLOWER = 1.2  # how many times as long shared memory may take for large messages and still count as no slower
+_LINK_LIMITS = 2  # of timeout_s: the watchdog, which says more, comes first
+_SHARED, _MPI = Choice("shared memory", 0), Choice("MPI", 0)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The communicator that was chosen, and in words which and why; no words for a world of one rank."""
+    """What was chosen: comm for what must be exact, sums for activations; and in words, for rank 0, which and why.
+
+    No words for a world of one rank.
+    """
 
     comm: Communicator
+    sums: Communicator
     told: str
 
 
-def choose_exchange(
-    comm: Communicator, facts: list[RankFacts], wanted: str, crowded: bool, folder: Path = SHM
-) -> Exchange:
-    """Return the exchange that is faster ("auto") or wanted ("shared", "mpi"); collective, the same on all ranks.
+@runtime_checkable
+class Linked(Protocol):
+    """A communicator whose ranks can have links."""
 
-    crowded: whether the threads of the ranks outnumber their cores. Raise ConfigError where "shared" cannot be had.
+    def link(self, ranks: Sequence[int], limit_s: float, *, quiet: bool = False) -> Link | None:
+        """Return a new link between some ranks, None on others; collective. Quiet: for a thread; None without any."""
+
+
+def choose_exchange(
+    comm: Communicator, facts: list[RankFacts], settings: ExchangeSettings, crowded: bool, folder: Path = SHM
+) -> Exchange:
+    """Return how the ranks exchange tensors: what is fastest as far as the settings leave the choice; collective.
+
+    crowded: whether the threads of the ranks outnumber their cores. Raise ConfigError where what is wanted cannot be.
     """
     if comm.size == 1:
-        return Exchange(comm, "")
+        return Exchange(comm, comm, "")
+    hosts = by_host(facts)
+    if len(hosts) == 1:
+        local, told = _local(comm, settings.link, crowded, folder)
+        if settings.communication_strategy != "compressed" or settings.compression_level == 0:
+            return Exchange(local, local, told + _uncompressed(settings))
+        return _planned(comm, local, settings, [0] * comm.size, f"{told}\nactivations through MPI")
+    if settings.link == "shared":
+        raise _unshared(f"the ranks are on {len(hosts)} hosts")
+    layout = [next(i for i, ranks in enumerate(hosts) if fact.rank in ranks) for fact in facts]
+    if len(hosts) < comm.size:
+        try:
+            return _in_stages(comm, facts, settings, layout, crowded, folder)
+        except WorldError as e:
+            return _planned(comm, comm, settings, layout, f"MPI, between all ranks on {len(hosts)} hosts, since {e}")
+    return _planned(comm, comm, settings, layout, f"MPI between {len(hosts)} hosts")
+
+
+def _local(comm: Communicator, wanted: str, crowded: bool, folder: Path) -> tuple[Communicator, str]:
+    """Return the exchange of ranks on one host, and why in words; collective."""
     if wanted == "mpi":
-        return Exchange(comm, "MPI, as asked for")
+        return comm, "MPI, as asked for"
     try:
-        hosts = len({fact.host for fact in facts})
-        if hosts > 1:
-            raise WorldError(f"the ranks are on {hosts} hosts")
         shared = share_memory(comm, crowded, folder)
     except WorldError as e:
         if wanted == "shared":
-            raise ConfigError(f"exchange=shared cannot be had: {e}; use exchange=auto or exchange=mpi") from e
-        return Exchange(comm, f"MPI, since there is no shared memory: {e}")
-    ours, theirs = measure([shared, comm], _CALLS)
+            raise _unshared(str(e)) from e
+        return comm, f"MPI, since there is no shared memory: {e}"
+    figures = measure({_SHARED: shared.all_reduce, _MPI: comm.all_reduce}, comm, (SMALL_BYTES, LARGE_BYTES))
+    ours, theirs = figures[_SHARED], figures[_MPI]
     wins = ours[SMALL_BYTES] < theirs[SMALL_BYTES] and ours[LARGE_BYTES] < _SLOWER * theirs[LARGE_BYTES]
     if wanted == "shared":
-        return Exchange(shared, f"shared memory, as asked for: {_figures(ours)} (MPI: {_figures(theirs)})")
+        return shared, f"shared memory, as asked for: {_told(ours)} (MPI: {_told(theirs)})"
     if wins:
-        return Exchange(shared, f"shared memory: {_figures(ours)} (MPI: {_figures(theirs)})")
-    return Exchange(comm, f"MPI: {_figures(theirs)} (shared memory: {_figures(ours)}; it must win both)")
+        return shared, f"shared memory: {_told(ours)} (MPI: {_told(theirs)})"
+    return comm, f"MPI: {_told(theirs)} (shared memory: {_told(ours)}; taken where it wins both)"
 
 
-def measure(comms: list[Communicator], calls: dict[int, int]) -> list[dict[int, float]]:
-    """Return the seconds of one all-reduce for each size in bytes, through each communicator; collective.
+def _in_stages(
+    comm: Communicator,
+    facts: list[RankFacts],
+    settings: ExchangeSettings,
+    layout: list[int],
+    crowded: bool,
+    folder: Path,
+) -> Exchange:
+    """Return the exchange of several hosts, some with several ranks: sums are made in each host first; collective.
 
-    They are measured in turns. A rank counts with its best, which no pause of a busy machine touches, and the slowest
-    rank counts, so that all ranks know the same figures.
+    Raise WorldError on all ranks where a host with several cannot share memory.
     """
-    seconds: list[dict[int, list[float]]] = [{size: [] for size in calls} for _ in comms]
-    for size, count in calls.items():
-        x = torch.from_numpy(np.zeros(size // 4, np.float32))  # torch.zeros would start the threads too early
-        for round_ in range(_ROUNDS + 1):
-            for comm, times in zip(comms, seconds, strict=True):
-                found = [_timed(comm, x) for _ in range(count)]
-                times[size] += found if round_ else []  # in the first one memory is touched for the first time
-    mine = [{size: min(times) for size, times in each.items()} for each in seconds]
-    told = [json.loads(text) for text in comms[0].collect(json.dumps(mine).encode())]
-    return [{size: max(rank[i][str(size)] for rank in told) for size in calls} for i in range(len(comms))]
+    told: list[str] = []
+
+    def between(leaders: Communicator) -> Communicator:
+        """Return what the leaders' sums go through."""
+        way = f"shared memory in each host and MPI between {leaders.size} hosts"
+        exchange = _planned(leaders, leaders, settings, layout, way)
+        told.append(exchange.told)
+        return exchange.sums
+
+    link = _link(comm, settings)
+    exact = comm if link is None else Compressed(comm, link, always(Choice(BENEATH, 0)))
+    sums = hierarchical(exact, facts, crowded, between, folder)
+    return Exchange(exact, sums, "".join(told))
 
 
-def _timed(comm: Communicator, x: Tensor) -> float:
-    """Return the seconds of one all-reduce of x [...]; collective."""
-    began = perf_counter()
-    comm.all_reduce(x)
-    return perf_counter() - began
+def _planned(
+    comm: Communicator, beneath: Communicator, settings: ExchangeSettings, layout: list[int], way: str
+) -> Exchange:
+    """Return the exchange over links between all ranks of comm, by a plan that is measured or read; collective.
+
+    beneath: what has the same ranks, and may be better at sums without codes; layout: the host of each rank of the job,
+    as a number; way: what the links go through, in words.
+    """
+    link, quiet = _link(comm, settings), _link(comm, settings, quiet=True)
+    if comm.size == 1 or link is None:
+        return Exchange(beneath, beneath, way)
+    figured = figures_of(comm, beneath, link, settings, layout)
+    level, strategy = settings.compression_level, settings.communication_strategy
+    plans = exact_plan(figured.figures), make_plan(figured.figures, strategy, level)
+    exact, sums = Compressed(beneath, link, plans[0]), Compressed(beneath, link, plans[1], quiet)
+    return Exchange(exact, sums, "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured)]))
 
 
-def _figures(seconds: dict[int, float]) -> str:
+def _link(comm: Communicator, settings: ExchangeSettings, quiet: bool = False) -> Link | None:
+    """Return a link between all ranks of comm, or None where there can be none; collective."""
+    limit_s = _LINK_LIMITS * settings.timeout_s
+    return comm.link(range(comm.size), limit_s, quiet=quiet) if isinstance(comm, Linked) else None
+
+
+def _choices(plan: Plan, figured: Figured) -> str:
+    """Return in words how sums of each size are made, and what that takes beside the best way without codes."""
+    told = []
+    for size in SIZES:
+        choice, exact = plan.of(size), fastest(figured.figures, size, 0)
+        took = micros(figured.figures[choice][size])
+        way = choice.algorithm.replace("_", " ") if choice.algorithm != BENEATH else "MPI's own sum"
+        beside = f" (fp32: {micros(figured.figures[exact][size])} us)" if choice.level else ""
+        told.append(f"{human(size)} by {way} in {NAMES[choice.level]}, {took} us{beside}")
+    return "sums of " + "; ".join(told)
+
+
+def _uncompressed(settings: ExchangeSettings) -> str:
+    """Return in words that the sums of one host have no codes, and that a table, where there is one, is not used."""
+    return "; not compressed" + (f"; {settings.table} is not used" if settings.table is not None else "")
+
+
+def _told(seconds: Mapping[int, float]) -> str:
     """Return the times in words, such as "8 KiB in 3.1 us and 1 MiB in 180 us"."""
-    names = {SMALL_BYTES: "8 KiB", LARGE_BYTES: "1 MiB"}
-    return " and ".join(f"{name} in {_micros(seconds[size])} us" for size, name in names.items())
+    return " and ".join(f"{human(size)} in {micros(seconds[size])} us" for size in (SMALL_BYTES, LARGE_BYTES))
 
 
-def _micros(seconds: float) -> str:
-    """Return a time in microseconds with a digit behind the point where it is short."""
-    return f"{seconds * 1e6:.{0 if seconds >= 1e-4 else 1}f}"
+def _unshared(why: str) -> ConfigError:
+    """Return the error of a world that cannot share memory although it is asked to."""
+    return ConfigError(f"exchange.link=shared cannot be had: {why}; use exchange.link=auto or exchange.link=mpi")

@@ -62,15 +62,18 @@ _BERT_NAMES = Names(
 class Family:
     """One family; `defaults` are what its configs leave out, `keys` those of SHARED_KEYS that its configs have.
 
-    norms: where they stand around attention and MLP: "before" them, "around" both, or "after" the sum with what went
-    in. norm_offset: added to the weights of norms. windows: which layers see a window only, where the config does not
-    list them: "all", "late" (from max_window_layers on), or all but every n-th. ropes: other names of kinds of rope.
+    norms: where they stand around attention and MLP: "before" them, "around" both, "after" the sum with what went in,
+    or "shared", one before both, which see the same input and are added at once. norm: "rms", "layer" (with a bias) or
+    "centred" (without). norm_offset: added to the weights of norms. windows: which layers see a window only, where the
+    config does not list them: "all", "late" (from max_window_layers on), or all but every n-th. ropes: other names of
+    kinds of rope.
     """
 
     defaults: dict[str, Any] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     names: Names = Names()
     norms: str = "before"
+    norm: str = "rms"
     norm_offset: float = 0.0
     qkv_bias: bool = False
     output_bias: bool = False
@@ -81,6 +84,7 @@ class Family:
     windows: str | int = "all"
     windows_if: str | None = None  # a flag without which there are none
     ropes: dict[str, str] = field(default_factory=dict)
+    paired_rope: bool = False  # which turns numbers 2 i and 2 i + 1 of a head
     encoder: bool = False  # tokens see those behind them too, and there is no output head
 
 
@@ -97,11 +101,12 @@ _EXPERTS = {
 }
 _BIASES = {"attention_bias", "mlp_bias"}
 _PARTS = {"partial_rotary_factor"}
+_OF_COHERE = {"attention_bias", "logit_scale", "use_qk_norm"}
 _OF_GEMMA = {"attention_bias", "hidden_activation"}
 _OF_GEMMA2 = _OF_GEMMA | _WINDOWS | {"query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"}
 _OF_GEMMA3 = (_OF_GEMMA2 - {"attn_logit_softcapping"}) | {"sliding_window_pattern", "rope_local_base_freq"}
 # What not all families have; in the config of one that has it not it is a left-over, which means nothing.
-SHARED_KEYS = frozenset(_LATE_WINDOWS | _EXPERTS | _BIASES | _PARTS | _OF_GEMMA2 | _OF_GEMMA3)
+SHARED_KEYS = frozenset(_LATE_WINDOWS | _EXPERTS | _BIASES | _PARTS | _OF_COHERE | _OF_GEMMA2 | _OF_GEMMA3)
 
 _GEMMA = {
     "head_dim": 256,
@@ -128,6 +133,13 @@ _GEMMA3 = {
 _QWEN = {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
 _MISTRAL = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
 _BERT = {"hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_COHERE = {
+    "max_position_embeddings": 8192,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "logit_scale": 0.0625,
+    "tie_word_embeddings": True,
+}
 
 FAMILIES = {
     "llama": Family(keys=frozenset(_BIASES | _PARTS)),
@@ -195,15 +207,19 @@ FAMILIES = {
         fused=True,
         ropes={"su": "longrope", "yarn": "longrope"},
     ),
+    "cohere": Family(defaults=_COHERE, keys=frozenset(_OF_COHERE), norms="shared", norm="centred", paired_rope=True),
     "bert": Family(
         defaults=_BERT,
         names=_BERT_NAMES,
         norms="after",
+        norm="layer",
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
         encoder=True,
     ),
 }
+# What the names of a body's tensors begin with: it may be a part of a model that sees or has an output head.
+BODIES = ("model", "", "model.language_model", "language_model.model", "bert")
 ENCODERS = frozenset(name for name, family in FAMILIES.items() if family.encoder)
 NESTED = {"gemma3": "gemma3_text"}  # models that also see; their text_config is one of these

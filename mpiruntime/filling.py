@@ -26,10 +26,11 @@ class Filling(Protocol[M_co]):
 
 
 class PlainFilling:
-    """A matrix [num_rows, width] of plain numbers."""
+    """A matrix [num_rows, width] of plain numbers; pinned: in memory that a GPU reads by itself."""
 
-    def __init__(self, num_rows: int, width: int, dtype: torch.dtype) -> None:
-        self._out = pages.empty((num_rows, width), dtype)
+    def __init__(self, num_rows: int, width: int, dtype: torch.dtype, pinned: bool = False) -> None:
+        shape = num_rows, width
+        self._out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else pages.empty(shape, dtype)
         self._done = 0
 
     def add(self, rows: Rows) -> None:

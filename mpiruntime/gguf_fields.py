@@ -73,6 +73,10 @@ class HeaderFields:
         begin = self._pass(size)
         return self._decoded(begin, begin + size)
 
+    def since(self, begin: int) -> bytes:
+        """Return the bytes from `begin` on that have been passed."""
+        return bytes(self._held[begin : self.at])
+
     def value(self, kind: int, depth: int = 0) -> Value:
         """Return a value of the type that has the number `kind`."""
         if kind == _STRING:

@@ -92,6 +92,24 @@ def read_gguf(path: Path, tokens: bool = True) -> GgufFile:
     return GgufFile(path, first.metadata, tensors)
 
 
+def read_entries(path: Path) -> dict[str, bytes]:
+    """Return each key of one file with its value as they stand there; of a file that read_gguf has read before."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            fields = HeaderFields(path, file, path.stat().st_size)
+            _check_version(fields)
+            fields.u64()
+            entries: dict[str, bytes] = {}
+            for _ in range(fields.count(_KEY_BYTES, MAX_KEYS)):
+                begin = fields.at
+                key = fields.text(MAX_KEY_BYTES)
+                fields.skip(fields.u32())
+                entries[key] = fields.since(begin)
+            return entries
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read: {e.strerror}") from e
+
+
 def gguf_parts(path: Path) -> list[Path]:
     """Return the files of a model whose first is `path`, as their names tell, those that are missing too."""
     match = _PART_NAME.fullmatch(path.name)

@@ -1,4 +1,4 @@
-"""Tell which tensor of a Hugging Face checkpoint a tensor of a GGUF file is.
+"""Tell which tensor of a Hugging Face checkpoint a tensor of a GGUF file is, and the other way round.
 
 The names of GGUF are those of the `gguf` package (constants.TENSOR_NAMES); tensors of experts stand there for all
 experts of a layer, `blk.0.ffn_up_exps.weight`, or in files of 2023 for one, `blk.0.ffn_up.3.weight`.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)(?:\.(\d+))?\.(weight|bias)")
+
+_OUR_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.(.+)")
 
 # What becomes part of the config, and what sees or hears in files that hold that too.
 _LEFT_OUT = re.compile(r"rope_freqs\.weight|rope_factors_(long|short)\.weight|(v|a|mm)\..*")
@@ -79,6 +81,32 @@ def checkpoint_name(architecture: str, name: str) -> str | None:
         return name
     prefix = "encoder.layer" if architecture == "bert" else "model.layers"
     return f"{prefix}.{match[1]}.{inner}.{match[4]}"
+
+
+def gguf_name(architecture: str, name: str) -> tuple[str, int | None] | None:
+    """Return the name that a tensor of a decoder has in a GGUF file, None where it has no place there.
+
+    name: as Hugging Face has it, its body under "model". Of an expert's tensor the number of the expert comes with it,
+    as the tensors of all are one.
+    """
+    stem, _, suffix = name.rpartition(".")
+    whole = {ours: theirs for theirs, ours in _DECODER.items()}.get(stem)
+    if whole is not None:
+        return f"{whole}.{suffix}", None
+    match = _OUR_LAYER.fullmatch(stem)
+    if match is None:
+        return None
+    layer, inner = f"blk.{int(match[1])}", match[2]
+    router, expert, parts = _EXPERTS.get(architecture, ("", "", {}))
+    if inner == router:
+        return f"{layer}.ffn_gate_inp.{suffix}", None
+    number = re.match(expert.replace(".", r"\.").format(r"(\d+)"), inner) if expert else None
+    if number is not None:
+        kinds = {ours: theirs for theirs, ours in parts.items()}
+        kind = kinds.get(inner[number.end() :])
+        return None if kind is None else (f"{layer}.ffn_{kind}_exps.{suffix}", int(number[1]))
+    plain = {ours: theirs for theirs, ours in {**_DECODER_LAYER, **_OF_FAMILY.get(architecture, {})}.items()}
+    return (f"{layer}.{plain[inner]}.{suffix}", None) if inner in plain else None
 
 
 def _in_layer(architecture: str, part: str, number: str | None) -> str | None:

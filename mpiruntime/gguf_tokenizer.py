@@ -92,6 +92,17 @@ class GgufVocabulary:
         found = [self.ids[text] for text in _ENDS if text in self.ids]
         return list(dict.fromkeys(number for number in [*named, *found] if number is not None))
 
+    @property
+    def infill(self) -> tuple[str, str, str]:
+        """Return the tokens before a prefix, before a suffix and before what is between; empty for what is no token."""
+        keys = (("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle"))  # new and old names
+        found = [
+            self._metadata.get(f"{_PREFIX}{new}_token_id", self._metadata.get(f"{_PREFIX}{old}_token_id"))
+            for new, old in keys
+        ]
+        usable = [number if type(number) is int and 0 <= number < len(self.tokens) else None for number in found]
+        return self.text(usable[0]), self.text(usable[1]), self.text(usable[2])
+
     def text(self, number: int | None) -> str:
         """Return the text of a token; of none an empty one."""
         return "" if number is None else self.tokens[number]

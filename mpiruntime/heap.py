@@ -21,6 +21,17 @@ def keep_buffers() -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
+def return_buffers() -> None:
+    """Give every buffer of 1 MiB or more back to the kernel as soon as it is freed.
+
+    Else glibc keeps those of one request of 30 MB for the next one, which may never come, in every thread's arena.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_TRIM_THRESHOLD, 1 << 20)
+
+
 def give_back() -> None:
     """Give all pages of freed memory back to the kernel, as when a model has left."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

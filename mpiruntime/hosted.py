@@ -11,13 +11,15 @@ from pathlib import Path
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.pace import Pace
 from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef
-from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.scheduler import Scheduler
 from ollampi.mpiruntime.step import Check, Load, Unload
+from ollampi.mpiruntime.synchronization import is_approximate, told
 
 KEEP_ALIVE_S = 300.0
 MAX_DRAFTS = 16
@@ -66,6 +68,9 @@ class HostedModel:
         self.exact_enough = load.dtype == "float32" or load.deterministic
         self.cache_tokens = load.num_blocks * load.block_size
         self.cache_dtype = load.kept
+        self.synchronization = told(config, load.points, len(reports), load.deterministic)
+        self.is_approximate = is_approximate(config, load.points, len(reports), load.deterministic)
+        self.num_streamed = load.num_streamed
         self.reports = reports
         self.draft: DraftModel | None = None
         self.settings = settings
@@ -136,18 +141,20 @@ class HostedModel:
         return LoadedModel(
             name=self.ref.name,
             path=self.ref.path,
-            size_bytes=sum(r.weight_bytes + r.cache_bytes for r in [*self.reports, *drafting]),
-            gpu_bytes=0,
+            size_bytes=sum(r.held_bytes for r in [*self.reports, *drafting]),
+            gpu_bytes=sum(r.gpu_bytes for r in [*self.reports, *drafting]),
             context_length=self.context,
             expires_at=None if left is None else time.time() + max(0.0, left),
+            note=self.synchronization if self.is_approximate else "",
         )
 
 
 class Models:
     """The models in memory by name."""
 
-    def __init__(self, runner: Runner, settings: EngineSettings) -> None:
+    def __init__(self, runner: Runner, settings: EngineSettings, points: str = "all") -> None:
         self.runner = runner
+        self.points = points  # as ExchangeSettings.synchronization_points
         self.settings = settings
         self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
         self._hosted: dict[str, HostedModel] = {}
@@ -230,6 +237,8 @@ class Models:
             adapters=list(ref.adapters),
             experts=settings.experts,
             load=settings.load,
+            points=self.points,
+            prefetch_factor=settings.prefetch_factor,
         )
         check = Check(
             **asdict(load),
@@ -237,8 +246,9 @@ class Models:
             fraction=settings.cache_fraction,
             leaving=leaving.numbers() if leaving else [],
             drafts=[self._draft.path] if self._draft and ref == self._pinned else [],
+            stream=settings.stream,
         )
-        load = replace(load, num_blocks=self.runner.lead_check(check))
+        load = replace(load, **asdict(self.runner.lead_check(check)))
         if leaving is not None:
             self._unload(leaving)
         reports = self.runner.lead_load(load)
@@ -263,6 +273,7 @@ class Models:
                 raise ModelError(f"the draft model {ref.name} makes embeddings only; choose one with an output head")
             length = min(load.context, config.max_context)
             draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name, adapters=[])
+            draft = replace(draft, num_streamed=0)  # it shall be fast
             self.runner.lead_check(Check(**asdict(draft)))
             reports = self.runner.lead_load(draft)
         except ModelError:

@@ -107,6 +107,11 @@ class SocketClient:
         with self._lock:
             self._connection.close()
 
+    def abandon(self) -> None:
+        """Break the connection."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def _read(self) -> None:
         """Deliver every message; at the end of the connection close it and tell the engine that this client is gone."""
         try:
@@ -166,6 +171,11 @@ class SocketInbox:
         self._listener.close()
         for client in list(self._clients):
             client.close(timeout_s)
+
+    def abandon(self) -> None:
+        """Break all connections, so that whoever waits learns that there will be no answer; called by any thread."""
+        for client in list(self._clients):
+            client.abandon()
 
     def _accept(self) -> None:
         """Take connections until the listener is closed; the kernel says whose they are."""

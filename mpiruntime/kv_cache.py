@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import mmap
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ollampi.kernels.cache_codec import decode, encode
+from ollampi.kernels.device_attention import LayerCache
 from ollampi.kernels.paged_attention import Kept
 
 Shape = tuple[int, int, int, int]
+CPU = torch.device("cpu")
 
 
 class Slots(Protocol):
@@ -37,8 +40,8 @@ class Slots(Protocol):
 class PlainSlots:
     """Vectors in a floating type; where it is the model's, a slice of slots is read in place."""
 
-    def __init__(self, shape: Shape, kept: torch.dtype, dtype: torch.dtype) -> None:
-        self.vectors = _lazy_zeros(shape, kept)
+    def __init__(self, shape: Shape, kept: torch.dtype, dtype: torch.dtype, device: torch.device) -> None:
+        self.vectors = _zeros(shape, kept, device)
         self.dtype = dtype
         self.size_bytes = self.vectors.nbytes
 
@@ -59,9 +62,9 @@ class PlainSlots:
 class CodedSlots:
     """Vectors in 8 bits as kernels.cache_codec defines them, decoded when they are read."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
-        self.codes = _lazy_zeros(shape, torch.int8)
-        self.scales = _lazy_zeros(shape[:-1], torch.bfloat16)
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        self.codes = _zeros(shape, torch.int8, device)
+        self.scales = _zeros(shape[:-1], torch.bfloat16, device)
         self.dtype = dtype
         self.size_bytes = self.codes.nbytes + self.scales.nbytes
 
@@ -85,7 +88,8 @@ class KVCache:
     """Keys and values of all layers in blocks of `block_size` slots.
 
     The same number of blocks on every rank; the KV heads are those of this rank. dtype: of the model; kept: float32,
-    bfloat16 or int8.
+    bfloat16 or int8. spare: there is one block more, `spare_block`, which is nobody's: what fills up a recorded step
+    goes there. On a GPU all memory is taken at once.
     """
 
     def __init__(
@@ -97,14 +101,26 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         kept: str,
+        device: torch.device = CPU,
+        spare: bool = False,
     ) -> None:
-        shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
+        self.spare_block = num_blocks
+        shape = (num_layers, (num_blocks + spare) * block_size, num_kv_heads, head_dim)
         self.block_size = block_size
         self.num_slots = shape[1]
-        self.keys = _slots(shape, dtype, kept)
-        self.values = _slots(shape, dtype, kept)
+        self.keys = _slots(shape, dtype, kept, device)
+        self.values = _slots(shape, dtype, kept, device)
         self.slot_bytes = num_kv_heads * head_dim * dtype.itemsize  # of the keys that a layer reads for one position
-        self._last_slot = torch.tensor(-1)
+        self._last_slot = torch.tensor(-1 if device.type == "cpu" else self.num_slots - 1)
+
+    @cached_property
+    def layers(self) -> list[LayerCache]:
+        """Return the tensors of each layer, as kernels.device_attention wants them."""
+        keys, values = self.keys.kept, self.values.kept
+        return [
+            LayerCache(of_layer(keys, layer), of_layer(values, layer), self.block_size)
+            for layer in range(len(keys.vectors))
+        ]
 
     @property
     def size_bytes(self) -> int:
@@ -132,13 +148,22 @@ class KVCache:
         return keys.view(shape), values.view(shape)
 
 
-def _slots(shape: Shape, dtype: torch.dtype, kept: str) -> Slots:
+def of_layer(kept: Kept, layer: int) -> Kept:
+    """Return the vectors of one layer."""
+    return Kept(kept.vectors[layer], None if kept.scales is None else kept.scales[layer])
+
+
+def _slots(shape: Shape, dtype: torch.dtype, kept: str, device: torch.device) -> Slots:
     """Return empty slots that keep vectors as `kept` says."""
-    return CodedSlots(shape, dtype) if kept == "int8" else PlainSlots(shape, getattr(torch, kept), dtype)
+    if kept == "int8":
+        return CodedSlots(shape, dtype, device)
+    return PlainSlots(shape, getattr(torch, kept), dtype, device)
 
 
-def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros [*shape] in pages that the kernel hands out when they are touched; torch.zeros touches all."""
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros [*shape]; on the CPU in pages that the kernel hands out when they are touched."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
     pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 

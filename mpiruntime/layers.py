@@ -38,11 +38,11 @@ class Norm:
 
 
 class LayerNorm:
-    """LayerNorm with a bias, held whole on every rank: Ba et al., 2016."""
+    """LayerNorm with a bias or without, held whole on every rank: Ba et al., 2016."""
 
-    def __init__(self, weights: Weights, width: int, eps: float) -> None:
+    def __init__(self, weights: Weights, width: int, eps: float, bias: bool = True) -> None:
         self.weight = weights.vector("weight", width, dtype=torch.float32)
-        self.bias = weights.vector("bias", width, dtype=torch.float32)
+        self.bias = weights.vector("bias", width, dtype=torch.float32) if bias else None
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class LayerNorm:
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""
-        return [self.weight, self.bias]
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
 AnyNorm = Norm | LayerNorm
@@ -59,13 +59,16 @@ AnyNorm = Norm | LayerNorm
 
 def norm_of(weights: Weights, config: ModelConfig) -> AnyNorm:
     """Return the norm of the model's kind at a place of its width."""
-    if config.encoder:
-        return LayerNorm(weights, config.width, config.norm_eps)
+    if config.norm != "rms":
+        return LayerNorm(weights, config.width, config.norm_eps, config.norm == "layer")
     return Norm(weights, config.width, config.norm_eps, config.norm_offset)
 
 
 class RowParallel:
-    """A matrix [out, in] cut along its input: each rank multiplies its part and the results are summed."""
+    """A matrix [out, in] cut along its input: each rank multiplies its part, and whoever calls sums the results.
+
+    comm: where ranks agree, if the arithmetic wants it, on what their parts are rounded to.
+    """
 
     def __init__(self, weights: Weights, shape: tuple[int, int], part: range, bias: bool, comm: Communicator) -> None:
         self.arithmetic = weights.arithmetic
@@ -75,8 +78,12 @@ class RowParallel:
         self.comm = comm
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x @ weight.T + bias as [T, out] in fp32 for this rank's part of x [T, in]; collective."""
-        total = self.arithmetic.linear_sum(x, self.weight, self.width, self.comm)
+        """Return this rank's part of x @ weight.T as [T, out] for its part of x [T, in]; collective."""
+        return self.arithmetic.linear_part(x, self.weight, self.width, self.comm)
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return x @ weight.T + bias as [T, out] in fp32 of the sum of all parts, which it may change."""
+        total = self.arithmetic.summed(total)
         return total if self.bias is None else total + self.bias.float()  # once, not once per rank
 
     def tensors(self) -> list[Matrix]:
@@ -87,27 +94,34 @@ class RowParallel:
 class Embedding:
     """The token table [V, D] cut by vocabulary; serves as the output head too where embeddings are tied.
 
-    Behind a cap, logits are c tanh(x / c).
+    Logits are scaled where the family says so, and behind a cap c tanh(x / c).
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator) -> None:
         self.arithmetic = weights.arithmetic
         self.rows = shard.of(config.vocab_size)
+        starts = [other.of(config.vocab_size).start for other in shard.others()[1:]]
+        self.bounds = torch.tensor(starts, device=weights.device)
         self.weight = weights.rows("weight", (config.vocab_size, config.width), self.rows)
-        self.cap = config.logit_cap
+        self.scale, self.cap = config.logit_scale, config.logit_cap
         self.comm = comm
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the rows of tokens [T] as [T, D] in fp32; collective. Every other rank adds zeros, so it is exact."""
-        mine = (tokens >= self.rows.start) & (tokens < self.rows.stop)
+        """Return the rows of tokens [T] as [T, D] in fp32; collective."""
+        owners = torch.bucketize(tokens, self.bounds, right=True)
+        return self.comm.share_rows(self._own(tokens), owners)
+
+    def _own(self, tokens: Tensor) -> Tensor:
+        """Return rows [T, D] that are those of tokens [T] where this rank has them, as they are kept."""
         if not len(self.rows):
-            return self.comm.all_reduce(torch.zeros(len(tokens), self.weight.shape[1]))
-        found = take_rows(self.weight, (tokens - self.rows.start).clamp(0, len(self.rows) - 1))
-        return self.comm.all_reduce(torch.where(mine[:, None], found, 0.0))  # times 0, infinity would be NaN
+            return take_rows(self.weight, tokens[:0]).new_zeros(len(tokens), self.weight.shape[1])
+        return take_rows(self.weight, (tokens - self.rows.start).clamp(0, len(self.rows) - 1))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, V of this rank] of x [B, D]."""
         found = self.arithmetic.linear(x, self.weight)
+        if self.scale != 1:
+            found = found.float() * self.scale
         return found if self.cap is None else self.arithmetic.capped(found, self.cap)
 
     def tensors(self) -> list[Matrix]:

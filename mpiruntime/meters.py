@@ -14,11 +14,12 @@ from ollampi.mpiruntime.world import RankFacts
 
 
 class ModelMeter:
-    """The steps of one model on this rank; its decoder talks through `comm`."""
+    """The steps of one model on this rank; its decoder talks through `comm`, and sums activations through `sums`."""
 
-    def __init__(self, name: str, comm: Communicator, trace: Trace | None) -> None:
+    def __init__(self, name: str, comm: Communicator, trace: Trace | None, sums: Communicator | None = None) -> None:
         self.counts = StepCounts()
         self.comm = Timed(comm, self.counts, trace)
+        self.sums = self.comm if sums is None else Timed(sums, self.counts, trace)
         self._name = name
         self._trace = trace
         self._exchanged_s = 0.0
@@ -35,15 +36,18 @@ class ModelMeter:
 class Meters:
     """The meters of one rank by the names of the models; they outlive the models."""
 
-    def __init__(self, comm: Communicator, facts: list[RankFacts], trace: Trace | None) -> None:
+    def __init__(
+        self, comm: Communicator, facts: list[RankFacts], trace: Trace | None, sums: Communicator | None = None
+    ) -> None:
         self._comm = comm
+        self._sums = sums
         self._facts = facts
         self._trace = trace
         self._meters: dict[str, ModelMeter] = {}
 
     def of(self, name: str) -> ModelMeter:
         """Return the meter of a model."""
-        return self._meters.setdefault(name, ModelMeter(name, self._comm, self._trace))
+        return self._meters.setdefault(name, ModelMeter(name, self._comm, self._trace, self._sums))
 
     def samples(self) -> list[Sample]:
         """Return the samples of all ranks; collective."""

@@ -39,17 +39,19 @@ class Histogram:
 
 @dataclass
 class Exchange:
-    """Calls of one kind between the ranks: how many, how long they took, and what this rank put in."""
+    """Calls of one kind between the ranks: how many, how long they took, what this rank put in, sent and received."""
 
     calls: int = 0
     seconds: float = 0.0
     size_bytes: int = 0
+    wire_bytes: int = 0
 
-    def add(self, seconds: float, size_bytes: int) -> None:
+    def add(self, seconds: float, size_bytes: int, wire_bytes: int = 0) -> None:
         """Count a call."""
         self.calls += 1
         self.seconds += seconds
         self.size_bytes += size_bytes
+        self.wire_bytes += wire_bytes
 
 
 @dataclass
@@ -86,6 +88,7 @@ class StepCounts:
                 ("ollampi_exchange_calls_total", labels, exchange.calls),
                 ("ollampi_exchange_seconds_total", labels, exchange.seconds),
                 ("ollampi_exchange_bytes_total", labels, exchange.size_bytes),
+                ("ollampi_exchange_wire_bytes_total", labels, exchange.wire_bytes),
             ]
         return found
 

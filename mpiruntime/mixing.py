@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ollampi.kernels.attention import Scoring
+from ollampi.kernels.device_attention import OnHeads, Turning, look, look_together, turn_and_keep
 from ollampi.kernels.ops import rotate
 from ollampi.kernels.paged_attention import HeadNorms, PagedAttention, Pieces, piece_tokens
 from ollampi.mpiruntime.arithmetic import Arithmetic
 from ollampi.mpiruntime.batch import Batch
+from ollampi.mpiruntime.gpu_arithmetic import OnGpu
+from ollampi.mpiruntime.gpu_batch import GpuBatch
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.rope import Rope
@@ -23,7 +27,8 @@ class Heads:
     """The query and KV heads of one rank.
 
     first_heads [K + 1]: of each KV head the first query head that looks at it, and their number at the end;
-    kv_of_head: as kernels.attention wants it. Neighbouring ranks may hold the same KV head, where a group is cut.
+    kv_of_head: as kernels.attention wants it; on_gpu: both as kernels.device_attention does. Neighbouring ranks may
+    hold the same KV head, where a group is cut.
     """
 
     query: range
@@ -31,22 +36,31 @@ class Heads:
     size: int
     first_heads: Tensor
     kv_of_head: Tensor | None
+    on_gpu: OnHeads
 
     @property
     def piece_tokens(self) -> int:
         """Return the most tokens that attend together natively; 0 without a library."""
-        return piece_tokens(int(self.first_heads.diff().max()))
+        return piece_tokens(self.on_gpu.most)
 
 
-def heads_of(config: ModelConfig, shard: Shard) -> Heads:
-    """Return the heads of the rank of `shard`."""
+def heads_of(config: ModelConfig, shard: Shard, device: torch.device) -> Heads:
+    """Return the heads of the rank of `shard`; device: where on_gpu is."""
     query, kv = shard.heads(config.num_heads, config.num_kv_heads)
     group = config.num_heads // config.num_kv_heads
     first = [max(0, k * group - query.start) for k in kv] + [len(query)]
     each = len(query) // len(kv)
     equal = first == [k * each for k in range(len(kv) + 1)]
-    kv_of_head = None if equal else torch.tensor([h // group - kv.start for h in query])
-    return Heads(query, kv, config.head_dim, torch.tensor(first), kv_of_head)
+    of_head = None if equal else [h // group - kv.start for h in query]
+    most = max(last - begin for begin, last in pairwise(first))
+    on_gpu = OnHeads(
+        first_heads=torch.tensor(first, dtype=torch.int32, device=device),
+        kv_of_head=None if of_head is None else torch.tensor(of_head, device=device),
+        num_heads=len(query),
+        most=most,
+    )
+    kv_of_head = None if of_head is None else torch.tensor(of_head)
+    return Heads(query, kv, config.head_dim, torch.tensor(first), kv_of_head, on_gpu)
 
 
 @dataclass(frozen=True)
@@ -69,14 +83,14 @@ class Mixing:
     """Attention of one step: every layer keeps the keys and values of its tokens, then the tokens look at the cache.
 
     sights: of each layer; angles: of each rope cos, sin [T, r/2] of the tokens' positions. A batch in pieces is
-    computed natively, one in spans by torch.
+    computed natively, one in spans by torch, one of a GPU there.
     """
 
     def __init__(
         self,
         arithmetic: Arithmetic,
         heads: Heads,
-        batch: Batch,
+        batch: Batch | GpuBatch,
         cache: KVCache,
         sights: list[Sight],
         angles: dict[Rope | None, tuple[Tensor, Tensor]],
@@ -88,9 +102,10 @@ class Mixing:
         self._sights = sights
         self._angles = angles
         self._paged: dict[Sight, PagedAttention] = {}
-        if batch.pieces is not None:
-            self._paged = {sight: self._native(batch.pieces, sight) for sight in dict.fromkeys(sights)}
-        cache.note(batch.slots)
+        if isinstance(batch, Batch):
+            if batch.pieces is not None:
+                self._paged = {sight: self._native(batch, batch.pieces, sight) for sight in dict.fromkeys(sights)}
+            cache.note(batch.slots)
 
     def __call__(self, layer: int, qkv: Tensor, norms: HeadNorms | None = None) -> Tensor:
         """Return the mix [T, H d] of a layer for its projections qkv [T, (H + 2K) d], which it may change.
@@ -98,10 +113,30 @@ class Mixing:
         norms: of the heads of queries and keys, where the model has them.
         """
         sight = self._sights[layer]
+        if isinstance(self._batch, GpuBatch):
+            return self._on_gpu(layer, self._batch, qkv, norms, sight)
         paged = self._paged.get(sight)
-        return self._by_torch(layer, qkv, norms, sight) if paged is None else paged.mix(layer, qkv, norms)
+        return self._by_torch(layer, self._batch, qkv, norms, sight) if paged is None else paged.mix(layer, qkv, norms)
 
-    def _by_torch(self, layer: int, qkv: Tensor, norms: HeadNorms | None, sight: Sight) -> Tensor:
+    def _on_gpu(self, layer: int, batch: GpuBatch, qkv: Tensor, norms: HeadNorms | None, sight: Sight) -> Tensor:
+        """Return what the call does, on a GPU."""
+        assert isinstance(self._arithmetic, OnGpu)
+        kernels, heads, looks = self._arithmetic.kernels, self._heads.on_gpu, batch.looks
+        cache = self._cache.layers[layer]
+        q = turn_and_keep(qkv, norms, Turning(*self._angles[sight.rope], batch.slots), cache, heads, kernels)
+        if looks.rows is not None and looks.places is None:
+            return look(q, looks.rows, cache, heads, sight.scoring, kernels).flatten(1)
+        mixed = torch.empty_like(q, memory_format=torch.contiguous_format)
+        if looks.rows is not None and looks.places is not None:
+            alone = look(q[looks.places], looks.rows, cache, heads, sight.scoring, kernels)
+            mixed.index_copy_(0, looks.places, alone)
+        for prompt in looks.prompts:
+            mixed[prompt.queries] = look_together(
+                q[prompt.queries], prompt.slots, looks.both_ways, cache, heads, sight.scoring, qkv.dtype
+            )
+        return mixed.flatten(1)
+
+    def _by_torch(self, layer: int, batch: Batch, qkv: Tensor, norms: HeadNorms | None, sight: Sight) -> Tensor:
         """Return what the call does, by torch."""
         heads, angles = self._heads, self._angles[sight.rope]
         sizes = [len(heads.query), len(heads.kv), len(heads.kv)]
@@ -109,10 +144,10 @@ class Mixing:
         if norms is not None:
             q, k = self._normed(q, norms.queries, norms.eps), self._normed(k, norms.keys, norms.eps)
         k, v = self._arithmetic.cached(rotate(k, *angles), v)
-        self._cache.write(layer, self._batch.slots, k, v)
+        self._cache.write(layer, batch.slots, k, v)
         q = rotate(q, *angles)
         mixed = torch.empty_like(q)
-        for span in self._batch.spans:
+        for span in batch.spans:
             keys, values = self._cache.read(layer, span.keys, span.num_sequences)
             mask = span.mask(sight.scoring.window)
             mixed[span.queries] = self._arithmetic.attend(
@@ -124,7 +159,7 @@ class Mixing:
         """Return x [T, H, d] with each head normalised."""
         return self._arithmetic.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps).view(x.shape)
 
-    def _native(self, pieces: Pieces, sight: Sight) -> PagedAttention:
+    def _native(self, batch: Batch, pieces: Pieces, sight: Sight) -> PagedAttention:
         """Return the native attention of the layers that look alike."""
         cache = self._cache
         return PagedAttention(
@@ -133,7 +168,7 @@ class Mixing:
             cache.block_size,
             self._heads.first_heads,
             *self._angles[sight.rope],
-            self._batch.slots,
+            batch.slots,
             pieces,
             sight.scoring,
         )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ollampi.kernels.groups import GROUP
 from ollampi.kernels.linear import Matrix
-from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.model_config import Experts, ModelConfig
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.weights import Weights
@@ -27,11 +26,11 @@ class Mixture:
     """The likeliest experts of each token, weighted by a router that every rank has whole: Shazeer et al., 2017.
 
     Of every expert each rank has its columns, or, where they are spread, each rank has some experts whole. Either way
-    ranks add what theirs made of all tokens in one all-reduce. x must have the same bits on every rank. The router
+    what they made of all tokens is to be summed over ranks. x must have the same bits on every rank. The router
     computes in fp64, so that ranks which add up in another order, with more threads, choose the same experts.
     """
 
-    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, spread: bool) -> None:
+    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, spread: bool) -> None:
         assert config.experts is not None
         self.arithmetic = weights.arithmetic
         self.activation = config.activation
@@ -50,16 +49,19 @@ class Mixture:
             gate_up = of_expert.stacked_rows(rows)  # in the order in which the others stand by
             down = of_expert.columns(f"{names.expert_down}.weight", (config.width, size), part)
             self.own[number] = _Expert(gate_up, down)
-        self.comm = comm
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return what the experts make of x [T, D] as [T, D] in fp32; collective."""
+        """Return this rank's part of what the experts make of x [T, D] as [T, D] in fp32; not collective."""
         shares, chosen = self._routed(x)
         out = torch.zeros_like(x)
         for number in sorted(self.own.keys() & set(chosen.flatten().tolist())):
             tokens, places = (chosen == number).nonzero(as_tuple=True)
             out.index_add_(0, tokens, self._of_expert(x[tokens], self.own[number]) * shares[tokens, places, None])
-        return self.comm.all_reduce(out)
+        return out
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return what the experts make [T, D] in fp32: the sum of all parts as it is."""
+        return total
 
     def _routed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the shares in fp32 and the numbers [T, per_token] of each token's experts."""

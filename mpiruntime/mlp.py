@@ -36,8 +36,12 @@ class MLP:
         self.down = RowParallel(weights / names.down, (config.width, size), part, config.mlp_bias, comm)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the MLP of x [T, D] as [T, D] in fp32; collective."""
+        """Return this rank's part of the MLP of x [T, D] as [T, D]; collective."""
         return self.down(self.arithmetic.gated(x, self.gate_up, self.bias, self.activation))
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return the MLP [T, D] in fp32 of the sum of all parts, which it may change."""
+        return self.down.summed(total)
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""
@@ -57,8 +61,12 @@ class PlainMLP:
         self.down = RowParallel(weights / names.down, (config.width, size), part, True, comm)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the MLP of x [T, D] as [T, D] in fp32; collective."""
+        """Return this rank's part of the MLP of x [T, D] as [T, D]; collective."""
         return self.down(F.gelu(self.arithmetic.linear(x, self.up, self.bias), approximate=self.approximate))
+
+    def summed(self, total: Tensor) -> Tensor:
+        """Return the MLP [T, D] in fp32 of the sum of all parts, which it may change."""
+        return self.down.summed(total)
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ollampi.mpiruntime.config_fields import Fields
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.families import FAMILIES, NESTED, SHARED_KEYS, Names
+from ollampi.mpiruntime.families import FAMILIES, NESTED, SHARED_KEYS, Family, Names
 from ollampi.mpiruntime.gguf_config import gguf_config
 from ollampi.mpiruntime.gguf_header import read_gguf
 from ollampi.mpiruntime.layer_kinds import Layer, layers_of
@@ -65,6 +65,7 @@ class ModelConfig:
     dtype: str  # of the checkpoint: float32, float16 or bfloat16
     names: Names
     norms: str
+    norm: str
     norm_offset: float
     activation: str  # silu, gelu or gelu_tanh
     qk_norm: bool
@@ -72,10 +73,17 @@ class ModelConfig:
     attention_scale: float  # of the products of queries and keys
     attention_cap: float | None  # c tanh(x / c) of these
     logit_cap: float | None  # likewise of logits
+    logit_scale: float
     embedding_scale: float
     experts: Experts | None
     encoder: bool
     num_token_types: int
+    paired_rope: bool
+
+    @property
+    def parallel(self) -> bool:
+        """Return whether attention and MLP of a layer see the same input, so that both can be summed at once."""
+        return self.norms == "shared"
 
     @property
     def num_layers(self) -> int:
@@ -104,17 +112,14 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
     """Return the config in `values`; `source` names it in errors."""
     fields = _text_fields(Fields(values, source))
     model_type = fields.text("model_type", "")
-    family = FAMILIES.get(model_type)
-    if family is None:
-        known = ", ".join(sorted([*FAMILIES, *NESTED]))
-        raise ModelError(f"{source}: model_type {model_type!r:.40} is not supported; known are: {known}")
+    family = _family(model_type, source)
     own = {key: value for key, value in fields.values.items() if key not in SHARED_KEYS or key in family.keys}
     fields = Fields({**family.defaults, **own}, fields.source)
     _check_kind(fields, family.encoder)
     width, num_heads, num_kv_heads, head_dim = _heads(fields)
     max_context = fields.number("max_position_embeddings", int, 2048)
     attention_bias, mlp_bias = fields.flag("attention_bias", False), fields.flag("mlp_bias", False)
-    eps = fields.number("layer_norm_eps" if family.encoder else "rms_norm_eps", float, 1e-6)
+    eps = fields.number("rms_norm_eps" if family.norm == "rms" else "layer_norm_eps", float, 1e-6)
     query_scalar = fields.number("query_pre_attn_scalar", float, float(head_dim))
     layers = layers_of(fields, family, head_dim, max_context)
     return ModelConfig(
@@ -136,6 +141,7 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         dtype=fields.text("dtype", fields.text("torch_dtype", "float32")),
         names=family.names,
         norms=family.norms,
+        norm=family.norm,
         norm_offset=0.0 if fields.flag(WITH_OFFSET, False) else family.norm_offset,
         activation=_activation(fields, model_type),
         qk_norm=family.qk_norm,
@@ -143,11 +149,21 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         attention_scale=query_scalar**-0.5,
         attention_cap=fields.optional("attn_logit_softcapping", float),
         logit_cap=fields.optional("final_logit_softcapping", float),
+        logit_scale=fields.number("logit_scale", float, 1.0),
         embedding_scale=width**0.5 if family.scaled_embedding else 1.0,
         experts=_experts(fields),
         encoder=family.encoder,
         num_token_types=fields.number("type_vocab_size", int) if family.encoder else 0,
+        paired_rope=family.paired_rope,
     )
+
+
+def _family(model_type: str, source: str) -> Family:
+    """Return the family of a type of models; raise ModelError for one that is not known."""
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted([*FAMILIES, *NESTED]))
+        raise ModelError(f"{source}: model_type {model_type!r:.40} is not supported; known are: {known}")
+    return FAMILIES[model_type]
 
 
 def _check_kind(fields: Fields, encoder: bool) -> None:
@@ -156,6 +172,8 @@ def _check_kind(fields: Fields, encoder: bool) -> None:
     for key, value in {"use_bidirectional_attention": False, "is_causal": True, "is_decoder": not encoder}.items():
         if fields.flag(key, value) != value:
             raise fields.wrong(key, f"this family is supported as {kind} only")
+    if fields.flag("use_qk_norm", False):
+        raise fields.wrong("use_qk_norm", "this family is supported without norms of heads only")
 
 
 def is_headless(values: dict[str, Any]) -> bool:
@@ -168,6 +186,11 @@ def is_headless(values: dict[str, Any]) -> bool:
 def is_idle(config: ModelConfig, name: str) -> bool:
     """Return whether a tensor of a checkpoint is known to be of no use to the decoder."""
     return bool(_IDLE.search(name)) or (name.endswith("lm_head.weight") and config.num_tables == 1)
+
+
+def paired_heads(config: ModelConfig) -> tuple[tuple[str, ...], int] | None:
+    """Return the projections to heads whose rope turns neighbours, and the size of a head; None where none does."""
+    return ((config.names.queries, config.names.keys), config.head_dim) if config.paired_rope else None
 
 
 def _text_fields(fields: Fields) -> Fields:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ollampi.mpiruntime.communicator import summable
+from ollampi.mpiruntime.communicator import BySums, summable
 from ollampi.mpiruntime.errors import WorldError
+from ollampi.mpiruntime.interface import interface_variables, interfaces
+from ollampi.mpiruntime.mpi_link import Late, MpiLink, give_up
+from ollampi.mpiruntime.mpi_post import MpiPost
 
-_CONTROL_TAG, _NOTE_TAG = 1, 2
+_CONTROL_TAG, _NOTE_TAG, _PART_TAG = 1, 2, 3
 _SPIN_S = 0.02  # a waiting rank polls without sleeping for this long: a running answer sends a step far sooner
 _LONGEST_SLEEP_S = 0.006  # what the first token after idling may wait for, against the cost of waking up
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -32,12 +35,15 @@ def launched_size(environ: Mapping[str, str]) -> int | None:
     return None
 
 
-def prepare(environ: MutableMapping[str, str]) -> None:
+def prepare(environ: MutableMapping[str, str], interface: str | None = None) -> None:
     """Set what MPI reads when it starts, unless the user has set it; measured in docs/architecture.md.
 
     Open MPI's libfabric components take a second to start and serve no local job; ranks that outnumber the cores must
-    yield while they wait.
+    yield while they wait. interface: the network between hosts. One that this host does not have is left out: MPI would
+    end the job in its own words.
     """
+    if interface is not None and interface in interfaces():
+        environ.update(interface_variables(interface, environ))
     local = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
     environ.setdefault("OMPI_MCA_btl", "^ofi")
     environ.setdefault("OMPI_MCA_osc", "^ucx")
@@ -58,7 +64,7 @@ def start(expected_size: int) -> Mpi:
     from mpi4py import MPI  # loads the MPI library of this machine; a world of one never gets here
 
     if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_SERIALIZED)
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)  # for the thread of all_reduce_later
     size = MPI.COMM_WORLD.Get_size()
     if size != expected_size:
         _unlink_mapped()
@@ -69,7 +75,7 @@ def start(expected_size: int) -> Mpi:
             f" to the MPI library in use ({vendor} {'.'.join(map(str, version))}); use that library's own mpirun,"
             " for example with `ollampi launch -n N`"
         )
-    world = Mpi(MPI)
+    world = Mpi(MPI, MPI.COMM_WORLD)
     world.unlink_segments()
     return world
 
@@ -82,20 +88,24 @@ def _unlink_mapped() -> set[str]:
     return paths
 
 
-class Mpi:
-    """The communicator of all ranks of an MPI job.
+class Mpi(BySums):
+    """The communicator of the ranks of an MPI job, or of some of them. world: mpi4py's of the same ranks.
 
     Messages have a communicator of their own, so that they never wait behind activations.
     """
 
-    def __init__(self, mpi: Any) -> None:
+    def __init__(self, mpi: Any, world: Any) -> None:
         self._mpi = mpi
-        self._data = mpi.COMM_WORLD.Dup()
-        self._control = mpi.COMM_WORLD.Dup()
+        self._data = world.Dup()
+        self._control = world.Dup()
+        self._parts: list[Mpi] = []
         self.rank: int = self._data.Get_rank()
         self.size: int = self._data.Get_size()
         self._notes_sent = self._notes_received = 0
         self._unlinked: set[str] = set()
+        self._links: list[Any] = []
+        self._posts: list[MpiPost] = []
+        self._finishing: list[Callable[[], None]] = []
 
     @property
     def library(self) -> str:
@@ -113,6 +123,17 @@ class Mpi:
         self._data.Allreduce(x.numpy(), total.numpy(), op=self._mpi.SUM)
         return total
 
+    def share_rows(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return rows [T, D] as their owners [T] have them, in fp32; moves buffers of these alone, collective."""
+        order = owners.argsort(stable=True)  # that of the ranks, and of each rank its own
+        counts = (owners.bincount(minlength=self.size) * (rows.shape[1] * rows.itemsize)).tolist()
+        mine = rows[owners == self.rank].view(torch.uint8).numpy()
+        joined = torch.empty_like(rows)
+        self._data.Allgatherv([mine, self._mpi.BYTE], [joined.view(torch.uint8).numpy(), counts, self._mpi.BYTE])
+        shared = torch.empty(rows.shape)
+        shared[order] = joined.float()
+        return shared
+
     def gather(self, x: Tensor) -> Tensor | None:
         """Return x [B, d] of all ranks side by side on rank 0 and None elsewhere; moves buffers, collective."""
         x = x.float().contiguous()
@@ -125,6 +146,26 @@ class Mpi:
         self._data.Gatherv(x.numpy(), [flat, counts.tolist()], root=0)
         parts = np.split(flat, np.cumsum(counts)[:-1])
         return torch.cat([torch.from_numpy(p).view(x.shape[0], -1) for p in parts], dim=-1)
+
+    @property
+    def threads(self) -> bool:
+        """Return whether several threads may talk at a time."""
+        return bool(self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE)
+
+    def link(self, ranks: Sequence[int], limit_s: float, late: Late = give_up, quiet: bool = False) -> MpiLink | None:
+        """Return a new link between some ranks, and None on the others; collective over all ranks.
+
+        The link's ranks count in the order of `ranks`. The other values are those of MpiLink. A quiet link is for a
+        thread beside the main one; there is none, on any rank, where MPI does not serve several threads.
+        """
+        if quiet and not self.threads:
+            return None
+        inside = self.rank in ranks
+        comm = self._data.Split(0 if inside else self._mpi.UNDEFINED, list(ranks).index(self.rank) if inside else 0)
+        if not inside:
+            return None
+        self._links.append(comm)
+        return MpiLink(self._mpi, comm, ranks, limit_s, late, quiet)
 
     def broadcast(self, message: bytes | None) -> bytes:
         """Return rank 0's message on every rank. A waiting rank polls: it spins briefly, then sleeps in between."""
@@ -178,6 +219,33 @@ class Mpi:
         self._notes_received += len(notes)
         return notes
 
+    def within(self, ranks: Sequence[int]) -> Mpi:
+        """Return the communicator of `ranks`; collective over these alone. It is freed with this one."""
+        group = self._data.Get_group().Incl(list(ranks))
+        world = self._data.Create_group(group, _PART_TAG)
+        part = Mpi(self._mpi, world)
+        world.Free()
+        group.Free()
+        self._parts.append(part)
+        return part
+
+    def post(self) -> MpiPost | None:
+        """Return what a thread of each rank may talk through beside the main thread; collective.
+
+        None where the MPI library does not serve several threads.
+        """
+        if not self.threads:
+            return None
+        comm = self._data.Dup()
+        self._links.append(comm)
+        post = MpiPost(self._mpi, comm)
+        self._posts.append(post)
+        return post
+
+    def on_finish(self, work: Callable[[], None]) -> None:
+        """Have something called before MPI is left."""
+        self._finishing.append(work)
+
     def unlink_segments(self) -> None:
         """Remove the names of the MPI library's shared-memory files once all ranks have mapped them; collective.
 
@@ -198,10 +266,22 @@ class Mpi:
         if self._mpi.get_vendor()[0] == "Open MPI" and self._mpi.get_vendor()[1] < (5,):
             for path in self._unlinked:  # Open MPI 4 complains at length about files that it cannot remove
                 Path(path).touch()
+        for work in self._finishing:
+            work()
         self._data.Barrier()
+        for post in self._posts:
+            post.receive()  # likewise
+        self._free()
+        self._mpi.Finalize()
+
+    def _free(self) -> None:
+        """Free the communicators; collective."""
+        while self._parts:
+            self._parts.pop()._free()
+        for link in self._links:
+            link.Free()
         self._data.Free()
         self._control.Free()
-        self._mpi.Finalize()
 
     def abort(self, status: int) -> None:
         """End all ranks of the job now; does not return. Not collective."""

@@ -4,50 +4,97 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from ollampi.mpiruntime.communicator import Single
-from ollampi.mpiruntime.decoder import Cut, Decoder
+from ollampi.mpiruntime.decoder import Decoder
+from ollampi.mpiruntime.decoder_layer import Cut
+from ollampi.mpiruntime.layout import Layout, Schedule, run_bytes, schedule
 from ollampi.mpiruntime.memory import ITEM_BYTES, RUNTIME_BYTES, cache_bytes, check_groups, is_quantised
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.source import Source
+from ollampi.mpiruntime.synchronization import num_sums
 from ollampi.mpiruntime.weights import Counted
 
 
-def shard_bytes(
+@dataclass(frozen=True)
+class ShardSize:
+    """The bytes of weights of a rank, and where the matrices of its layers lie where these are streamed."""
+
+    total_bytes: int
+    layout: Layout
+
+    def schedule(self, num_streamed: int, prefetch_factor: int) -> Schedule:
+        """Return which layers are streamed where so many are."""
+        return schedule(len(self.layout), num_streamed, prefetch_factor)
+
+    def held_bytes(self, num_streamed: int, prefetch_factor: int) -> int:
+        """Return the bytes that are in memory where so many layers are streamed."""
+        if not num_streamed:
+            return self.total_bytes
+        return self._rest_bytes + self.schedule(num_streamed, prefetch_factor).held_bytes(self.runs)
+
+    @cached_property
+    def runs(self) -> list[int]:
+        """Return the bytes of each layer's run."""
+        return [run_bytes(run) for run in self.layout]
+
+    @cached_property
+    def _rest_bytes(self) -> int:
+        """Return what is held beside the matrices of layers."""
+        return self.total_bytes - sum(place.size_bytes for run in self.layout for place in run)
+
+
+def shard_size(
     config: ModelConfig,
     shard: Shard,
     dtype: str,
     quantize: str = "none",
     spread: bool = False,
     sources: Mapping[str, Source] | None = None,
-) -> int:
-    """Return the bytes of weights of the rank of `shard`: what its decoder would hold, built of tensors without memory.
+) -> ShardSize:
+    """Return what the decoder of the rank of `shard` would hold, built of tensors without memory.
 
     dtype: float32 or bfloat16; spread: experts are dealt out whole; sources: the tensors of the checkpoint where there
     is one. Raise CheckpointError where these are not what the config wants.
     """
     weights = Counted(getattr(torch, dtype), quantize=quantize, sources=sources)
-    return Decoder(weights, config, Cut(shard, Single(), spread), context=0).size_bytes
+    decoder = Decoder(weights, config, Cut(shard, Single(), Single(), spread), context=0)
+    return ShardSize(decoder.size_bytes, weights.layout)
 
 
 def num_parameters(config: ModelConfig) -> int:
     """Return the number of weights of a model, tied ones once."""
     weights = Counted(torch.float32)
-    return sum(math.prod(t.shape) for t in Decoder(weights, config, Cut(Shard(0, 1), Single()), context=0).tensors())
+    return sum(
+        math.prod(t.shape) for t in Decoder(weights, config, Cut(Shard(0, 1), Single(), Single()), context=0).tensors()
+    )
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """What one rank will hold: query and KV heads as [first, last), bytes of weights, and of the cache per position."""
+    """What one rank will hold: query and KV heads as [first, last), bytes of weights, and of the cache per position.
+
+    shard: what these weights are; step_bytes: what is read in every step where layers are streamed.
+    """
 
     heads: tuple[int, int]
     kv_heads: tuple[int, int]
     weight_bytes: int
     position_bytes: int
+    shard: ShardSize | None = None
+    step_bytes: int = 0
+
+    def streamed(self, num_streamed: int, prefetch_factor: int) -> RankPlan:
+        """Return the same with so many layers streamed."""
+        assert self.shard is not None
+        held = self.shard.held_bytes(num_streamed, prefetch_factor)
+        read = self.shard.schedule(num_streamed, prefetch_factor).step_bytes(self.shard.runs)
+        return replace(self, weight_bytes=held, step_bytes=read)
 
     def total_bytes(self, context: int) -> int:
         """Return all bytes with a cache of so many positions."""
@@ -76,9 +123,10 @@ def plan(config: ModelConfig, wanted: Wanted, sources: Mapping[str, Source] | No
         if is_quantised(wanted.quantize, sources):
             check_groups(config, shard, wanted.spread)
         heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
-        weights = shard_bytes(config, shard, wanted.dtype, wanted.quantize, wanted.spread, sources)
+        size = shard_size(config, shard, wanted.dtype, wanted.quantize, wanted.spread, sources)
         position = cache_bytes(config, shard, 1, kept)
-        ranks.append(RankPlan((heads.start, heads.stop), (kv_heads.start, kv_heads.stop), weights, position))
+        spans = (heads.start, heads.stop), (kv_heads.start, kv_heads.stop)
+        ranks.append(RankPlan(*spans, size.total_bytes, position, size))
     return ranks
 
 
@@ -95,6 +143,9 @@ def largest_context(config: ModelConfig, ranks: list[RankPlan], hosts: list[int]
     return max(0, longest)
 
 
-def reduced_bytes(config: ModelConfig) -> tuple[int, int]:
-    """Return how many all-reduces a step has, and the bytes of one for each token: sums are fp32."""
-    return 1 + 2 * config.num_layers, config.width * ITEM_BYTES["float32"]
+def reduced_bytes(config: ModelConfig, points: str = "all") -> tuple[int, int]:
+    """Return how many all-reduces a step has, and the bytes of one for each token: sums are fp32.
+
+    points: as ExchangeSettings.synchronization_points.
+    """
+    return num_sums(config, points), config.width * ITEM_BYTES["float32"]

@@ -161,7 +161,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: bytes over all ranks, and when it will be unloaded (epoch seconds, None for never)."""
+    """A model in memory: bytes over all ranks, and when it will be unloaded (epoch seconds, None for never).
+
+    note: what makes its answers other than the model's own, such as an exchange that is approximate; mostly empty.
+    """
 
     name: str
     path: str
@@ -169,3 +172,4 @@ class LoadedModel:
     gpu_bytes: int
     context_length: int
     expires_at: float | None
+    note: str = ""

@@ -10,6 +10,8 @@ from torch import Tensor
 from ollampi.mpiruntime.arithmetic import Arithmetic
 from ollampi.mpiruntime.rope import Rope
 
+CPU = torch.device("cpu")
+
 
 class RotaryTable:
     """cos and sin of the rotary angles for every position: two tensors [context, dim / 2] in fp32.
@@ -18,11 +20,12 @@ class RotaryTable:
     cache keeps of one text serves another.
     """
 
-    def __init__(self, rope: Rope, context: int, arithmetic: Arithmetic) -> None:
+    def __init__(self, rope: Rope, context: int, arithmetic: Arithmetic, device: torch.device = CPU) -> None:
         angles = torch.outer(torch.arange(context, dtype=torch.float32), inverse_frequencies(rope, context))
         self.cos, self.sin = arithmetic.cos_sin(angles)
         if rope.magnitude != 1:
             self.cos, self.sin = self.cos * rope.magnitude, self.sin * rope.magnitude
+        self.cos, self.sin = self.cos.to(device), self.sin.to(device)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos, sin [T, dim / 2] of positions [T]."""

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,50 +15,35 @@ from torch import Tensor
 
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.mpiruntime.agreement import agree
-from ollampi.mpiruntime.arithmetic import Arithmetic, arithmetic
-from ollampi.mpiruntime.batch import make_batch
-from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
+from ollampi.mpiruntime.cache_size import RankMemory, Room, room
 from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.decoder import Cut, Decoder, Output, Watch, look_away
+from ollampi.mpiruntime.decoder import Decoder, Output
+from ollampi.mpiruntime.decoder_layer import Cut, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
-from ollampi.mpiruntime.heap import give_back
 from ollampi.mpiruntime.kv_cache import KVCache
-from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes, check_groups, is_quantised
+from ollampi.mpiruntime.layer_file import Damaged
+from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.meters import Meters, ModelMeter
-from ollampi.mpiruntime.model_config import ModelConfig, is_idle, read_config
-from ollampi.mpiruntime.plan import shard_bytes
+from ollampi.mpiruntime.model_config import ModelConfig, is_idle, paired_heads, read_config
+from ollampi.mpiruntime.needed import needed
+from ollampi.mpiruntime.overlap import Halving
+from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.reading import Reading, with_reading
 from ollampi.mpiruntime.request import Sample
-from ollampi.mpiruntime.same_files import check_same, digests
+from ollampi.mpiruntime.residence import closed_on_error
+from ollampi.mpiruntime.same_files import check_same
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.shard_file import ShardFile, checkpoint_key, shard_path
+from ollampi.mpiruntime.shard_file import ShardFile, shard_path
 from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.stepping import Steps
+from ollampi.mpiruntime.streaming import key_of, remedy, residence
+from ollampi.mpiruntime.synchronization import sums_once
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.weights import Loaded
-from ollampi.mpiruntime.world import RankFacts, free_memory
+from ollampi.mpiruntime.world import RankFacts
 
 _NOT_KEPT = "load=scatter keeps no quantised weights in the folder of cache=; use load=slices to keep them"
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What one rank holds after loading: query and KV heads as [first, last), sizes, and what it read from disk.
-
-    formats: what its matrices are kept in, as kernels.choice names formats, what takes most first; note: what an
-    operator should know of its file of quantised weights.
-    """
-
-    rank: int
-    heads: tuple[int, int]
-    kv_heads: tuple[int, int]
-    weight_bytes: int
-    cache_bytes: int
-    read_bytes: int
-    unread: list[str]
-    seconds: float
-    formats: list[str] = field(default_factory=list)
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,31 +53,42 @@ class _Loaded:
     decoder: Decoder
     cache: KVCache
     meter: ModelMeter
+    steps: Steps
 
 
 class Runner:
     """The models of one rank. All ranks call `lead` (rank 0) or `follow` (the others) and so act alike.
 
-    trace: where the steps are recorded; all ranks have one, or none. choice: the kernels, the same on all ranks.
+    trace: where the steps are recorded; all ranks have one, or none. choice: the kernels, the same on all ranks. sums:
+    where activations are summed, if not by comm; overlap: as ExchangeSettings.overlap.
     """
 
     def __init__(
-        self, comm: Communicator, facts: list[RankFacts], trace: Trace | None = None, choice: Choice = NATIVE
+        self,
+        comm: Communicator,
+        facts: list[RankFacts],
+        trace: Trace | None = None,
+        choice: Choice = NATIVE,
+        sums: Communicator | None = None,
+        overlap: str = "never",
     ) -> None:
+        self._overlap = overlap
+        self._cut = False  # whether the step that was sent last is computed in halves
         self.comm = comm
         self.facts = facts
         self.trace = trace
         self.choice = choice
-        self.meters = Meters(comm, facts, trace)
+        self.meters = Meters(comm, facts, trace, sums)
         self.shard = Shard(comm.rank, comm.size)
-        self.device = torch.device("cpu")
+        self.place = placement(facts[comm.rank], comm.size == 1)
         self._models: dict[int, _Loaded] = {}
         self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; every rank's is called
         self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, likewise
 
     def send(self, step: Step) -> None:
         """Send a step to all ranks; rank 0 then takes part in it with `step`. Rank 0 only."""
-        self.comm.broadcast(encode(step))
+        self._cut = self._models[step.model].steps.cuts(step)
+        self.comm.broadcast(encode(replace(step, halved=self._cut)))
 
     def lead_load(self, load: Load) -> list[LoadReport]:
         """Load a model on all ranks; return what each holds. Rank 0 only, collective.
@@ -102,8 +98,8 @@ class Runner:
         self.comm.broadcast(encode(load))
         return self.load(load)
 
-    def lead_check(self, check: Check) -> int:
-        """Return how many cache blocks a load can have. Rank 0 only, collective.
+    def lead_check(self, check: Check) -> Room:
+        """Return how many cache blocks a load can have, and how many layers are streamed. Rank 0 only, collective.
 
         Raise ModelError where config, files or free memory of any rank forbid the load.
         """
@@ -154,11 +150,9 @@ class Runner:
         """Return what `step` returns."""
         began = time.perf_counter()
         model = self._models[step.model]
-        sizes = model.cache.block_size, model.cache.slot_bytes
-        batch = make_batch(step, *sizes, self.device, model.decoder.piece_tokens, model.decoder.both_ways)
-        logits = model.decoder(batch, model.cache, watch)
-        model.meter.step(len(batch.tokens), began)
-        return logits
+        output = model.steps(step if self.comm.rank else replace(step, halved=self._cut), watch)
+        model.meter.step(step.num_tokens, began)
+        return output
 
     @torch.inference_mode()
     def lead_probe(self, step: Step) -> str | None:
@@ -180,11 +174,14 @@ class Runner:
 
     def unload(self, unload: Unload) -> None:
         """Free the memory of a model; one that is not loaded is ignored."""
-        if self._models.pop(unload.model, None) is not None:
-            give_back()
+        model = self._models.pop(unload.model, None)
+        if model is not None:
+            model.decoder.residence.close()
+            del model
+            self.place.give_back()
 
-    def check(self, check: Check) -> int:
-        """Return how many cache blocks the load can have, the same on every rank; collective.
+    def check(self, check: Check) -> Room:
+        """Return the cache blocks that the load can have and the layers to stream, equal on all ranks; collective.
 
         Raise ModelError on every rank where any rank sees that the load would fail.
         """
@@ -196,7 +193,8 @@ class Runner:
         check_same([rank.host for rank in ranks], [rank.files for rank in ranks])
         paths = " and ".join([check.path, *check.drafts])
         what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"
-        return cache_blocks(ranks, check.num_blocks, check.most_blocks, check.fraction, what)
+        sizes = check.num_blocks, check.most_blocks, check.fraction
+        return room(ranks, *sizes, what, remedy(check, self.place.gpu is not None), check.stream == "always")
 
     def load(self, load: Load) -> list[LoadReport]:
         """Load this rank's slice; return what all ranks hold; collective.
@@ -216,54 +214,51 @@ class Runner:
 
     def _memory(self, check: Check) -> RankMemory:
         """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
-        fixed, block, files = 0, 0, dict[str, str]()
-        for path, adapters in ((check.path, check.adapters), *((path, []) for path in check.drafts)):
-            config, spread = read_config(Path(path)), check.experts == "spread"
-            checkpoint = open_checkpoint(Path(path), adapters)
-            sources = checkpoint.sources
-            self._arithmetic(check, config)
-            if is_quantised(check.quantize, sources):
-                check_groups(config, self.shard, spread)
-            fixed += shard_bytes(config, self.shard, check.dtype, check.quantize, spread, sources) + RUNTIME_BYTES
-            block += cache_bytes(config, self.shard, check.block_size, check.kept)
-            files |= digests(checkpoint.folder, checkpoint.files, checkpoint.adapters)
+        need = needed(check, self.shard, self.place.gpu is not None, partial(self.place.arithmetic, check, self.choice))
         leaving = [model for number, model in self._models.items() if number in check.leaving]
         staying = [model for number, model in self._models.items() if number not in check.leaving]
         return RankMemory(
             host=self.facts[self.comm.rank].host,
-            fixed_bytes=fixed,
-            block_bytes=block,
-            free_bytes=free_memory(),
+            holder=self.place.holder,
+            fixed_bytes=need.fixed_bytes,
+            block_bytes=need.block_bytes,
+            free_bytes=self.place.free_bytes(),
             promised_bytes=sum(m.cache.size_bytes - m.cache.taken_bytes for m in staying),
             freed_bytes=sum(m.decoder.size_bytes + m.cache.taken_bytes for m in leaving),
-            files=files,
+            files=need.files,
         )
-
-    def _arithmetic(self, wanted: Check | Load, config: ModelConfig) -> Arithmetic:
-        """Return what a model is to be computed with; raise ModelError where something forbids it."""
-        context = config.max_context
-        if wanted.deterministic and (config.encoder or config.experts or config.activation == "gelu"):
-            raise ModelError(
-                f"deterministic=true cannot compute a model of type {config.model_type}; use deterministic=false"
-            )
-        return arithmetic(wanted.deterministic, wanted.quantize, wanted.kept, context, self.device, self.choice)
 
     def _load_slice(self, load: Load, reading: Reading) -> LoadReport:
         """Read this rank's slice and make its cache; return what it holds."""
+        try:
+            return self._read_slice(load, reading)
+        except Damaged as e:
+            path, what = e.path, str(e)
+        path.unlink(missing_ok=True)  # here nothing of the first try is held any more
+        return replace(self._read_slice(load, reading), note=f"{what}; it was written anew")
+
+    def _read_slice(self, load: Load, reading: Reading) -> LoadReport:
+        """Return what `_load_slice` does; raise Damaged for a file that can be written anew."""
         began = time.monotonic()
         config = read_config(Path(load.path))
-        checkpoint = open_checkpoint(Path(load.path), load.adapters)
+        checkpoint = open_checkpoint(Path(load.path), load.adapters, paired_heads(config))
         checkpoint.reading, checkpoint.progress = reading, partial(self.progress, load.name)
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
-        how = self._arithmetic(load, config)
+        how = self.place.arithmetic(load, self.choice, config)
         shards = self._shards(load, checkpoint)
-        weights = Loaded(dtype, how, load.quantize, checkpoint.sources, checkpoint=checkpoint, shards=shards)
-        decoder = Decoder(weights, config, Cut(self.shard, meter.comm, load.experts == "spread"), load.context)
+        joint = sums_once(config, load.points, load.deterministic)
+        cut = Cut(self.shard, meter.comm, meter.sums, load.experts == "spread", joint)
+        place = residence(load, checkpoint, config, self.shard)
+        form = dtype, how, load.quantize, checkpoint.sources, "", place, self.place.device
+        kept = Loaded(*form, checkpoint=checkpoint, shards=shards)
+        with closed_on_error(place):
+            decoder = Decoder(kept, config, cut, load.context)
         checkpoint.finish()
         cache = self._cache(config, load, dtype)
-        self._models[load.model] = _Loaded(decoder, cache, meter)
-        if shards is not None and shards.incomplete and shards.key == _key(checkpoint):  # else it changed meanwhile
+        steps = self.place.steps(decoder, cache, Halving(self._overlap, self.facts))
+        self._models[load.model] = _Loaded(decoder, cache, meter, steps)
+        if shards is not None and shards.incomplete and shards.key == key_of(checkpoint):  # else it changed meanwhile
             shards.save()
         heads, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
         return LoadReport(
@@ -276,7 +271,9 @@ class Runner:
             unread=sorted(name for name in checkpoint.unread if not is_idle(config, name)),
             seconds=time.monotonic() - began,
             formats=decoder.formats,
+            device=str(self.place.device),
             note=shards.note if shards else _NOT_KEPT if load.shard_cache and load.load == "scatter" else "",
+            step_bytes=place.step_bytes,
         )
 
     def _shards(self, load: Load, checkpoint: Checkpoint) -> ShardFile | None:
@@ -284,17 +281,12 @@ class Runner:
         if load.shard_cache is None or load.quantize == "none" or load.load == "scatter":
             return None
         rank, size = self.comm.rank, self.comm.size
-        path = shard_path(load.shard_cache, checkpoint.folder, load.quantize, rank, size, checkpoint.adapters)
-        return ShardFile(path, _key(checkpoint))
+        form = f"{load.quantize}-ends" if load.num_streamed else load.quantize  # layers have a file of their own then
+        path = shard_path(load.shard_cache, checkpoint.folder, form, rank, size, checkpoint.adapters)
+        return ShardFile(path, key_of(checkpoint))
 
     def _cache(self, config: ModelConfig, load: Load, dtype: torch.dtype) -> KVCache:
         """Return an empty cache for this rank's KV heads."""
         _, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
-        return KVCache(
-            config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim, dtype, load.kept
-        )
-
-
-def _key(checkpoint: Checkpoint) -> str:
-    """Return what a file of quantised matrices of the checkpoint is known by."""
-    return checkpoint_key(checkpoint.folder, checkpoint.files, checkpoint.adapters)
+        sizes = config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim
+        return KVCache(*sizes, dtype, load.kept, self.place.device, spare=self.place.gpu is not None)

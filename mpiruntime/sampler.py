@@ -7,13 +7,14 @@ else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ollampi.kernels.draw import draw, drawn_places, heated
-from ollampi.kernels.top_tokens import top_tokens
+from ollampi.kernels.top_tokens import TopTokens, top_tokens
 from ollampi.mpiruntime.philox import chance
 from ollampi.mpiruntime.request import Sampling, TokenLogprob
 
@@ -39,15 +40,28 @@ class Pick(NamedTuple):
 
 def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
     """Return the next token for each row of logits [B, V]; None for one with values, or penalties, beyond fp32."""
-    scores = _adjusted(logits, picks)
-    drawn = [i for i, pick in enumerate(picks) if pick.sampling.draws]
-    narrow = [i for i in drawn if _is_narrow(picks[i].sampling)]
-    count = min(max((picks[i].sampling.top_k for i in narrow), default=1), scores.shape[1])
+    scores = adjusted(logits, picks)
+    count = candidates(picks, scores.shape[1])
     top = top_tokens(scores, count)
-    finite = top.finite
     if any(pick.allowed is not None for pick in picks):
         scores = _masked(scores, picks)
-        top = top_tokens(scores, count)
+        top = top_tokens(scores, count)._replace(finite=top.finite)
+    return choose(top, picks, scores.__getitem__)
+
+
+def candidates(picks: list[Pick], vocab_size: int) -> int:
+    """Return how many of the likeliest tokens `choose` needs to know."""
+    narrow = (pick.sampling.top_k for pick in picks if pick.sampling.draws and is_narrow(pick.sampling))
+    return min(max(narrow, default=1), vocab_size)
+
+
+def choose(top: TopTokens, picks: list[Pick], scores_of: Callable[[int], Logits]) -> list[int | None]:
+    """Return the next token of each row from its likeliest ones; None for a row that is not finite.
+
+    scores_of: returns all scores [V] of a row, behind biases, penalties and mask; asked where the likeliest do not do.
+    """
+    drawn = [i for i, pick in enumerate(picks) if pick.sampling.draws]
+    narrow = [i for i in drawn if is_narrow(picks[i].sampling)]
     tokens = top.tokens[:, 0].copy()
     if narrow:
         drawing = [picks[i] for i in narrow]
@@ -55,9 +69,9 @@ def sample(logits: Logits, picks: list[Pick]) -> list[int | None]:
         tokens[narrow] = top.tokens[narrow, draw(top.scores[narrow], options)]
     if len(narrow) < len(drawn):
         for i in set(drawn).difference(narrow):
-            if finite[i]:
-                tokens[i] = _draw_wide(scores[i].astype(np.float64), picks[i])
-    return [token if ok else None for token, ok in zip(tokens.tolist(), finite.tolist(), strict=True)]
+            if top.finite[i]:
+                tokens[i] = _draw_wide(scores_of(i).astype(np.float64), picks[i])
+    return [token if ok else None for token, ok in zip(tokens.tolist(), top.finite.tolist(), strict=True)]
 
 
 def describe(logits: Logits, token: int, count: int) -> TokenLogprob:
@@ -69,7 +83,7 @@ def describe(logits: Logits, token: int, count: int) -> TokenLogprob:
     return TokenLogprob(token, float(logprobs[token]), [(int(t), float(logprobs[t])) for t in best])
 
 
-def _adjusted(logits: Logits, picks: list[Pick]) -> Logits:
+def adjusted(logits: Logits, picks: list[Pick]) -> Logits:
     """Return logits [B, V] with biases, then the penalties on the tokens in each row's window; rows may overflow."""
     if not any(pick.sampling.adjusts for pick in picks):
         return logits
@@ -94,19 +108,23 @@ def _masked(scores: Logits, picks: list[Pick]) -> Logits:
 
 def _penalise(scores: Logits, picks: list[Pick]) -> None:
     """Take the repeat, presence and frequency penalties off scores [B, V] in place."""
-    places: list[int] = []
-    for i, pick in enumerate(picks):
-        places += [i * scores.shape[1] + token for token in _window(pick)]
-    if not places:
-        return
-    seen, times = np.unique(np.array(places, dtype=np.int64), return_counts=True)
-    row = seen // scores.shape[1]
-    repeat, presence, frequency = np.array(
-        [(p.sampling.repeat_penalty, p.sampling.presence_penalty, p.sampling.frequency_penalty) for p in picks]
-    )[row].T
+    seen, repeat, off = penalties(picks, scores.shape[1])
     flat = scores.reshape(-1)
     found = flat[seen].astype(np.float64)
-    flat[seen] = np.where(found > 0, found / repeat, found * repeat) - times * frequency - presence
+    flat[seen] = np.where(found > 0, found / repeat, found * repeat) - off[0] - off[1]
+
+
+def penalties(picks: list[Pick], vocab_size: int) -> tuple[Ints, Floats, Floats]:
+    """Return what the penalties act on: places [P] in flattened scores [B, V], each with its repeat penalty [P] and
+    what is taken off in turn [2, P]."""
+    places: list[int] = []
+    for i, pick in enumerate(picks):
+        places += [i * vocab_size + token for token in _window(pick)]
+    seen, times = np.unique(np.array(places, dtype=np.int64), return_counts=True)
+    repeat, presence, frequency = np.array(
+        [(p.sampling.repeat_penalty, p.sampling.presence_penalty, p.sampling.frequency_penalty) for p in picks]
+    )[seen // vocab_size].T
+    return seen, repeat, np.stack([times * frequency, presence])
 
 
 def _window(pick: Pick) -> list[int]:
@@ -117,7 +135,7 @@ def _window(pick: Pick) -> list[int]:
     return tokens if s.repeat_last_n < 0 else tokens[len(tokens) - min(s.repeat_last_n, len(tokens)) :]
 
 
-def _is_narrow(sampling: Sampling) -> bool:
+def is_narrow(sampling: Sampling) -> bool:
     """Return whether few candidates are left after top_k, which comes first."""
     return 0 < sampling.top_k <= _MAX_NARROW and sampling.typical_p >= 1
 

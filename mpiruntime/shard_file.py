@@ -130,7 +130,7 @@ class ShardFile:
         temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.part")
         try:
             self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
-            _remove_left(self.path)
+            remove_left(self.path)
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(self._header())
                 for matrix in self._kept.values():
@@ -196,7 +196,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
-def _remove_left(path: Path) -> None:
+def remove_left(path: Path) -> None:
     """Remove what ranks that were killed left of this file."""
     for left in path.parent.glob(f"{path.name}.*.part"):
         with suppress(OSError):

@@ -8,6 +8,7 @@ import os
 import secrets
 import select
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -80,6 +81,7 @@ class SharedMemory(Around):
             raise WorldError("the native kernels were not built")
         super().__init__(inner)
         self._native_sum = native.ollampi_shared_sum
+        self._native_share = native.ollampi_shared_share
         self._native_gather = native.ollampi_shared_gather
         self._peers = peers
         self._memory = (ctypes.c_char * layout.size_bytes).from_buffer(memory)
@@ -100,6 +102,11 @@ class SharedMemory(Around):
             self._peers.check()
         return total
 
+    def share(self, x: Tensor) -> None:
+        """Fill x [...] on every rank with rank 0's; contiguous, of one shape and dtype everywhere, collective."""
+        while not self._native_share(self._room, x.data_ptr(), x.nbytes, _PATIENCE_NS):
+            self._peers.check()
+
     def gather(self, x: Tensor) -> Tensor | None:
         """Return the x [B, d] of all ranks side by side in fp32 on rank 0 and None elsewhere; collective."""
         x = x.float().contiguous()
@@ -116,10 +123,13 @@ class SharedMemory(Around):
                 self._peers.check()
 
 
-def share_memory(comm: Communicator, crowded: bool, folder: Path = SHM) -> SharedMemory:
+def share_memory(
+    comm: Communicator, crowded: bool, folder: Path = SHM, names: Sequence[int] | None = None
+) -> SharedMemory:
     """Return the communicator over a new segment; collective. The ranks are on one host.
 
-    Raise WorldError on all ranks where any rank cannot have it.
+    names: what the ranks are called where one of them ends; by default their own numbers. Raise WorldError on all ranks
+    where any rank cannot have it.
     """
     agree(comm, lambda: _check(comm), WorldError)
     path = Path(comm.collect(str(folder / f"ollampi-{secrets.token_hex(16)}").encode())[0].decode())
@@ -129,7 +139,8 @@ def share_memory(comm: Communicator, crowded: bool, folder: Path = SHM) -> Share
     finally:
         if comm.rank == 0:
             path.unlink(missing_ok=True)
-    return SharedMemory(comm, memory, crowded, Peers(_pids(comm)))
+    called = range(comm.size) if names is None else names
+    return SharedMemory(comm, memory, crowded, Peers({called[rank]: pid for rank, pid in _pids(comm).items()}))
 
 
 def _check(comm: Communicator) -> None:

@@ -7,9 +7,10 @@ missing keys make its drafts worse, never the text.
 
 from __future__ import annotations
 
+from ollampi.mpiruntime.gpu_sampler import sample_rows
 from ollampi.mpiruntime.hosted import DraftModel, HostedModel
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.sampler import Pick, sample
+from ollampi.mpiruntime.sampler import Pick
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Chunk, Step
 
@@ -99,7 +100,7 @@ class Speculation:
         with draft.pace.timed(sum(len(chunk.tokens) for chunk in chunks)):
             logits = self.runner.step(step).logits
         assert logits is not None
-        return sample(logits.numpy(), picks)
+        return sample_rows(logits, picks)
 
 
 def _most(sequence: Sequence, allowed: int) -> int:

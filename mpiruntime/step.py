@@ -27,10 +27,16 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass of one model over some chunks."""
+    """One forward pass of one model over some chunks; halved: computed in two halves."""
 
     model: int
     chunks: list[Chunk]
+    halved: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the tokens of all chunks."""
+        return sum(len(chunk.tokens) for chunk in self.chunks)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class Load:
     cache_dtype: float32, bfloat16, int8, or auto for that of the model; quantize: the format of matrices, none, q8, q4
     or auto; shard_cache: the folder in which quantised matrices are kept, None for nowhere; experts: cut, or spread
     whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0 reads all;
-    adapters: the folders of LoRA adapters that are merged into it in turn.
+    adapters: the folders of LoRA adapters that are merged into it in turn; points: as
+    ExchangeSettings.synchronization_points; num_streamed: how many layers are read from a file in every step,
+    prefetch_factor: how many ahead.
     """
 
     model: int
@@ -58,6 +66,9 @@ class Load:
     experts: str = "cut"
     load: str = "slices"
     adapters: list[str] = field(default_factory=list)
+    points: str = "all"
+    num_streamed: int = 0
+    prefetch_factor: int = 2
 
     @property
     def kept(self) -> str:
@@ -71,13 +82,14 @@ class Check(Load):
 
     num_blocks: the fewest that will do; most_blocks: the most that are of use; fraction: the part of the memory left
     over by the weights that the cache may have beyond num_blocks; drafts: the paths of models that will draft for it,
-    with as many blocks. Changes nothing.
+    with as many blocks; stream: never, auto where the model does not fit otherwise, or always. Changes nothing.
     """
 
     most_blocks: int = 0
     fraction: float = 1.0
     leaving: list[int] = field(default_factory=list)
     drafts: list[str] = field(default_factory=list)
+    stream: str = "never"
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ _BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as bytes: a step as native int32s behind an "S", anything else as JSON."""
+    """Return the message as bytes: a step as native int32s behind "S", or "H" where halved, anything else as JSON."""
     if not isinstance(message, Step):
         return json.dumps([type(message).__name__, asdict(message)]).encode()
     flat = array("i", [message.model])
@@ -117,18 +129,18 @@ def encode(message: Message) -> bytes:
         flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits, c.num_pooled, c.num_behind))
         flat.extend(c.tokens)
         flat.extend(c.blocks)
-    return b"S" + flat.tobytes()
+    return (b"H" if message.halved else b"S") + flat.tobytes()
 
 
 def decode(data: bytes) -> Message:
     """Return the message that `encode` wrote."""
-    if data[:1] != b"S":
+    if data[:1] not in (b"S", b"H"):
         name, values = json.loads(data)
         message: Message = _BY_NAME[name](**values)
         return message
     flat = array("i")
     flat.frombytes(data[1:])
-    return Step(flat[0], list(_chunks(flat)))
+    return Step(flat[0], list(_chunks(flat)), data[:1] == b"H")
 
 
 def _chunks(flat: array[int]) -> Iterator[Chunk]:

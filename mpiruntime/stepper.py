@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ollampi.mpiruntime.gpu_sampler import sample_on_device
 from ollampi.mpiruntime.guides import Guides
 from ollampi.mpiruntime.held import HeldRows
 from ollampi.mpiruntime.hosted import HostedModel
@@ -109,7 +111,7 @@ class Stepper:
         progresses: list[Progress] = []
         if output.logits is not None:
             asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
-            progresses = self._sample(model, *self._held.sift(model.number, asked, output.logits.numpy()))
+            progresses = self._sample_output(model, asked, output.logits)
         if output.pooled is not None:
             progresses += _pool(planned, output.pooled.numpy())
         sampled = time.perf_counter()
@@ -132,6 +134,16 @@ class Stepper:
                 sequence.guide.foresee(sequence.drafts)
         self.guides.flush()
 
+    def _sample_output(
+        self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: Tensor
+    ) -> list[Progress]:
+        """Return what a step's rows of logits [B', V] bring; those on a GPU come to the host where they are needed."""
+        told = any(s.guide is not None or s.request.sampling.logprobs for s, _ in planned)
+        if logits.is_cpu or told:
+            return self._sample(model, *self._held.sift(model.number, planned, logits.cpu().numpy()))
+        picks = [pick for sequence, chunk in planned for pick in _picks(sequence, chunk.num_logits)]
+        return self._accept_all(model, planned, sample_on_device(logits, picks), np.empty((0, 0), np.float32))
+
     def _sample(
         self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
     ) -> list[Progress]:
@@ -144,7 +156,16 @@ class Stepper:
         picks: list[Pick] = []
         for sequence, chunk in planned:
             picks += _picks(sequence, chunk.num_logits)
-        tokens = sample(logits, picks)
+        return self._accept_all(model, planned, sample(logits, picks), logits)
+
+    def _accept_all(
+        self,
+        model: HostedModel,
+        planned: list[tuple[Sequence, Chunk]],
+        tokens: list[int | None],
+        logits: NDArray[np.float32],
+    ) -> list[Progress]:
+        """Return what the tokens that were chosen bring each sequence; logits: as for `_accept`."""
         progresses, row = [], 0
         for sequence, chunk in planned:
             progresses.append(self._accept(model, sequence, tokens[row : row + chunk.num_logits], logits, row))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ollampi.mpiruntime.communicator import Communicator, summable
+from ollampi.mpiruntime.communicator import BySums, summable
 from ollampi.mpiruntime.errors import RankFailure
+from ollampi.mpiruntime.link import Parcel
 
 T = TypeVar("T")
 
@@ -23,20 +24,68 @@ class _Meeting:
         self.slots: list[Any] = [None] * size
         self.barrier = threading.Barrier(size)
         self.notes: list[int] = []
+        self.inner: list[_Meeting] = []  # of links and parts
+        self._lock = threading.Lock()
+        self._parts: dict[tuple[int, ...], _Meeting] = {}
+        self._broken = False
 
-    def exchange(self, rank: int, value: Any) -> list[Any]:
-        """Return the values of all ranks; raise RankFailure where a rank failed."""
+    def part(self, ranks: tuple[int, ...]) -> _Meeting:
+        """Return the place where these ranks alone meet, one for each set of ranks."""
+        with self._lock:
+            if ranks not in self._parts:
+                self._parts[ranks] = _Meeting(len(ranks))
+                self.inner.append(self._parts[ranks])
+        if self._broken:
+            self._parts[ranks].abort()
+        return self._parts[ranks]
+
+    def exchange(self, rank: int, value: Any, take: Callable[[list[Any]], Any] = list) -> Any:
+        """Return what `take` makes of the list of all ranks' values; raise RankFailure where a rank failed."""
         self.slots[rank] = value
         try:
             self.barrier.wait()
-            everything = list(self.slots)
-            self.barrier.wait()  # nobody overwrites a slot before all have read
+            everything = take(self.slots)
+            self.barrier.wait()  # nobody overwrites a slot, or what is in it, before all have read
         except threading.BrokenBarrierError as e:
             raise RankFailure(f"rank {rank} cannot go on: another rank of this world failed") from e
         return everything
 
+    def abort(self) -> None:
+        """Let all ranks that wait here, at a link or in a part fail."""
+        self._broken = True
+        self.barrier.abort()
+        for meeting in self.inner:
+            meeting.abort()
 
-class ThreadCommunicator:
+
+class ThreadLink:
+    """The link of one rank of a thread world over a meeting that nobody else uses."""
+
+    def __init__(self, rank: int, meeting: _Meeting) -> None:
+        self.rank = rank
+        self.size = meeting.size
+        self._meeting = meeting
+
+    def swap(self, sends: Sequence[Parcel], receives: Sequence[Parcel], what: str) -> None:
+        """Send bytes and fill buffers with those of others, uint8 [n] each; collective.
+
+        Raise ValueError where what one rank sends is not what another one wants to receive.
+        """
+
+        def take(sent: list[Sequence[Parcel]]) -> None:
+            """Copy what is for this rank from what all ranks send."""
+            found = [(r, part) for r, parcels in enumerate(sent) for to, part in parcels if to == self.rank]
+            told, wanted = [(r, part.numel()) for r, part in found], [(r, part.numel()) for r, part in receives]
+            if sorted(told) != sorted(wanted) or 0 in [count for _, count in told]:
+                raise ValueError(f"in {what} rank {self.rank} is sent (rank, bytes) {told} and wants {wanted}")
+            for source, part in receives:
+                at = next(i for i, (r, _) in enumerate(found) if r == source)
+                part.copy_(found.pop(at)[1])
+
+        self._meeting.exchange(self.rank, sends, take)
+
+
+class ThreadCommunicator(BySums):
     """One rank of a thread world."""
 
     def __init__(self, rank: int, meeting: _Meeting) -> None:
@@ -46,7 +95,7 @@ class ThreadCommunicator:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x over all ranks, in fp64 where x is, else in fp32; added in rank order."""
-        parts = self._meeting.exchange(self.rank, summable(x))
+        parts: list[Tensor] = self._meeting.exchange(self.rank, summable(x))
         total: Tensor = parts[0].clone()
         for part in parts[1:]:
             total += part
@@ -64,12 +113,24 @@ class ThreadCommunicator:
 
     def collect(self, message: bytes) -> list[bytes]:
         """Return the messages of all ranks."""
-        return self._meeting.exchange(self.rank, message)
+        told: list[bytes] = self._meeting.exchange(self.rank, message)
+        return told
 
     def share(self, x: Tensor) -> None:
         """Fill x [...] with rank 0's."""
         parts = self._meeting.exchange(self.rank, x.clone() if self.rank == 0 else None)
         x.copy_(parts[0])
+
+    def link(self, ranks: Sequence[int], limit_s: float = 0.0, quiet: bool = False) -> ThreadLink | None:
+        """Return a new link between some ranks, which count in this order, and None on the others; collective.
+
+        It knows no limit, and may be used by any thread.
+        """
+        meeting = _Meeting(len(ranks))
+        if self.rank == 0:
+            self._meeting.inner.append(meeting)
+        shared: _Meeting = self._meeting.exchange(self.rank, meeting)[0]
+        return ThreadLink(list(ranks).index(self.rank), shared) if self.rank in ranks else None
 
     def notify(self, note: int) -> None:
         """Leave a note for rank 0."""
@@ -80,8 +141,12 @@ class ThreadCommunicator:
         notes, self._meeting.notes = self._meeting.notes, []
         return notes
 
+    def within(self, ranks: Sequence[int]) -> ThreadCommunicator:
+        """Return the communicator of `ranks`; two of the same ranks must not be used at a time."""
+        return ThreadCommunicator(list(ranks).index(self.rank), self._meeting.part(tuple(ranks)))
 
-def run_threads(size: int, work: Callable[[Communicator], T]) -> list[T]:
+
+def run_threads(size: int, work: Callable[[ThreadCommunicator], T]) -> list[T]:
     """Return what `work` returns on each of `size` ranks, in rank order.
 
     A rank that raises breaks every collective of the others; its exception is raised here.
@@ -96,7 +161,7 @@ def run_threads(size: int, work: Callable[[Communicator], T]) -> list[T]:
             results[rank] = work(ThreadCommunicator(rank, meeting))
         except BaseException as e:
             failures.append(e)
-            meeting.barrier.abort()
+            meeting.abort()
 
     threads = [threading.Thread(target=rank_main, args=(rank,), daemon=True) for rank in range(size)]
     for thread in threads:

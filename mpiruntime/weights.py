@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from ollampi.kernels.linear import Matrix
-from ollampi.kernels.quantised import NotExact, NotFinite, stored_bytes
+from ollampi.kernels.linear import Matrix, copy
+from ollampi.kernels.quantised import NotExact, NotFinite, moved, stored_bytes
 from ollampi.mpiruntime.arithmetic import Arithmetic, Plain
 from ollampi.mpiruntime.checkpoint import Checkpoint
 from ollampi.mpiruntime.errors import CheckpointError
 from ollampi.mpiruntime.filling import ExactFilling, Filling, PlainFilling, QuantisedFilling
+from ollampi.mpiruntime.layout import Place
 from ollampi.mpiruntime.memory import BITS
+from ollampi.mpiruntime.residence import InMemory, Residence, Run
 from ollampi.mpiruntime.shard_file import ShardFile
 from ollampi.mpiruntime.source import DTYPES, Source, StoredPlain
 
+CPU = torch.device("cpu")
 M = TypeVar("M", bound=Matrix)
 
 
@@ -47,7 +50,8 @@ class Weights(ABC):
 
     dtype is that of the tensors returned, arithmetic what they are computed with; quantize: none, q8, q4, or auto for
     what each matrix is kept in. sources: the tensors that there are, None where nobody knows; errors name the file, the
-    tensor, what was wanted and what was found.
+    tensor, what was wanted and what was found. residence: where the matrices of layers are; device: where all tensors
+    are, which get there one by one.
     """
 
     dtype: torch.dtype
@@ -55,12 +59,18 @@ class Weights(ABC):
     quantize: str = "none"
     sources: Mapping[str, Source] | None = None
     prefix: str = ""
+    residence: Residence = field(default_factory=InMemory)
+    device: torch.device = CPU
 
     def __truediv__(self, name: str) -> Self:
         return replace(self, prefix=f"{self.prefix}{name}." if name else self.prefix)
 
     def __contains__(self, name: str) -> bool:
         return self.sources is None or self.prefix + name in self.sources
+
+    def each_layer(self, name: str, count: int) -> Iterator[Self]:
+        """Yield the weights of the layers with this name, which takes their number, each to be built in its turn."""
+        return (self / name.format(i) for i in range(count))
 
     def vector(self, name: str, size: int, part: range | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return the vector [size], or its part, in a dtype other than that of the others where one is given."""
@@ -137,7 +147,19 @@ class Weights(ABC):
 
 @dataclass(frozen=True)
 class Counted(Weights):
-    """Tensors that take no memory and tell what they would take: bytes of their own for quantised matrices."""
+    """Tensors that take no memory and tell what they would take: bytes of their own for quantised matrices.
+
+    layout: where matrices of layers are added, for each layer that is built.
+    """
+
+    layout: list[list[Place]] = field(default_factory=list)
+    run: list[Place] | None = None
+
+    def each_layer(self, name: str, count: int) -> Iterator[Self]:
+        """Yield the weights of each layer, whose matrices are added to the layout."""
+        for i in range(count):
+            self.layout.append([])
+            yield replace(self / name.format(i), run=self.layout[-1])
 
     def stand_by(self, names: list[str]) -> None:
         """Do nothing."""
@@ -149,6 +171,9 @@ class Counted(Weights):
     def _matrix(self, pieces: list[Piece]) -> Matrix:
         """Return a tensor without memory."""
         form = self.format(pieces)
+        if self.run is not None:
+            bits, exact = (None, False) if form is None else form
+            self.run.append(Place(_joined(pieces), *_shape(pieces), bits, exact, self.dtype))
         if form is None:
             return self._plain(pieces, self.dtype)
         size = stored_bytes(*_shape(pieces), form.bits)
@@ -161,10 +186,19 @@ class Counted(Weights):
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Weights):
-    """Tensors read from a checkpoint; shards: where quantised ones are kept for the next time."""
+    """Tensors read from a checkpoint; shards: where quantised ones are kept for the next time.
+
+    run: where the matrices of a layer that these are the weights of are made, None for anywhere.
+    """
 
     checkpoint: Checkpoint
     shards: ShardFile | None = None
+    run: Run | None = None
+
+    def each_layer(self, name: str, count: int) -> Iterator[Self]:
+        """Yield the weights of each layer."""
+        for i, run in enumerate(self.residence.runs(count)):
+            yield replace(self / name.format(i), run=run, shards=self.shards if run is None else None)
 
     def stand_by(self, names: list[str]) -> None:
         """Take part in the reading of tensors that other ranks own; collective where all read together."""
@@ -179,28 +213,40 @@ class Loaded(Weights):
         vector = torch.cat(found) if found else torch.empty(0, dtype=dtype)
         if self.quantize in BITS and not vector.isfinite().all():
             raise self._not_finite(name)
-        return vector
+        return vector.to(self.device)
 
     def _plain(self, pieces: list[Piece], dtype: torch.dtype) -> Tensor:
         """Return pieces of matrices as plain numbers."""
-        return self._filled(PlainFilling(*_shape(pieces), dtype), pieces)
+        filling = PlainFilling(*_shape(pieces), dtype, pinned=self.device.type == "cuda")
+        return self._filled(filling, pieces).to(self.device)
 
     def _matrix(self, pieces: list[Piece]) -> Matrix:
         """Return pieces of matrices under each other."""
+        if self.run is None:
+            return self._made(pieces)
+        matrix = self.run.matrix(_joined(pieces))
+        if not self.run.is_filled:
+            copy(self._made(pieces), matrix)
+        for piece in pieces:
+            self.checkpoint.mark(piece.name)
+        return matrix
+
+    def _made(self, pieces: list[Piece]) -> Matrix:
+        """Return pieces of matrices in memory of their own."""
         form = self.format(pieces)
         if form is None:
             return self._plain(pieces, self.dtype)
         kind = ExactFilling if form.exact else QuantisedFilling
         shape = _shape(pieces)
         if self.shards is None:
-            return self._filled(kind(*shape, form.bits, self.dtype), pieces)
-        matrix = self.shards.matrix("+".join(map(str, pieces)), *shape, form.bits, self.dtype)
+            return moved(self._filled(kind(*shape, form.bits, self.dtype), pieces), self.device)
+        matrix = self.shards.matrix(_joined(pieces), *shape, form.bits, self.dtype)
         if matrix is None:
             matrix = self._filled(kind(*shape, form.bits, self.dtype), pieces)
-            self.shards.keep("+".join(map(str, pieces)), matrix)
+            self.shards.keep(_joined(pieces), matrix)
         for piece in pieces:
             self.checkpoint.mark(piece.name)
-        return matrix
+        return moved(matrix, self.device)
 
     def _filled(self, filling: Filling[M], pieces: list[Piece]) -> M:
         """Return the matrix whose rows are read from pieces in turn."""
@@ -236,3 +282,8 @@ class Loaded(Weights):
 def _shape(pieces: list[Piece]) -> tuple[int, int]:
     """Return the shape of pieces under each other."""
     return sum(len(piece.rows) for piece in pieces), len(pieces[0].columns)
+
+
+def _joined(pieces: list[Piece]) -> str:
+    """Return the name of a matrix that is made of pieces."""
+    return "+".join(map(str, pieces))

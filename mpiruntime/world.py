@@ -19,7 +19,8 @@ class RankFacts:
     """What one rank can use.
 
     cores: the numbers of the cores that it may run on; usable: how many of them the ranks of its host may keep busy;
-    threads: its share of these; memory_bytes: what is free on its host, shared by the local_size ranks there.
+    threads: its share of these; memory_bytes: what is free on its host, shared by the local_size ranks there. device:
+    as torch calls it; of a GPU its name, an identity that no other GPU has, and its free bytes (mpiruntime.devices).
     """
 
     rank: int
@@ -30,6 +31,10 @@ class RankFacts:
     usable: int
     threads: int
     memory_bytes: int
+    device: str = "cpu"
+    gpu: str = ""
+    identity: str = ""
+    gpu_bytes: int = 0
 
 
 def survey(comm: Communicator) -> list[RankFacts]:

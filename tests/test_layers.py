@@ -13,11 +13,15 @@ LAYERS = ("kernels", "mpiruntime", "api", "launcher")  # each may import those b
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 # What an HTTP process must not load: it starts in a fraction of a second and holds no weights.
 TORCH_FREE = {
+    "adapter_config",
+    "checkpoint_files",
     "errors",
     "families",
+    "folder_templates",
     "gguf_config",
     "gguf_header",
     "gguf_tokenizer",
+    "heap",
     "json_file",
     "lifetime",
     "model_config",

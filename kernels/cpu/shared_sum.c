@@ -171,6 +171,23 @@ int64_t ollampi_shared_sum(Room *room, const char *x, char *out, int64_t bytes, 
     return 1;
 }
 
+/* Fill x [bytes] with rank 0's. Return whether it is done. */
+int64_t ollampi_shared_share(Room *room, char *x, int64_t bytes, int64_t patience_ns) {
+    while (room->done < bytes) {
+        const int64_t left = bytes - room->done, n = left < room->slot_bytes ? left : room->slot_bytes;
+        if (room->stage == 0) {
+            if (room->rank == 0) memcpy(slot(room, 0), x + room->done, (size_t)n);
+            say(room);
+            room->stage = 1;
+        }
+        if (!all_said(room, patience_ns)) return 0; /* the others too: they have read what rank 0 writes over next */
+        if (room->rank != 0) memcpy(x + room->done, slot(room, 0), (size_t)n);
+        next(room, room->done + n);
+    }
+    room->done = 0;
+    return 1;
+}
+
 /* Copy what each rank has in its slot, elements from `done` on of its x, to where it belongs in out [rows, total]. */
 static void place(const Room *room, float *out, int64_t rows, int64_t total) {
     const int64_t some = room->slot_bytes / (int64_t)sizeof(float);

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
 import socket
 import struct
-import threading
-import uuid
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,14 +14,14 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from support.coordinators import USAGE, FakeCoordinator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ollampi.api.app import create_app
 from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Tokens
 from ollampi.api.settings import Settings
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
 from ollampi.api.text_tokenizer import TextTokenizer
-from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
 
@@ -38,7 +35,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIALS = ["<|end|>", "<|im_start|>", "<|im_end|>"]
-USAGE = Usage(prompt_tokens=9, generated_tokens=2, load_ns=1_000_000, prompt_ns=50_000_000, decode_ns=150_000_000)
 
 
 def train_tokenizer() -> Tokenizer:
@@ -226,100 +222,6 @@ def make_model(tokenizer: Tokenizer) -> Callable[..., Path]:
 @pytest.fixture
 def make_client(engine: FakeEngine) -> Callable[..., FlaskClient]:
     return lambda folder, **settings: create_app(engine, Store([folder]), Settings(**settings)).test_client()
-
-
-class FakeCoordinator:
-    """The engine's end of the socket: a thread that records messages and answers by script.
-
-    generate yields `tokens` one by one and is done, unless `silent`; then it waits for a cancel, as load does.
-    """
-
-    def __init__(self) -> None:
-        self.address = f"unix:@ollampi-test-{uuid.uuid4().hex}"
-        self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.tokens: list[int] = []
-        self.models: list[dict[str, Any]] = []
-        self.samples: list[Sample] = []
-        self.error: tuple[str, str] | None = None
-        self.silent = False
-        self.deaf = False  # to cancels and scrapes
-        self.connections: list[socket.socket] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(wire.unix_address(self.address))
-        self._listener.listen()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def expect(self, op: str, timeout_s: float = 5.0) -> dict[str, Any]:
-        """Return the next message, which must be an `op`."""
-        message = self.messages.get(timeout=timeout_s)
-        assert message["op"] == op, message
-        return message
-
-    def send(self, number: int, *tokens: int, **event: Any) -> None:
-        """Send an event about request `number` over the one connection: the next tokens, or whatever else."""
-        event = event or {"kind": "tokens", "tokens": list(tokens), "logprobs": []}
-        wire.send(self.connections[0], {"events": [{"id": number, **event}]})
-
-    def hang_up(self) -> None:
-        """Break every connection; new ones are still accepted."""
-        while self.connections:
-            with contextlib.suppress(OSError):  # the other side was faster
-                self.connections.pop().shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """End all threads and sockets."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self.hang_up()
-        for thread in self._threads:
-            thread.join(5)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections.append(connection)
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                while True:
-                    message = wire.receive(connection)
-                    self.messages.put(message)
-                    for event in self._answers(message):
-                        wire.send(connection, {"events": [{"id": message["id"], **event}]})
-            except wire.Closed:
-                return
-
-    def _answers(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        op = message["op"]
-        if self.error:
-            yield {"kind": "error", "code": self.error[0], "message": self.error[1]}
-        elif op == "loaded":
-            yield {"kind": "loaded", "models": self.models}
-        elif op == "metrics" and not self.deaf:
-            yield {"kind": "metrics", "samples": self.samples}
-        elif (op in ("cancel", "metrics") and self.deaf) or (op == "load" and self.silent):
-            return
-        elif op in ("load", "unload", "cancel"):
-            yield {"kind": "done", "reason": op, "usage": vars(USAGE)}
-        elif op == "embed":
-            for place, prompt in enumerate(message["request"]["prompts"]):
-                yield {"kind": "embedding", "place": place, "values": array("f", array("i", prompt)).tobytes()}
-            if not self.silent:
-                yield {"kind": "done", "reason": "stop", "usage": vars(USAGE)}
-        else:
-            for token in self.tokens:
-                logprobs = [{"token": token, "logprob": -1.0, "top": [[3, -2.0]]}]
-                yield {"kind": "tokens", "tokens": [token], "logprobs": logprobs}
-            if not self.silent:
-                yield {"kind": "done", "reason": "stop", "usage": vars(USAGE)}
 
 
 @pytest.fixture

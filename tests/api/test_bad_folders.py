@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ollampi.api.model import read_model
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
 from ollampi.api.text_source import MAX_TEMPLATE_CHARS
 from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
@@ -207,7 +207,7 @@ def test_an_unforeseen_error_leaves_one_model_out(make_model, tmp_path, monkeypa
             raise ZeroDivisionError
         return read_model(name, path)
 
-    monkeypatch.setattr("ollampi.api.store.read_model", fails)
+    monkeypatch.setattr("ollampi.api.store.catalog.read_model", fails)
     store = Store([models])
     for _ in range(3):
         assert [model.full_name for model in store.models()] == ["good:latest"]

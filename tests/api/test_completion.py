@@ -93,6 +93,16 @@ def test_chat_stream(client):
     assert last["message"] == {"role": "assistant", "content": ""}
 
 
+def test_line_ends_of_unicode_end_no_line(client, engine):
+    text = "a\x85b\u2028c\u2029d\x0be\x1cf 🙂 ü"
+    engine.says(text)
+    for route, part in (("generate", "response"), ("chat", "message")):
+        body = {"model": "chatty", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
+        response = client.post(f"/api/{route}", json=body)
+        pieces = [json.loads(line)[part] for line in response.text.splitlines()]  # as httpx cuts, and so ollama-python
+        assert "".join(p["content"] if part == "message" else p for p in pieces) == text
+
+
 def test_zero_metrics_are_left_out(client, engine):
     engine.events = [Done("stop", Usage(prompt_tokens=3))]
     last = client.post("/api/generate", json={"model": "demo", "prompt": "x", "stream": False}).json

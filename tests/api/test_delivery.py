@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import logging
-import queue
 import random
 import socket
 import threading
@@ -13,19 +13,17 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from support.deliveries import USAGE, Engine, Recorder, Waiter, text_line, token
 from support.servers import wait_until
 
 from ollampi.api.delivery import Delivery
-from ollampi.api.engine_client import Done, EngineError, Event, Tokens
+from ollampi.api.engine_client import Done, EngineError, Event
 from ollampi.api.generation import Answer, Outcome, Piece
-from ollampi.api.mailbox import Mailbox
-from ollampi.api.socket_engine import SocketStream, _tokens
+from ollampi.api.socket_engine import _tokens
 from ollampi.api.stream import NDJSON, growing_answer
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.worker import ClientSocket, Pipe
 from ollampi.mpiruntime.request import Usage
-
-USAGE = {"prompt_tokens": 3, "generated_tokens": 9}
 
 
 class MoodyClient(ClientSocket):
@@ -38,29 +36,6 @@ class MoodyClient(ClientSocket):
         if self.rng.random() < 0.3:
             raise BlockingIOError
         return super().send(data[: self.rng.choice([1, 5, 1000])], flags)
-
-
-class Engine:
-    """The other side of a stream: what it says is put into the mailbox; a cancel makes it say that it is done."""
-
-    def __init__(self) -> None:
-        self.mailbox = Mailbox()
-        self.cancelled: list[str] = []
-        self.stream: SocketStream[Tokens | Done] = SocketStream(_tokens, self, 1, self.mailbox)
-
-    def send(self, message: dict[str, object]) -> None:
-        self.cancelled.append(str(message["reason"]))
-        self.mailbox.put({"kind": "done", "reason": "cancel", "usage": USAGE})
-
-    def forget(self, number: int) -> None:
-        """Know nothing of requests."""
-
-
-def text_line(piece: Piece | Outcome) -> str:
-    """Return a line that says everything but the time."""
-    if isinstance(piece, Piece):
-        return repr((piece.text, piece.thinking)) + "\n"
-    return repr((piece.last.text, piece.reason, piece.tokens, piece.usage)) + "\n"
 
 
 def pulled(answer: Answer, messages: list[dict[str, object]]) -> str:
@@ -147,48 +122,6 @@ def test_any_interleaving_gives_the_bytes_of_the_plain_way(text_tokenizer: TextT
     assert len(engine.cancelled) <= 1
 
 
-class Waiter:
-    """Takes the lines of an answer in a thread of its own, as a request does."""
-
-    def __init__(self, engine: Engine, answer: Answer, pipe: object, line=text_line) -> None:
-        self.lines: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
-        self._delivery = Delivery(engine.stream, answer, line, pipe)
-        self._mailbox = engine.mailbox
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            for line in self._delivery:
-                self.lines.put(line)
-        except Exception as e:
-            self.lines.put(e)
-
-    def waits(self) -> None:
-        """Return once nothing is left for the thread to do."""
-        wait_until(lambda: self._mailbox._idle or not self.thread.is_alive(), 5, "the thread of the request")
-
-
-class Recorder:
-    """A pipe that keeps what it was given, and by which thread."""
-
-    def __init__(self, full: bool = False) -> None:
-        self.sent: list[tuple[str, str]] = []
-        self.full = full
-
-    def send_now(self, data: bytes) -> bool:
-        self.sent.append((data.decode(), threading.current_thread().name))
-        return not self.full
-
-    def flush(self) -> None:
-        self.sent.append(("flush", threading.current_thread().name))
-        self.full = False
-
-
-def token(number: int) -> dict[str, object]:
-    return {"kind": "tokens", "tokens": [number]}
-
-
 def test_the_first_line_is_pulled_and_the_others_are_pushed(text_tokenizer: TextTokenizer) -> None:
     engine, pipe = Engine(), Recorder()
     ids = text_tokenizer.encode("Hello, world")
@@ -237,6 +170,33 @@ def test_a_stop_string_cancels_from_the_requests_own_thread(text_tokenizer: Text
     said = [waiter.lines.get(timeout=5)] + [line for line, _ in pipe.sent if line != "flush"]
     assert "".join(ast.literal_eval(str(line))[0] for line in said) == "Hello, "
     assert ast.literal_eval(str(waiter.lines.get(timeout=5)).partition(", Usage")[0] + ")")[1] == "stop"
+
+
+def test_tokens_behind_the_end_are_no_part_of_the_answer(text_tokenizer: TextTokenizer) -> None:
+    ids = text_tokenizer.encode("Hello, world and all the dogs")
+
+    class Late(Engine):
+        """An engine that goes on until it hears of the end."""
+
+        def send(self, message: dict[str, object]) -> None:
+            teller.start()
+
+    def go_on() -> None:
+        """Bring tokens while the request waits for what its answer cost."""
+        wait_until(lambda: engine.mailbox._idle, 5, "the thread of the request")
+        for number in ids:
+            engine.mailbox.put(token(number))
+        engine.mailbox.put({"kind": "done", "reason": "cancel", "usage": USAGE})
+
+    engine, teller = Late(), threading.Thread(target=go_on, daemon=True)
+    answer = Answer(text_tokenizer, [1], ["wor"], None)
+    waiter = Waiter(engine, answer, Recorder())
+    for number in itertools.takewhile(lambda _: answer.end is None, ids):
+        engine.mailbox.put(token(number))
+        waiter.waits()
+    waiter.thread.join(5)
+    assert text_tokenizer.decode(answer.tokens).startswith("Hello, wor")
+    assert answer.tokens == ids[: len(answer.tokens)]
 
 
 def test_a_failure_of_one_answer_ends_that_one_only(text_tokenizer: TextTokenizer, client, caplog) -> None:

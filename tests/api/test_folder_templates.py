@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.files import fill
 from transformers import AutoTokenizer
 
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
 from ollampi.api.text_source import folder_source
 
 

@@ -28,7 +28,7 @@ def post(client, route, **fields):
         ({}, None),
         ({"format": None}, None),
         ({"format": ""}, None),
-        ({"format": "json"}, Grammar("schema", "{}")),
+        ({"format": "json"}, Grammar("schema", '{"type":"object"}')),
         ({"format": {}}, Grammar("schema", "{}")),
         ({"format": SCHEMA}, Grammar("schema", json.dumps(SCHEMA, ensure_ascii=False))),
         ({"format": {"type": "regex", "regex": "a"}}, Grammar("schema", '{"type": "regex", "regex": "a"}')),

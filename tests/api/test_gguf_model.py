@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.checkpoints import ENCODERS, write_checkpoint
 from support.gguf_files import write_gguf
+from support.vocabularies import gguf_of_tokenizer
 from tokenizers import Tokenizer
 
 from ollampi.api.model import read_model
@@ -28,19 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the tests' byte-level tokenizer as the metadata of a GGUF file."""
-    model = json.loads(tokenizer.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    added = tokenizer.get_added_tokens_decoder()
-    tokens += [added[number].content for number in sorted(added) if number >= len(tokens)]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3 if number in added else 1 for number in range(len(tokens))],
-        "tokenizer.ggml.merges": [" ".join(merge) for merge in model["merges"]] or ["a b"],
-        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>") if "<|im_end|>" in tokens else len(tokens) - 1,
-        "tokenizer.chat_template": TEMPLATE,
-    }
+    return gguf_of_tokenizer(tokenizer, TEMPLATE)
 
 
 def test_a_file_is_listed_shown_and_asked(make_client, engine, checkpoint, vocabulary, tmp_path):

@@ -1,4 +1,4 @@
-"""Check the small part of Go's templates: what it renders, what it refuses, and that hostile ones take no time."""
+"""Check Go's templates: what they render, what is refused, and that hostile ones take no time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_go_template(source, expected):
         "{{ end }}",
         "{{ else }}",
         "{{ if .System }}",
-        "{{ .Nope }}",
+        "{{ nope .Prompt }}",
         "{{ range .X }}",
         "{{ if .System }}" * 200,
     ],

@@ -46,6 +46,10 @@ def test_allowed_hosts(client, host):
         "evil.example:localhost",
         "local",
         "172.32.0.1",
+        "[::1]evil.example",
+        "[::1",
+        "[localhost]",
+        "[127.0.0.1",
     ],
 )
 @pytest.mark.parametrize("method", ["get", "post", "options", "delete"])
@@ -58,8 +62,30 @@ def test_missing_host():
     assert not host_allowed("")
 
 
-def test_host_guard_is_for_loopback_only(make_client, models_folder):
-    assert make_client(models_folder, loopback=False).get("/", headers={"Host": "evil.example"}).status_code == 200
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((name, 403) for name in ("evil.example", "127.0.0.1.evil.example", "")),
+        *((name, 200) for name in ("a.example", "node17", "93.184.216.34:11434", "[2001:db8::1]", "x.internal")),
+    ],
+)
+def test_hosts_beyond_loopback(make_client, models_folder, host, status):
+    client = make_client(models_folder, loopback=False, hosts=["a.example"])
+    assert client.get("/", headers={"Host": host}).status_code == status
+
+
+def test_any_host_where_the_operator_says_so(make_client, models_folder):
+    client = make_client(models_folder, loopback=False, hosts=["*"])
+    assert client.get("/", headers={"Host": "any.example"}).status_code == 200
+
+
+def test_every_answer_has_the_id_of_its_request(client):
+    own = client.get("/", headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"]
+    assert own == "mine-1"
+    for path, headers in (("/nope", {}), ("/api/tags", {"Host": "evil.example"}), ("/", {"X-Request-Id": "a b\tc"})):
+        first, second = (client.get(path, headers=headers).headers["X-Request-Id"] for _ in range(2))
+        assert first.startswith("req_")
+        assert first != second
 
 
 def test_options(client):

@@ -9,8 +9,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from ollampi.api.app import create_app
 from ollampi.api.engine_client import EngineError
 from ollampi.api.metrics import FAMILIES
+from ollampi.api.settings import Settings
+from ollampi.api.store.catalog import Store
+from ollampi.api.store.local import LocalStore
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
 HISTOGRAM = {"bounds": [0.1, 2.5], "counts": [3, 0, 2], "sum": 11.5}
@@ -99,3 +103,13 @@ def test_a_scrape_without_an_engine_is_503(make_client, models_folder, engine, c
     answer = make_client(models_folder).get("/metrics")
     assert answer.status_code == 503
     assert answer.json == {"error": "the engine went away; try again in a few seconds"}
+
+
+def test_a_blob_that_was_sent_is_no_open_request(engine, tmp_path):
+    local = LocalStore(tmp_path)
+    digest = local.blobs.put([b"x" * 10])
+    client = create_app(engine, Store([], local), Settings()).test_client()
+    for _ in range(3):
+        assert client.get(f"/v2/library/m/blobs/{digest}", buffered=True).data == b"x" * 10
+    (sample,) = families(client.get("/metrics", buffered=True).text)["ollampi_http_requests_open"].samples
+    assert sample.value == 1  # the scrape itself

@@ -58,7 +58,7 @@ def test_tags(client):
     assert capabilities == {
         "demo:latest": ["completion"],
         "chatty:latest": ["completion"],
-        "thinker:latest": ["completion", "thinking"],
+        "thinker:latest": ["completion", "thinking", "tools"],
     }
 
 
@@ -67,11 +67,13 @@ def test_ps(client, engine, models_folder):
     engine.models = [
         LoadedModel("chatty:latest", str(models_folder / "chatty"), 100, 0, 64, 1.5e9),
         LoadedModel("demo:latest", str(models_folder / "demo"), 200, 50, 32, None),
+        LoadedModel("thinker:latest", str(models_folder / "thinker"), 100, 0, 64, 1.4e9, "APPROXIMATE: one sum"),
     ]
     models = client.get("/api/ps").json["models"]
-    assert [m["name"] for m in models] == ["demo:latest", "chatty:latest"]
+    assert [m["name"] for m in models] == ["demo:latest", "chatty:latest", "thinker:latest"]
     keys = ["name", "model", "size", "digest", "details", "expires_at", "size_vram", "context_length"]
-    assert list(models[0]) == keys
+    assert [list(entry) for entry in models] == [keys, keys, [*keys, "note"]]
+    assert models[2]["note"] == "APPROXIMATE: one sum"
     assert (models[0]["size"], models[0]["size_vram"], models[0]["context_length"]) == (200, 50, 32)
     assert datetime.fromisoformat(models[0]["expires_at"]).year > 2200
     assert datetime.fromisoformat(models[1]["expires_at"]).timestamp() == 1.5e9
@@ -164,9 +166,9 @@ def test_generate_errors(client, engine, body, status, text):
         ({"model": "demo", "messages": [{"role": "user", "images": ["x"]}]}, 400,
          f"{FULL} does not support vision"),
         ({"model": "demo", "messages": ["x"]}, 400,
-         'json: field "messages" must be of type array of objects, not array'),
+         'json: field "messages[0]" must be of type object, not string'),
         ({"model": "demo", "messages": [{"role": "user", "content": []}]}, 400,
-         'json: field "messages[].content" must be of type string, not array'),
+         'json: field "messages[0].content" must be of type string, not array'),
     ],
 )  # fmt: skip
 def test_chat_errors(client, body, status, text):

@@ -12,7 +12,7 @@ from ollampi.api.details import human_number
 from ollampi.api.errors import ApiError
 from ollampi.api.model import read_model
 from ollampi.api.names import folder_name, parse_name
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
 from ollampi.mpiruntime.errors import ModelError
 
 

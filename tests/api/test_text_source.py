@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, LlamaToken
 from transformers.tokenization_utils_base import generate_merges
 
 from ollampi.api.prompt import Prompts, Window
-from ollampi.api.store import Store
+from ollampi.api.store.catalog import Store
 from ollampi.api.text_source import TextSource, folder_source, gguf_source
 from ollampi.api.text_tokenizer import TextTokenizer, Tokenizers
 from ollampi.mpiruntime.byte_level import SPLITS

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contestant import Row, rate
-from gguf_export import interleaved
 from peers import pairs, ratio, table
 from support.servers import wait_until
 from worker import Worker
+
+from ollampi.mpiruntime.gguf_tensors import interleaved
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
 

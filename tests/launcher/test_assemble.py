@@ -89,3 +89,11 @@ def test_the_listener_is_above_the_standard_descriptors() -> None:
     path = str(Path(assemble.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("registry", ["a b", "http://", "ftp://a", "a:99999", "u@h"])
+def test_a_registry_that_is_no_host_is_named(registry: str) -> None:
+    config = compose_config([], {})
+    config.server.registries = [registry]
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConfigError, match=r"^server\.registries: "):
+        assemble.front(config, listener, "unix:@nobody")

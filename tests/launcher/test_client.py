@@ -10,8 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from support.fake_api import serving
 
 from ollampi.launcher.client import ApiError, Client, UnreachableError
+from ollampi.mpiruntime.errors import ConfigError
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -26,10 +28,13 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append((self.command, self.path, json.loads(body) if body else None))
+        self.server.keys.append(self.headers.get("Authorization"))
         status, pieces = self.server.answers[self.path]
         self.send_response(status)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if self.command == "HEAD":
+            return
         try:
             for piece in pieces:
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
@@ -39,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.hung_up.set()
             self.close_connection = True
 
-    do_GET = do_POST = _answer
+    do_GET = do_POST = do_DELETE = do_HEAD = _answer
 
 
 class FakeApi(ThreadingHTTPServer):
@@ -51,6 +56,7 @@ class FakeApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, tuple[int, Any]] = {}
         self.requests: list[tuple[str, str, Any]] = []
+        self.keys: list[str | None] = []
         self.hung_up = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -61,13 +67,8 @@ class FakeApi(ThreadingHTTPServer):
 
 @pytest.fixture
 def api() -> Iterator[FakeApi]:
-    server = FakeApi()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(FakeApi()) as server:
+        yield server
 
 
 def test_get_returns_the_object(api: FakeApi) -> None:
@@ -133,6 +134,7 @@ def test_closing_a_stream_hangs_up(api: FakeApi) -> None:
         (503, b'{"error":"server busy, please try again."}', "server busy, please try again."),
         (404, b"404 page not found", "404 page not found"),
         (500, b"[]", "[]"),
+        (500, b'{"error":"a\\u001b[2J\\nb"}', "a\N{REPLACEMENT CHARACTER}[2J\nb"),
         (502, b"", "HTTP status 502"),
     ],
 )
@@ -189,3 +191,77 @@ def test_a_server_that_hangs_up_without_an_answer_is_unreachable() -> None:
         with pytest.raises(UnreachableError, match="no server answers at"):
             Client(f"http://127.0.0.1:{listener.getsockname()[1]}").get("/api/tags")
         thread.join()
+
+
+def test_a_key_goes_along_as_a_bearer_token(api: FakeApi) -> None:
+    api.answer("/api/tags", {"models": []})
+    Client(api.url, "secret").get("/api/tags")
+    Client(api.url).get("/api/tags")
+    assert api.keys == ["Bearer secret", None]
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigError, match="OLLAMA_API_KEY") as caught:
+        Client("http://x", "secret\nX-More: 1")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_command_needs_no_answer(api: FakeApi) -> None:
+    api.answers["/api/delete"] = 200, []
+    Client(api.url).command("DELETE", "/api/delete", {"model": "m"})
+    assert api.requests == [("DELETE", "/api/delete", {"model": "m"})]
+
+
+@pytest.mark.parametrize(("status", "there"), [(200, True), (404, False)])
+def test_has(api: FakeApi, status: int, there: bool) -> None:
+    api.answers["/api/blobs/x"] = status, []
+    assert Client(api.url).has("/api/blobs/x") is there
+    assert api.requests == [("HEAD", "/api/blobs/x", None)]
+
+
+def test_has_of_a_path_that_the_server_refuses(api: FakeApi) -> None:
+    api.answers["/api/blobs/x"] = 400, []
+    with pytest.raises(ApiError, match="HTTP status 400"):
+        Client(api.url).has("/api/blobs/x")
+
+
+def test_upload_sends_the_pieces_under_their_size(api: FakeApi) -> None:
+    api.answers["/api/blobs/x"] = 201, []
+    Client(api.url, "k").upload("/api/blobs/x", iter([b"[1,", b"2]"]), 5)
+    assert api.requests == [("POST", "/api/blobs/x", [1, 2])]
+    assert api.keys == ["Bearer k"]
+
+
+def test_upload_tells_what_a_server_says_that_takes_no_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(
+                    b'HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n{"error":"the store is read-only"}'
+                )
+                connection.shutdown(socket.SHUT_RD)
+                while connection.recv(1 << 20):
+                    pass
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ApiError, match="the store is read-only"):
+            Client(url).upload("/api/blobs/x", (bytes(1 << 20) for _ in range(64)), 64 << 20)
+        thread.join()
+
+
+def test_the_status_success_ends_a_stream(api: FakeApi) -> None:
+    lines = [{"status": "pulling manifest"}, {"status": "success"}]
+    api.answer("/api/pull", *lines)
+    assert list(Client(api.url).stream("/api/pull", {"model": "m"})) == lines
+
+
+def test_an_impatient_client_gives_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match="timed out"):
+            Client(url, "k").impatient(0.01).get("/api/tags")

@@ -46,14 +46,19 @@ def test_the_defaults_name_every_setting_and_are_the_schemas() -> None:
         value = shipped
         for name in path.split("."):
             value = value[name]
-        named = ("${dtype}", "${deterministic}", "${quantize}", "${experts}", "${load}")
-        assert value in named or SETTINGS[path].fits(value), path
+        named = ("dtype", "deterministic", "quantize", "experts", "load", "stream", "exchange.prefetch_factor")
+        assert value in [f"${{{name}}}" for name in named] or SETTINGS[path].fits(value), path
     assert compose_config([], {}) == Config()
 
 
 @pytest.mark.parametrize(("given", "folders"), [("/a", ["/a"]), ("[/a,/b]", ["/a", "/b"]), ("[]", [])])
 def test_adapters_are_one_folder_or_several(given: str, folders: list[str]) -> None:
     assert compose_config([f"adapter={given}"], {}).adapter == folders
+
+
+def test_what_is_streamed_reaches_the_engine() -> None:
+    engine = compose_config(["stream=never", "exchange.prefetch_factor=5"], {}).engine
+    assert (engine.stream, engine.prefetch_factor) == ("never", 5)
 
 
 def test_a_flag_reaches_the_engine() -> None:

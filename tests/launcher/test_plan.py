@@ -42,6 +42,41 @@ def test_a_plan_needs_a_config_only(folder: Path, capsys: pytest.CaptureFixture[
     assert "exchange per token: 5 all-reduces of 256 B, for which each rank sends 1.67 KiB at least; 266 B of" in text
 
 
+def test_a_plan_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "ranks=3", "memory=2GiB", "ctx=256", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told | {"ranks": []} == {
+        "model": "small",
+        "architecture": "llama",
+        "parameter_count": 2 * 100 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 2 * 64) + 64,
+        "context_length": 256,
+        "largest_context": 512,
+        "host_bytes": sum(rank["total_bytes"] for rank in told["ranks"]),
+        "memory_bytes": 2 << 30,
+        "fits": True,
+        "streamed": None,
+        "all_reduces": 5,
+        "all_reduce_bytes": 64 * 4,
+        "approximate": False,
+        "ranks": [],
+    }
+    assert [rank["heads"] for rank in told["ranks"]] == [1, 1, 2]
+    for rank in told["ranks"]:  # keys and values of 16 numbers in bfloat16, in 2 layers
+        assert rank["cache_bytes"] == 256 * 2 * 2 * 16 * 2 * rank["kv_heads"]
+        assert rank["total_bytes"] >= rank["weight_bytes"] + rank["cache_bytes"]
+
+
+def test_a_plan_says_what_is_approximate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = "synchronization_points=attention_only"
+    assert main([str(folder), "ranks=3", once]) == 0
+    text = capsys.readouterr().out
+    assert "exchange per token: 4 all-reduces of 256 B" in text
+    assert "APPROXIMATE: exchange.synchronization_points=attention_only" in text
+    assert main([str(folder), "ranks=3", once, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["all_reduces"], told["approximate"]) == (4, True)
+
+
 @pytest.mark.parametrize("path", ["small", "small/", "small/config.json"])
 def test_a_model_is_found_by_its_folder_or_config(folder: Path, path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder.parent / path), "memory=100MiB"]) == 0
@@ -49,6 +84,31 @@ def test_a_model_is_found_by_its_folder_or_config(folder: Path, path: str, capsy
     assert "does NOT fit into 100 MiB (given)" in text
     assert "largest context of one text: none fits" in text
     assert "exchange" not in text
+
+
+def test_layers_are_streamed_where_not_all_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | {"hidden_size": 4096, "intermediate_size": 8192}))
+    layer = (4 * 4096**2 - 2 * 2048 * 4096 + 3 * 4096 * 8192) * 2  # two of four heads are KV heads
+
+    def streamed(*options: str) -> dict[str, int] | None:
+        assert main([str(tmp_path), "ctx=16", "--json", *options]) == 0
+        found: dict[str, int] | None = json.loads(capsys.readouterr().out)["streamed"]
+        return found
+
+    assert streamed("memory=2GiB") is None
+    assert streamed("memory=256MiB") is None  # no help
+    assert streamed("memory=600MiB", "stream=never") is None
+    found = streamed("memory=600MiB", "prefetch_factor=0")
+    assert found is not None
+    assert (found["layers"], found["step_bytes"]) == (2, 2 * layer)
+    assert main([str(tmp_path), "memory=600MiB", "prefetch_factor=0", "ctx=16"]) == 0
+    text = capsys.readouterr().out
+    assert "does NOT fit into 600 MiB (given)" in text
+    assert "with cache=FOLDER 2 of 2 layers are streamed: per host at most" in text
+    assert f"and a rank reads {2 * layer >> 20} MiB in every step" in text
+    always = streamed("memory=2GiB", "stream=always", "prefetch_factor=0")
+    assert always is not None
+    assert always["layers"] == 2
 
 
 @pytest.mark.parametrize(
@@ -82,6 +142,8 @@ def test_sizes(text: str, size: int | None) -> None:
 
 
 def test_the_command_prints_it() -> None:
-    done = subprocess.run([sys.executable, "-m", "ollampi", "plan", "demo", "ranks=2"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.startswith("demo: llama, 5.57 million weights")
+    for flags, start in (([], "demo: llama, 5.57 million weights"), (["--json"], '{\n  "model": "demo",\n')):
+        line = [sys.executable, "-m", "ollampi", "plan", *flags, "demo", "ranks=2"]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stdout.startswith(start)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ollampi.launcher.progress import Progress, _duration, on_terminal
+from ollampi.launcher.progress import Progress, on_terminal
+from ollampi.launcher.rate import short_time
 from ollampi.launcher.supervise import TERMINAL
 
 
@@ -83,7 +84,7 @@ def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
     ("seconds", "told"), [(0.2, "1 s"), (59.5, "60 s"), (91, "2 min"), (5400, "90 min"), (5401, "2 h"), (7201, "3 h")]
 )
 def test_times_have_one_unit(seconds: float, told: str) -> None:
-    assert _duration(seconds) == told
+    assert short_time(seconds) == told
 
 
 def test_a_load_that_stands_still_has_no_rate() -> None:

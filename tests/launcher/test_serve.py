@@ -217,6 +217,7 @@ def test_an_exception_on_any_rank_ends_the_job_with_its_traceback(tmp_path: Path
         ("model=nothing", ["model 'nothing' not found", "demo:latest"]),
         ("model=/nowhere/at/all", ["/nowhere/at/all", "not found"]),
         ("model_folders=[/nowhere]", ["/nowhere", "no folder"]),
+        ("exchange.interface=eth99", ["exchange.interface is 'eth99'", "does not have", "use one of", "lo"]),
         ("nonsense", ["'nonsense' is no setting", "key=value"]),
         ("engine.cache_tokens=200000000", ["GiB", "are free", "smaller engine.cache_tokens"]),
     ],

@@ -34,11 +34,28 @@ def test_the_exchange_is_chosen_and_shown_and_gives_the_same_text(tmp_path: Path
         ("shared", r"shared memory, as asked for: 8 KiB in \S+ us and 1 MiB in \S+ us \(MPI"),
         ("mpi", "MPI, as asked"),
     ):
-        with server(2, tmp_path, f"exchange={wanted}", "dtype=float32") as job:
+        with server(2, tmp_path, f"exchange.link={wanted}", "dtype=float32") as job:
             texts.append(job.generate("import os\n", 60))
             assert re.search(f"^tensors are exchanged through {told}", job.log.read_text(), re.M)
             assert {name for name in os.listdir("/dev/shm") if name.startswith("ollampi-")} <= before
     assert texts[0] == texts[1]  # two summands have one sum
+
+
+def test_codes_in_the_place_of_sums_are_shown_counted_and_kept_for_the_next_start(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    settings = ["communication_strategy=compressed", "compression_level=1", f"table={table}", "interface=lo"]
+    for told in (f"; {table} was not there: measured anew and written", f", as {table} has it"):
+        with server(2, tmp_path, *[f"exchange.{setting}" for setting in settings]) as job:
+            text = job.log.read_text()
+            like = r"activations through MPI: 8 bytes in \S+ us, \d+ Mbit/s each way"
+            assert re.search(f"^{like}{re.escape(told)}$", text, re.M)
+            sums = r"by (?:one step|doubling|scattered) in bf16, \S+ us \(fp32: \S+ us\)"
+            assert re.search(f"^sums of 8 KiB {sums}; 64 KiB {sums}; 1 MiB {sums}$", text, re.M)
+            assert job.generate("import os\n", 5)
+            counted = job.request("GET", "/metrics")[1]
+            found = re.findall(r"^ollampi_exchange_wire_bytes_total{.*} (\S+)$", counted, re.M)
+            assert len(found) == 4  # two kinds on two ranks
+            assert all(float(value) > 0 for value in found)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")

@@ -13,6 +13,7 @@ from support.worlds import load_and_compute
 from ollampi.kernels import native
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.exchange import choose_exchange
+from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.shared_memory import SharedMemory, share_memory
 from ollampi.mpiruntime.world import survey
 
@@ -64,7 +65,8 @@ def test_messages_pass_through(comm: Communicator, shared: SharedMemory) -> None
 
 def test_the_choice_is_the_same_on_all_ranks_and_leaves_no_file(comm: Communicator) -> None:
     for wanted in ("auto", "shared", "mpi"):
-        chosen = choose_exchange(comm, survey(comm), wanted, crowded=comm.size > (os.cpu_count() or 1))
+        settings = ExchangeSettings(link=wanted)
+        chosen = choose_exchange(comm, survey(comm), settings, crowded=comm.size > (os.cpu_count() or 1))
         assert len(set(comm.collect(chosen.told.encode()))) == 1
         if wanted == "shared":
             assert isinstance(chosen.comm, SharedMemory) == (comm.size > 1)

@@ -16,6 +16,7 @@ from support.checkpoints import (
     reference_logits,
     write_checkpoint,
 )
+from support.exchanges import check_shared_rows, check_sums_under_way
 from support.worlds import Scraper, embed, generate, load_and_compute, load_reports, run_engine
 
 from ollampi.mpiruntime.agreement import agree
@@ -23,7 +24,7 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError, OllampiError
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.plan import shard_bytes
+from ollampi.mpiruntime.plan import shard_size
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.world import survey
@@ -49,6 +50,11 @@ def test_all_reduce_adds_over_all_ranks_in_fp32(comm: Communicator) -> None:
         assert total.dtype == torch.float32
         assert torch.equal(total, expected)
         assert torch.equal(x, torch.arange(12, dtype=dtype).view(3, 4) + comm.rank)  # the input is left alone
+
+
+def test_sums_may_be_under_way_and_rows_are_their_owners(comm: Communicator) -> None:
+    check_sums_under_way(comm)
+    check_shared_rows(comm)
 
 
 def test_gather_joins_uneven_parts_in_rank_order(comm: Communicator) -> None:
@@ -138,7 +144,7 @@ def test_weights_are_held_once_and_memory_is_as_planned(comm: Communicator, fold
     config = read_config(folders["llama3"])
     reports = load_reports(comm, folders["llama3"])
     for report in reports or []:
-        assert report.weight_bytes == shard_bytes(config, Shard(report.rank, comm.size), "float32")
+        assert report.weight_bytes == shard_size(config, Shard(report.rank, comm.size), "float32").total_bytes
 
 
 def test_a_damaged_checkpoint_is_refused_by_all_and_the_next_load_works(

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ollampi.mpiruntime.cache_size import RankMemory, cache_blocks
+from ollampi.mpiruntime.cache_size import RankMemory, Room, room
 from ollampi.mpiruntime.errors import ModelError
 
 GIB = 1 << 30
@@ -15,7 +15,7 @@ GIB = 1 << 30
 def rank(
     host: str = "a", fixed: int = 0, block: int = 1, free: int = 0, promised: int = 0, freed: int = 0
 ) -> RankMemory:
-    return RankMemory(host, fixed, block, free, promised, freed)
+    return RankMemory(host, [fixed], block, free, promised, freed)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def rank(
     ],
 )
 def test_blocks_follow_from_the_memory(ranks: list[RankMemory], blocks: int) -> None:
-    assert cache_blocks(ranks, 4, 1000, 0.5, "m") == blocks
+    assert room(ranks, 4, 1000, 0.5, "m") == Room(blocks)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_host_that_cannot_have_one_context_is_named_with_the_remedies(
     ranks: list[RankMemory], texts: list[str]
 ) -> None:
     with pytest.raises(ModelError) as caught:
-        cache_blocks(ranks, 4, 1000, 0.5, "m in bfloat16")
+        room(ranks, 4, 1000, 0.5, "m in bfloat16")
     message = str(caught.value)
     for text in ["m in bfloat16 needs", "smaller engine.cache_tokens", "engine.cache_dtype=int8", *texts]:
         assert text in message
@@ -68,16 +68,43 @@ def test_no_host_gives_more_than_its_part_and_one_more_block_would_be_too_many(s
         for _ in range(draw.randint(1, 8))
     ]
     least, most, fraction = draw.randint(0, 3), draw.randint(3, 500), draw.choice([0.1, 0.5, 1.0])
-    blocks = cache_blocks(ranks, least, most, fraction, "m")
+    blocks = room(ranks, least, most, fraction, "m").num_blocks
     assert least <= blocks <= most
 
     def fits(count: int) -> bool:
         for host in "abc":
             local = [r for r in ranks if r.host == host]
-            left = min((r.free_bytes for r in local), default=0) - sum(r.fixed_bytes + r.promised_bytes for r in local)
+            left = min((r.free_bytes for r in local), default=0) - sum(
+                r.fixed_bytes[0] + r.promised_bytes for r in local
+            )
             if count * sum(r.block_bytes for r in local) > max(0, left) * fraction:
                 return False
         return True
 
     assert fits(blocks) or blocks == least
     assert not fits(blocks + 1) or blocks == most
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([[40, 30, 20]], Room(30)),  # nothing is streamed where all fits
+        ([[98, 80, 60]], Room(10, 1)),
+        ([[98, 97, 60], [0, 0, 0]], Room(10, 2)),
+        ([[60, 50, 20], [60, 50, 20]], Room(15, 2)),  # of the same host
+        ([[98, 80, 60], [0]], None),  # one rank cannot stream
+        ([[98, 97, 97]], None),
+    ],
+)
+def test_as_few_layers_are_streamed_as_the_memory_allows(sizes: list[list[int]], expected: Room | None) -> None:
+    ranks = [RankMemory("a", fixed, 1, 100, 0, 0) for fixed in sizes]
+    if expected is not None:
+        assert room(ranks, 4, 1000, 0.5, "m") == expected
+        return
+    with pytest.raises(ModelError, match=r"engine\.context_length; or a wish$"):
+        room(ranks, 4, 1000, 0.5, "m", "; or a wish")
+
+
+def test_all_layers_are_streamed_where_that_is_wanted() -> None:
+    ranks = [RankMemory(host, [40, 30, 20], 1, 100, 0, 0) for host in "ab"]
+    assert room(ranks, 4, 1000, 0.5, "m", always=True) == Room(40, 2)

@@ -14,6 +14,9 @@ import pytest
 import torch
 from support.checkpoints import PROMPT, reference_hidden, reference_logits, write_checkpoint
 from support.gguf_files import ARCHITECTURES, MODELS, write_gguf
+from support.vocabularies import byte_folder
+
+from ollampi.mpiruntime.gguf_convert import convert
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="needs the peers extra")
 
@@ -62,3 +65,13 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path: Path, model: str) -
     found = computed(tmp_path / "m.gguf", PROMPT, expected.shape[1], encoder)
     rounded = model.startswith("gemma") or encoder  # its GELU is a table of fp16
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-2 if rounded else 1e-4)
+
+
+@pytest.mark.parametrize("model", ["llama3", "biases", "mixtral", "qwen3", "gemma2", "gemma3", "phi4"])
+def test_from_what_is_converted_llama_cpp_computes_the_same(tmp_path: Path, model: str) -> None:
+    longer = {"max_position_embeddings": 2048, "original_max_position_embeddings": 1024} if model == "phi4" else {}
+    folder = byte_folder(write_checkpoint(tmp_path / "m", **{**MODELS[model], **longer, "vocab_size": 400}))
+    convert(folder, tmp_path / "m.gguf", lambda done, total: None)
+    expected = reference_logits(folder, PROMPT)
+    found = computed(tmp_path / "m.gguf", PROMPT, expected.shape[1], False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2 if model.startswith("gemma") else 1e-4)

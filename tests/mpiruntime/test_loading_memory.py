@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.plan import num_parameters, shard_bytes
+from ollampi.mpiruntime.plan import num_parameters, shard_size
 from ollampi.mpiruntime.shard import Shard
 
 WIDTH, MLP, VOCAB = 1024, 2048, 20480  # the table takes 40 MiB in bf16
@@ -69,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_peak(models: tuple[Path, Path], tmp_path: Path, quantize: str) -> None:
     small, large = models
     config = read_config(large)
-    shard = shard_bytes(config, Shard(0, 1), "bfloat16", quantize)
+    shard = shard_size(config, Shard(0, 1), "bfloat16", quantize).total_bytes
     assert shard * 8 <= {"none": 16, "q8": 8.6, "q4": 4.6}[quantize] * num_parameters(config)
     for _ in range(1 if quantize == "none" else 2):  # the second time from the cache
         line = [sys.executable, "-c", _CHILD, str(small), str(large), quantize, str(tmp_path / "cache")]

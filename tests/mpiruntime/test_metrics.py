@@ -12,15 +12,18 @@ from support.grammars import END, write_speaker
 from support.worlds import Scraper, generate, run_engine
 
 from ollampi.api.metrics import FAMILIES
+from ollampi.kernels.codec import num_bytes
 from ollampi.mpiruntime import metrics
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.compressed import Compressed
 from ollampi.mpiruntime.engine import DRAIN
 from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.exchange_plan import Choice, always
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.metrics import Histogram, ModelCounts, RequestMeter, StepCounts
 from ollampi.mpiruntime.request import Grammar, Sampling
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.thread_world import run_threads
+from ollampi.mpiruntime.thread_world import ThreadCommunicator, run_threads
 from ollampi.mpiruntime.timed import Timed
 
 GREEDY = Sampling(temperature=0.0)
@@ -59,6 +62,29 @@ def test_timed_returns_what_the_inner_one_does_and_counts_it(size: int) -> None:
         assert (counts.all_reduce.calls, counts.all_reduce.size_bytes) == (1, 5 * WIDTH * 4)
         assert (counts.gather.calls, counts.gather.size_bytes) == (1, 2 * (rank + 3) * 4)
         assert 0 < counts.exchange_s == counts.all_reduce.seconds + counts.gather.seconds
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_timed_counts_what_passes_the_wire(size: int) -> None:
+    """A one-step sum of 320 numbers in 8 bits, twice, once later; what is gathered has a width before it."""
+
+    def work(comm: ThreadCommunicator) -> None:
+        counts, links = StepCounts(), [comm.link(range(size)) for _ in range(2)]
+        assert links[0] is not None
+        timed = Timed(Compressed(comm, links[0], always(Choice("one_step", 2)), links[1]), counts)
+        waits = [timed.all_reduce_later(torch.ones(320)), timed.all_reduce_later(torch.ones(320, dtype=torch.float64))]
+        timed.all_reduce(torch.ones(2, 160))
+        timed.gather(torch.ones(2, 3 + comm.rank))
+        for wait in waits:
+            wait()
+        assert counts.all_reduce.wire_bytes == 2 * 2 * (size - 1) * num_bytes(2, 320)
+        parts = [8 + 4 * 2 * (3 + r) for r in range(1, size)]
+        assert counts.gather.wire_bytes == (parts[comm.rank - 1] if comm.rank else sum(parts))
+        samples = {(n, labels["kind"]): v for n, labels, v in counts.samples(0, "x") if n.endswith("wire_bytes_total")}
+        assert samples["ollampi_exchange_wire_bytes_total", "all_reduce"] == counts.all_reduce.wire_bytes
+        assert timed.wire_bytes == sum(samples.values())
+
+    run_threads(size, work)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -15,7 +15,7 @@ from support.worlds import generate, load_and_compute, load_message, load_report
 from ollampi.mpiruntime.checkpoint import open_checkpoint
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.plan import num_parameters, shard_bytes
+from ollampi.mpiruntime.plan import num_parameters, shard_size
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.thread_world import run_threads
@@ -60,7 +60,7 @@ def test_every_weight_is_held_and_counted(folders: dict[str, Path]) -> None:
             assert reports is not None
             assert set.intersection(*(set(r.unread) for r in reports)) == set()
             for report in reports:
-                assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32")
+                assert report.weight_bytes == shard_size(config, Shard(report.rank, size), "float32").total_bytes
         sources = open_checkpoint(folder).sources.values()
         assert num_parameters(config) == sum(math.prod(source.shape) for source in sources)
 

@@ -17,8 +17,9 @@ from support.worlds import generate, lead, load_message, logits_in_pieces, run_e
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.request import ModelRef
-from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.thread_world import run_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of PEFT and transformers

@@ -16,7 +16,7 @@ from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.memory import BITS
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.plan import shard_bytes
+from ollampi.mpiruntime.plan import shard_size
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.thread_world import run_threads
@@ -98,7 +98,7 @@ def test_every_weight_is_counted(folder: Path, quantize: str) -> None:
         reports = run_threads(size, lambda c, load=load: lead(c, lambda runner: runner.lead_load(load)))[0]
         assert reports is not None
         for report in reports:
-            assert report.weight_bytes == shard_bytes(config, Shard(report.rank, size), "float32", quantize)
+            assert report.weight_bytes == shard_size(config, Shard(report.rank, size), "float32", quantize).total_bytes
 
 
 @FORMATS

@@ -22,8 +22,9 @@ from ollampi.mpiruntime import reading, runner
 from ollampi.mpiruntime.checkpoint import open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
+from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.reading import Files
-from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Unload
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.weights import Loaded

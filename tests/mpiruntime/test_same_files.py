@@ -11,7 +11,7 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.worlds import load_message
 
-from ollampi.mpiruntime import runner
+from ollampi.mpiruntime import needed
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
 from ollampi.mpiruntime.runner import Runner
@@ -61,7 +61,7 @@ def test_every_rank_refuses_a_load_for_which_one_sees_other_files(
 ) -> None:
     folder, other = write_checkpoint(tmp_path / "m"), write_checkpoint(tmp_path / "other", seed=1)
     ranks = [0, 1, 2]
-    real = runner.digests
+    real = needed.digests
 
     def of_copy(place: Path, files: Any) -> dict[str, str]:
         copied = real(other, [other / file.name for file in files])
@@ -71,9 +71,9 @@ def test_every_rank_refuses_a_load_for_which_one_sees_other_files(
         own = Runner(comm, survey(comm))
         load = load_message(folder)
         wanted = Check(0, load.path, load.dtype, 64, 16, 4, most_blocks=16)
-        assert own.check(wanted) == 16
+        assert own.check(wanted).num_blocks == 16
         comm.collect(b"")
-        monkeypatch.setattr(runner, "digests", real)
+        monkeypatch.setattr(needed, "digests", real)
         comm.collect(b"")
         with monkeypatch.context() as patch:
             if comm.rank == odd:

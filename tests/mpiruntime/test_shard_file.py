@@ -18,7 +18,8 @@ from support.worlds import lead, load_message, logits_in_pieces
 from ollampi.kernels import quantised
 from ollampi.mpiruntime import shard_file
 from ollampi.mpiruntime import weights as weights_module
-from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.thread_world import run_threads
 
 FORMATS = pytest.mark.parametrize("quantize", ["q8", "q4"])

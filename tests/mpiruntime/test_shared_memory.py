@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_gather_joins_uneven_parts_on_rank_0(size: int, rows: int, width: int) -
     assert found[1:] == [None] * (size - 1)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_what_rank_0_has_is_shared_bit_for_bit(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patience of zero gives up in every call, in the middle of pieces too."""
+    monkeypatch.setattr(shared_memory, "_PATIENCE_NS", 0)
+    lengths = [0, 1, 2048, Layout(size).slot_bytes, 3 * Layout(size).slot_bytes + 5]
+    given = torch.arange(max(lengths)).to(torch.uint8)
+
+    def work(comm: SharedMemory) -> None:
+        for length in lengths * 3:
+            x = given[:length].clone() if comm.rank == 0 else torch.full((length,), 255, dtype=torch.uint8)
+            comm.share(x)
+            assert torch.equal(x, given[:length])
+            assert torch.equal(comm.all_reduce(torch.ones(5)), torch.full((5,), float(size)))
+
+    run_shared(size, work)
+
+
 def test_gather_of_parts_that_are_empty_but_for_one() -> None:
     found = run_shared(3, lambda comm: comm.gather(torch.ones(200, 500 if comm.rank == 1 else 0)))
     assert isinstance(found[0], Tensor)
@@ -137,12 +155,14 @@ def test_a_call_returns_to_python_while_it_waits_and_then_goes_on(monkeypatch: p
                 checks[comm.rank] += 1
 
         comm._peers = Counting({})
+        if comm.rank == 3:
+            time.sleep(0.05)  # so that the others have to wait
         equal = same_bits(comm.all_reduce(parts[comm.rank]), in_rank_order(parts))
         joined = comm.gather(parts[comm.rank].view(3, -1))
         return equal and (joined is None or same_bits(joined, torch.cat([p.view(3, -1) for p in parts], dim=-1)))
 
     assert run_shared(4, work) == [True] * 4
-    assert any(checks)
+    assert all(checks[:3])
 
 
 def test_a_rank_that_ended_is_noticed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

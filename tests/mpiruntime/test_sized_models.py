@@ -10,13 +10,13 @@ import pytest
 from support.checkpoints import PROMPT, write_checkpoint
 from support.worlds import generate, lead, run_engine
 
-from ollampi.mpiruntime import runner as runner_module
+from ollampi.mpiruntime import placement
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import HostedModel, Models
 from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.plan import shard_bytes
+from ollampi.mpiruntime.plan import shard_size
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.shard import Shard
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fixed(folder: Path, size: int) -> int:
     """Return the bytes of weights and buffers on all ranks."""
     config = read_config(folder)
-    return sum(shard_bytes(config, Shard(r, size), "float32") + RUNTIME_BYTES for r in range(size))
+    return sum(shard_size(config, Shard(r, size), "float32").total_bytes + RUNTIME_BYTES for r in range(size))
 
 
 def kept(folder: Path, size: int, tokens: int, dtype: str = "float32") -> int:
@@ -53,7 +53,7 @@ def with_models(
 ) -> Any:
     """Return what `work` returns on a world whose host has `free` bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, "free_memory", free)
+        patch.setattr(placement, "free_memory", free)
         return run_threads(size, lambda c: lead(c, lambda runner: work(Models(runner, settings), runner)))[0]
 
 
@@ -166,5 +166,5 @@ def test_requests_are_answered_from_a_cache_that_was_sized(folder: Path) -> None
     assert len(recorder.tokens(1)) == 8
     (model,) = recorder.last(2)["models"]
     config = read_config(folder)
-    weights = sum(shard_bytes(config, Shard(r, 2), "float32") for r in range(2))
+    weights = sum(shard_size(config, Shard(r, 2), "float32").total_bytes for r in range(2))
     assert model["size_bytes"] == weights + kept(folder, 2, 256 * 256)  # max_running contexts of this small model

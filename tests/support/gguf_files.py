@@ -13,23 +13,21 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from gguf_export import interleaved
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from ollampi.mpiruntime.gguf_keys import ARCHITECTURES as DECODERS
+from ollampi.mpiruntime.gguf_tensors import interleaved
 from support.checkpoints import ENCODERS, FAMILIES
 from support.gguf_blocks import blocks, numbers
 
-ARCHITECTURES = {
-    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe", "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3",
-    "bert": "bert",
-}  # fmt: skip
+ARCHITECTURES = {**DECODERS, "bert": "bert"}
 # The models of support.checkpoints as far as GGUF has words for what they are, and what Gemma 2 is in its largest size.
+_NOT_IN_GGUF = {"dynamic_rope", "cohere", "cohere_biases"}  # the last two: not read yet
 MODELS = {
-    **{name: changes for name, changes in {**FAMILIES, **ENCODERS}.items() if name != "dynamic_rope"},
+    **{name: changes for name, changes in {**FAMILIES, **ENCODERS}.items() if name not in _NOT_IN_GGUF},
     "qwen2": {"model_type": "qwen2"},
     "qwen3_moe": {**FAMILIES["qwen3_moe"], "mlp_only_layers": []},
     "gemma2_27b": {**FAMILIES["gemma2"], "num_hidden_layers": 46, "query_pre_attn_scalar": 8},

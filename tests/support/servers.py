@@ -107,6 +107,15 @@ class Server:
         finally:
             connection.close()
 
+    def send(self, method: str, path: str, headers: dict[str, str], body: bytes = b"{") -> int:
+        """Return the status of a request whose body, unless given, is broken JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
     def generate(self, prompt: str, count: int, **options: Any) -> str:
         """Return the greedy text after a raw prompt."""
         settings = {"temperature": 0, "num_predict": count, **options}
@@ -124,8 +133,11 @@ class Server:
         """Return the processes of the ranks, rank 0 first."""
         ranks = []
         for pid in descendants(self.process.pid):
-            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            try:
+                environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:  # it has just ended
+                continue
             number = [e.split(b"=")[1] for e in environ if e.startswith((b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK="))]
             if number and b"ollampi.launcher.serve" in line:
                 ranks.append((int(number[0]), pid))
@@ -142,6 +154,7 @@ def server(size: int, tmp_path: Path, *overrides: str) -> Iterator[Server]:
     port, log = free_port(), tmp_path / f"serve-{size}.log"
     program = serve_program(f"server.port={port}", *overrides)
     line, env = mpirun(size, program) if size else (program, dict(os.environ))
+    env.setdefault("OLLAMA_MODELS", str(tmp_path / "store"))  # not that of who runs the tests
     with log.open("w") as out:
         process = subprocess.Popen(line, env=env, stdout=out, stderr=out, text=True, start_new_session=True)
     running = Server(process, port, log)

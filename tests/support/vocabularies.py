@@ -8,10 +8,13 @@ import random
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from ollampi.mpiruntime.byte_level import SPLITS
 
 
 def _sentences() -> list[str]:
@@ -128,3 +131,43 @@ def gguf_of_pieces(data: bytes, own: Sequence[str] = ()) -> dict[str, Any]:
         "tokenizer.ggml.eos_token_id": model.eos_id(),
         "tokenizer.ggml.unknown_token_id": model.unk_id(),
     }
+
+
+def gguf_of_tokenizer(tokenizer: Tokenizer, template: str, end: str = "<|im_end|>") -> dict[str, Any]:
+    """Return a byte-level tokenizer and a chat template as the metadata of a GGUF file."""
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    added = tokenizer.get_added_tokens_decoder()
+    tokens += [added[number].content for number in sorted(added) if number >= len(tokens)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if number in added else 1 for number in range(len(tokens))],
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in model["merges"]] or ["a b"],
+        "tokenizer.ggml.eos_token_id": tokens.index(end) if end in tokens else len(tokens) - 1,
+        "tokenizer.chat_template": template,
+    }
+
+
+def byte_tokenizer(name: str = "qwen2", size: int = 380) -> Tokenizer:
+    """Return a byte-level tokenizer as a tokenizer.json has it, with tokens at the start and the end."""
+    vocabulary, merges = train_bytes(*SPLITS[name].regexes, size=size)
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=SPLITS[name].whole_words))  # type: ignore[arg-type]
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cut_by(*SPLITS[name].regexes), last])
+    if SPLITS[name].composed:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in ("<|bos|>", "<|im_end|>")])
+    tokenizer.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
+    return tokenizer
+
+
+def byte_folder(folder: Path, tokenizer: Tokenizer | None = None, config: dict[str, Any] | None = None) -> Path:
+    """Give a model folder a byte-level tokenizer and a tokenizer_config.json; return the folder."""
+    (tokenizer or byte_tokenizer()).save(str(folder / "tokenizer.json"))
+    told = {"eos_token": "<|im_end|>", "chat_template": "{{ messages[0].content }}", **(config or {})}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder

@@ -15,8 +15,9 @@ from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event, Local
+from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
-from ollampi.mpiruntime.runner import LoadReport, Runner
+from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Chunk, Load, Step, Stop
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.trace import Trace
@@ -26,9 +27,9 @@ T = TypeVar("T")
 BLOCK = 4
 
 
-def lead(comm: Communicator, work: Callable[[Runner], T]) -> T | None:
-    """Return what `work` returns on rank 0 and None elsewhere; collective."""
-    runner = Runner(comm, survey(comm))
+def lead(comm: Communicator, work: Callable[[Runner], T], **how: Any) -> T | None:
+    """Return what `work` returns on rank 0 and None elsewhere; collective. how: of the runners."""
+    runner = Runner(comm, survey(comm), **how)
     if comm.rank:
         runner.follow()
         return None
@@ -58,14 +59,16 @@ def logits_in_pieces(runner: Runner, tokens: list[int], pieces: list[int]) -> to
     return torch.cat(rows)
 
 
-def load_and_compute(comm: Communicator, folder: Path, tokens: list[int], pieces: list[int]) -> torch.Tensor | None:
-    """Return the fp32 logits of all tokens on rank 0; collective."""
+def load_and_compute(
+    comm: Communicator, folder: Path, tokens: list[int], pieces: list[int], sums: Communicator | None = None
+) -> torch.Tensor | None:
+    """Return the fp32 logits of all tokens on rank 0; collective. sums: for activations, comm without it."""
 
     def work(runner: Runner) -> torch.Tensor:
         runner.lead_load(load_message(folder))
         return logits_in_pieces(runner, tokens, pieces)
 
-    return lead(comm, work)
+    return lead(comm, work, sums=sums)
 
 
 def world_logits(size: int, path: Path, tokens: list[int], pieces: list[int], **fields: Any) -> torch.Tensor:

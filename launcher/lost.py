@@ -1,0 +1,54 @@
+"""End a job of which a rank is missing, whatever its other ranks are doing."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.mpi import Mpi
+
+_LAST_WORDS_S = 1.0  # until MPI kills everybody: all ranks print, and clients get an answer
+_ABORT_S = 5.0  # how long MPI may take for that
+_STARTERS = ("prterun", "prted", "orterun", "orted", "mpirun")  # of Open MPI; Slurm's daemons end their jobs themselves
+_KILL = 'sleep "$2"; [ "$(cat /proc/$0/comm)" = "$1" ] && kill -KILL $0'
+
+
+class Lost:
+    """What a rank does where another one is missing; called by any thread.
+
+    farewell: called first; what it starts has a second.
+    """
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+        self.farewell: Callable[[], None] = lambda: None
+
+    def __call__(self, text: str) -> None:
+        """Print why, and end all ranks; does not return.
+
+        The process ends also where MPI hangs, or the main thread does not let go of Python's lock.
+        """
+        print(f"\nollampi: rank {self._comm.rank}: {text}; ending the job", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback_later(_LAST_WORDS_S + _ABORT_S, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+        _outlive(os.getppid())
+        self.farewell()
+        time.sleep(_LAST_WORDS_S)
+        if isinstance(self._comm, Mpi):
+            self._comm.abort(1)
+        os._exit(1)
+
+
+def _outlive(starter: int) -> None:
+    """Have what started this rank killed later: Open MPI's waits for ever for a host that is cut off."""
+    with suppress(OSError):
+        name = Path(f"/proc/{starter}/comm").read_text().strip()
+        if name in _STARTERS:
+            line = ["sh", "-c", _KILL, str(starter), name, str(_LAST_WORDS_S + 2 * _ABORT_S)]
+            subprocess.Popen(line, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

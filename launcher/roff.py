@@ -1,0 +1,80 @@
+"""Write man pages from the commands' own help, in the macros of man(7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import click
+
+from ollampi import __version__
+
+_NOTHING = r"\&"
+_SIGNS = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"}
+
+
+def pages(group: click.Group) -> dict[str, str]:
+    """Return the text of every page by its file's name: the group's own, and one for each command."""
+    names = ["", *group.commands]
+    return {f"{_title(group, name)}.1": page(group, name) for name in names}
+
+
+def page(group: click.Group, name: str) -> str:
+    """Return the page of a command, of the group where the name is empty."""
+    context = click.Context(group, info_name=group.name, **group.context_settings)
+    command: click.Command = group
+    if name:
+        command = group.commands[name]
+        context = click.Context(command, context, name, **command.context_settings)
+    title, roff = _title(group, name), _Roff()
+    command.format_help(context, roff)
+    others = [other for other in ["", *group.commands] if other != name] if not name else [""]
+    also = ", ".join(f"\\fB{_escaped(_title(group, other))}\\fP(1)" for other in others)
+    summary = _escaped(command.get_short_help_str(200).rstrip("."))
+    return (
+        f'.TH {_escaped(title.upper())} 1 "" "ollampi {_escaped(__version__)}" "User Commands"\n'
+        f".SH NAME\n{_escaped(title)} \\- {summary}\n{roff.getvalue()}.SH SEE ALSO\n{also}\n"
+    )
+
+
+def _title(group: click.Group, name: str) -> str:
+    return f"{group.name}-{name}" if name else str(group.name)
+
+
+class _Roff(click.HelpFormatter):
+    """Take what click formats as help, and write it in macros."""
+
+    _described = False
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        self.write(f".SH SYNOPSIS\n\\fB{_escaped(prog)}\\fP {_escaped(args)}\n")
+
+    def write_heading(self, heading: str) -> None:
+        self._described = True
+        self.write(f".SH {_escaped(heading.upper())}\n")
+
+    def write_paragraph(self) -> None:
+        pass
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs, in the section DESCRIPTION where none is open."""
+        if not self._described:
+            self.write_heading("Description")
+        self.write(".PP\n".join(f"{_marked(' '.join(part.split()))}\n" for part in text.split("\n\n") if part.strip()))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write terms with their meanings; the columns are the reader's affair."""
+        for term, meaning in rows:
+            body = _marked(" ".join(meaning.split())) or _NOTHING
+            self.write(f".TP\n\\fB{_escaped(term)}\\fP\n{body}\n")
+
+
+def _marked(text: str) -> str:
+    """Return a text in which what stands in backquotes is bold."""
+    return re.sub("`([^`]+)`", r"\\fB\1\\fP", _escaped(text)).replace("`", r"\(ga")
+
+
+def _escaped(text: str) -> str:
+    """Return a text that stands for itself anywhere in a line."""
+    escaped = "".join(_SIGNS.get(c, c) if c.isascii() else f"\\[u{ord(c):04X}]" for c in text)
+    return f"{_NOTHING}{escaped}" if escaped.startswith(".") else escaped

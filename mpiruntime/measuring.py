@@ -1,0 +1,70 @@
+"""Measure how long sums take in different ways, on all ranks alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.exchange_plan import SIZES, Choice
+
+Sum = Callable[[Tensor], Tensor]
+_ROUNDS = 8
+_BUDGET_S = 0.15  # for the rounds of a size; the first calls, which say what they take, are beside it
+_LONG_S = 0.02  # a call that takes so long needs no second one
+
+
+def measure(
+    sums: Mapping[Choice, Sum], comm: Communicator, sizes: Sequence[int], hopeless: float = math.inf
+) -> dict[Choice, dict[int, float]]:
+    """Return the seconds of a sum of each size in bytes, ascending, in each way; collective over comm.
+
+    The ways are tried in turns. A rank counts with its best, which no pause of a busy machine touches, and the slowest
+    rank counts, so that all ranks know the same figures. What takes more than `hopeless` times as long as the best way
+    of its level is not tried with larger messages.
+    """
+    figures: dict[Choice, dict[int, float]] = {choice: {} for choice in sums}
+    trying = list(sums)
+    for size in sizes:
+        found = _measured({choice: sums[choice] for choice in trying}, comm, size)
+        for choice, seconds in found.items():
+            figures[choice][size] = seconds
+        best = {level: min(s for c, s in found.items() if c.level == level) for level in {c.level for c in found}}
+        trying = [choice for choice, seconds in found.items() if seconds <= hopeless * best[choice.level]]
+    return figures
+
+
+def _measured(sums: Mapping[Choice, Sum], comm: Communicator, size: int) -> dict[Choice, float]:
+    """Return the seconds of a sum of one size in each way; collective."""
+    x = torch.from_numpy(np.zeros(size // 4, np.float32))  # torch.zeros would start the threads too early
+    first = agreed(comm, [_timed(choice, sums[choice], x) for choice in sums])  # memory is touched for the first time
+    times = [[s] if s >= _LONG_S else [] for s in first]
+    short = [(seconds, sum_) for seconds, sum_ in zip(times, sums.items(), strict=True) if not seconds]
+    for _ in range(max(1, min(_ROUNDS, int(_BUDGET_S / max(sum(first), 1e-6))))):
+        for seconds, (choice, sum_) in short:
+            seconds += [_timed(choice, sum_, x) for _ in range(1 if size > SIZES[0] else 4)]
+    return dict(zip(sums, agreed(comm, [min(seconds) for seconds in times]), strict=True))
+
+
+def agreed(comm: Communicator, seconds: Sequence[float]) -> list[float]:
+    """Return the times of the slowest rank, each by itself; collective."""
+    told = [json.loads(text) for text in comm.collect(json.dumps(list(seconds)).encode())]
+    return [max(times) for times in zip(*told, strict=True)]
+
+
+def _timed(choice: Choice, sum_: Sum, x: Tensor) -> float:
+    """Return the seconds of one sum of x [n]; collective."""
+    began = perf_counter()
+    sum_(x)
+    return perf_counter() - began
+
+
+def micros(seconds: float) -> str:
+    """Return a time in microseconds with a digit behind the point where it is short."""
+    return f"{seconds * 1e6:.{0 if seconds >= 1e-4 else 1}f}"

@@ -1,0 +1,85 @@
+"""Test the commands that start a server: what they become, and how they fail."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.fake_api import Become
+
+from ollampi.launcher import cli_serve
+from ollampi.launcher.cli import main
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["model=tiny", "port=1"], ["~x", "+a=b c"], ["a=1", "--help"], ["--cfg", "job"]]
+)
+def test_serve_becomes_the_server(become: list[Any], overrides: list[str]) -> None:
+    result = CliRunner().invoke(main, ["serve", *overrides])
+    assert isinstance(result.exception, Become)
+    assert become == [sys.executable, [sys.executable, "-m", "ollampi.launcher.serve", *overrides]]
+
+
+@pytest.fixture
+def mpirun(tmp_path: Path) -> str:
+    path = tmp_path / "mpirun"
+    path.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 4.1.4'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_launch_dry_run_prints_a_line_for_the_shell(mpirun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name in [name for name in os.environ if name.startswith("OMPI_")]:
+        monkeypatch.delenv(name)
+    result = CliRunner().invoke(main, ["launch", "-n", "4", "--mpirun", mpirun, "--dry-run", "model=a b"])
+    assert shlex.split(result.output) == [
+        "OMPI_MCA_btl=^ofi",
+        "OMPI_MCA_osc=^ucx",
+        "OMPI_MCA_mtl=^ofi",
+        *[mpirun, "--oversubscribe", "--bind-to", "none", "-n", "4"],
+        *[sys.executable, "-m", "ollampi.launcher.serve", "model=a b"],
+    ]
+    assert result.output.startswith("OMPI_MCA_btl='^ofi' ")
+
+
+def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    def supervise(line: list[str], environ: dict[str, str]) -> int:
+        ran.extend([line, environ])
+        return 7
+
+    monkeypatch.setattr(cli_serve, "supervise", supervise)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
+    result = CliRunner().invoke(main, ["launch", "model=tiny", "-n", "2", "--mpirun", mpirun])
+    assert result.exit_code == 7
+    line, environ = ran
+    assert line[0] == mpirun
+    assert line[-5:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", "model=tiny"]
+    assert environ["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
+    assert environ["OMPI_MCA_btl"] == "tcp,self"
+    assert environ["PATH"] == os.environ["PATH"]
+    assert mpirun in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--mpirun", "/nowhere/mpirun"], "Error: no program '/nowhere/mpirun'"),
+        (["-n", "0"], "Error: cannot start 0 ranks: ask for at least 1"),
+        (["server.prot=1"], "Error: unknown setting 'server.prot'; server has: host, port,"),
+        (["--colour"], "Error: '--colour' is no setting; write key=value"),
+        (["engine.context_length=abc", "model=demo"], "Error: engine.context_length is 'abc'; it must be a whole"),
+    ],
+)
+def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> None:
+    result = CliRunner().invoke(main, ["launch", "--mpirun", mpirun, *args])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(text)
+    assert result.stderr.count("\n") == 1
