@@ -55,8 +55,12 @@ class Guide:
         self._ask(tokens, [])
 
     def foresee(self, draft: list[int]) -> None:
-        """Have the masks behind a draft made too; nothing is taken."""
-        self._ask([], draft)
+        """Have the masks behind a draft made too; nothing is taken.
+
+        Nothing is asked of a process that has not opened the grammar: it would not answer.
+        """
+        if self.masks:
+            self._ask([], draft)
 
     def _ask(self, tokens: list[int], draft: list[int]) -> None:
         self._unanswered += 1

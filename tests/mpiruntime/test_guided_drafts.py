@@ -123,6 +123,16 @@ def test_drafts_meet_context_shifts_preemption_and_deaths(folder: Path) -> None:
             assert re.fullmatch(grammar.text, text(recorder, i))
 
 
+@pytest.mark.usefixtures("always")
+def test_a_death_that_is_known_before_the_next_drafts_costs_no_answer(folder: Path) -> None:
+    """Drafts are then at hand for grammars that the new process has not opened yet."""
+    grammar = Grammar("regex", "(this text is given,|this one too,){5}")
+    messages = [ask(1, folder, grammar, GREEDY)]
+    client = Killer(messages, 1, waits=True)
+    assert re.fullmatch(grammar.text, text(answers(1, messages, client), 1))
+    assert not client.times
+
+
 SMALL = """
 from llguidance import LLParserLimits
 from ollampi.mpiruntime import grammar_matcher, grammar_worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,22 @@ def text(recorder: Recorder, number: int) -> str:
 
 
 class Killer(Recorder):
-    """Kills the grammar process at the tenth token of request 1, `times` times."""
+    """Kills the grammar process at every tenth token of request 1, `times` times; waits for its end where asked to."""
 
-    def __init__(self, messages: list[dict[str, Any]], times: int) -> None:
+    def __init__(self, messages: list[dict[str, Any]], times: int, waits: bool = False) -> None:
         super().__init__(messages)
         self.times = times
+        self.due = 10
+        self.waits = waits
 
     def post(self, event: Event) -> None:
         """Keep the event; kill where it is time."""
         super().post(event)
-        if event["kind"] == "tokens" and event["id"] == 1 and len(self.tokens(1)) % 10 == 0 and self.times:
+        if event["kind"] == "tokens" and event["id"] == 1 and len(self.tokens(1)) >= self.due and self.times:
             self.times -= 1
+            self.due += 10
             for pid in descendants(os.getpid()):
                 if b"grammar_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
+                    while self.waits and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                        time.sleep(0.001)
