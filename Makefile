@@ -1,6 +1,7 @@
 # make serve   start a server of RANKS ranks with the model that ships here
 # make test    run all tests, under mpirun too
 # make check   what CI runs: lint and test
+# make clients install the JavaScript clients that tests/clients runs where they are there (docs/clients.md)
 PYTHON ?= python3
 VENV ?= .venv
 RANKS ?= 4
@@ -11,7 +12,7 @@ SERVERS := tests/launcher tests/security tests/clients tests/netlab
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
-.PHONY: serve test unit-test mpi-test lint check install install-test clean
+.PHONY: serve test unit-test mpi-test lint check install install-test clients clean
 .NOTPARALLEL:
 
 serve: install
@@ -48,5 +49,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --no-build-isolation -e '.[test]'
 	touch $@
 
+# Exactly what package-lock.json says, by its hashes; 36 packages, 123 MB.
+clients:
+	cd tests/clients/javascript && npm ci --no-audit --no-fund --ignore-scripts
+
 clean:
-	rm -rf $(VENV) build *.egg-info src/*.egg-info
+	rm -rf $(VENV) build *.egg-info src/*.egg-info tests/clients/javascript/node_modules

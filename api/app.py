@@ -29,7 +29,7 @@ from ollampi.api.wires.ollama_cloud import cloud_routes
 from ollampi.api.wires.ollama_manage import manage_routes
 from ollampi.api.wires.openai import openai_routes
 from ollampi.api.wires.responses import responses_routes
-from ollampi.api.wires.wire import wire_of
+from ollampi.api.wires.wire import VERSION_HEADER, wire_of
 
 _PLAIN = {404: "404 page not found", 405: "405 method not allowed"}
 _TEXTS = {
@@ -97,5 +97,6 @@ def _answer(error: Exception) -> Response:
 
 
 def _failure(status: int, text: str) -> Response:
-    """Return an error as the wire of the request's path writes it."""
-    return json_answer(wire_of(request.path).error(status, text, g.get("request_id", "")), status)
+    """Return an error as the wire of the request writes it."""
+    wire = wire_of(request.path, request.headers.get(VERSION_HEADER))
+    return json_answer(wire.error(status, text, g.get("request_id", "")), status)

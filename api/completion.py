@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -66,16 +66,18 @@ class Completions:
         unbounded = replace(ask, window=replace(ask.window, context=sys.maxsize))
         return len(self._chat_prompt(unbounded, turns, use).tokens)
 
-    def several(self, first: Run, count: int) -> Several:
-        """Return `first` with more answers to its prompt, each with the next seed; raise EngineError.
+    def several(self, starts: Iterable[Run], count: int) -> Several:
+        """Return `count` answers to each prompt, the first as `starts` begins it, then with the next seeds.
 
-        A client that leaves ends them all.
+        A client that leaves ends them all. Raise ApiError, EngineError.
         """
-        runs = [first]
+        runs: list[Run] = []
         try:
-            for place in range(1, count):
-                ask = replace(first.ask, options=first.ask.options.with_next_seed(place))
-                runs.append(self._run(ask, first.prompt, first.use))
+            for first in starts:
+                runs.append(first)
+                for place in range(1, count):
+                    ask = replace(first.ask, options=first.ask.options.with_next_seed(place))
+                    runs.append(self._run(ask, first.prompt, first.use))
         except BaseException:
             for run in runs:
                 run.close()

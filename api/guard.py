@@ -18,7 +18,7 @@ from ollampi.api.access import Permission, sent_key
 from ollampi.api.compressed import MAX_UNPACKED_BYTES, unpacked
 from ollampi.api.errors import ApiError, bad_request, shown
 from ollampi.api.settings import Settings
-from ollampi.api.wires.wire import ANTHROPIC, wire_of
+from ollampi.api.wires.wire import ANTHROPIC, VERSION_HEADER, wire_of
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -73,7 +73,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
     def allow_origin(response: Response) -> Response:
         """Return the response with its request's id and what a browser wants to know."""
         response.headers["X-Request-Id"] = g.request_id
-        if wire_of(request.path) is ANTHROPIC:
+        if wire_of(request.path, request.headers.get(VERSION_HEADER)) is ANTHROPIC:
             response.headers["Request-Id"] = g.request_id
         origin = request.headers.get("Origin")
         if origin and response.status_code != 403 and not _same_site(origin):

@@ -1,4 +1,4 @@
-"""Follow several answers to one prompt, which the engine makes at the same time."""
+"""Follow several answers, to one prompt or to more, which the engine makes at the same time."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from ollampi.api.wires.ollama_bodies import Objects
 from ollampi.api.wires.parts import EFFORTS, FORMATS, as_list, as_parts, needs, one_of
 
 MAX_CHOICES = 8
+MAX_TEXTS = 64  # choices of all prompts of one request
 MAX_TOP_LOGPROBS = 20
 _TEXTS = {"type": ["string", "array"], "items": {"type": "string"}, "description": "one text, or several"}
 _PARTS = {"type": ["string", "array"], "items": {"type": "object"}, "description": "a text, or a list of parts"}
@@ -134,11 +135,11 @@ class ChatCompletionsBody(AnswersBody):
 
 
 class CompletionsBody(AnswersBody):
-    """POST /v1/completions; best_of can only be n."""
+    """POST /v1/completions; best_of can only be n, and `echo` puts the prompt before its answers."""
 
     model_config = needs("model", "prompt")
 
-    prompt: Annotated[Any, WithJsonSchema(_INPUT | {"maxItems": 1})] = None
+    prompt: Annotated[Any, WithJsonSchema(_INPUT | {"maxItems": MAX_TEXTS // MAX_CHOICES})] = None
     suffix: str = ""
     echo: bool = False
     best_of: int | None = None

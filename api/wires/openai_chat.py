@@ -8,6 +8,7 @@ from ollampi.api.errors import bad_request, shown
 from ollampi.api.wires.body import read_body
 from ollampi.api.wires.ollama_bodies import ChatBody, EmbedBody, GenerateBody
 from ollampi.api.wires.openai_bodies import (
+    MAX_TEXTS,
     AnswersBody,
     AskedMessage,
     ChatCompletionsBody,
@@ -68,27 +69,30 @@ def _think(body: ChatCompletionsBody) -> bool | str | None:
     )
 
 
-def generate_body(body: CompletionsBody) -> GenerateBody:
-    """Return a text to continue as Ollama has it; raise ApiError (400)."""
-    if body.echo:
-        raise bad_request("echo is not supported; put the prompt before the text yourself")
+def generate_bodies(body: CompletionsBody) -> list[GenerateBody]:
+    """Return the texts to continue as Ollama has them; raise ApiError (400)."""
+    if body.echo and body.logprobs is not None:
+        raise bad_request("echo with logprobs is not supported: a prompt has none; leave one of them out")
     if body.best_of not in (None, body.n):
         raise bad_request(f"best_of is {shown(str(body.best_of), 30)}, but it must be n ({body.n}); leave it out")
-    prompt = body.prompt[0] if isinstance(body.prompt, list) and len(body.prompt) == 1 else body.prompt
-    if not isinstance(prompt, str):
-        raise bad_request("prompt must be one text; send others, and none of token ids, in requests of their own")
-    if not prompt:
-        raise bad_request("prompt is empty; write some text")
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise bad_request("prompt must be a text or a list of texts; token ids are not taken")
+    if len(prompts) * body.n > MAX_TEXTS:
+        raise bad_request(
+            f"{len(prompts)} prompts with {body.n} answers each are more than {MAX_TEXTS}; send fewer in one request"
+        )
+    if "" in prompts:
+        raise bad_request(f"prompt[{prompts.index('')}] is empty; write some text")
     values = {
         "model": body.model,
-        "prompt": prompt,
         "suffix": body.suffix,
         "stream": body.stream,
         "logprobs": body.logprobs is not None,
         "top_logprobs": body.logprobs or 0,
         "options": _options(body, body.max_tokens),
     }
-    return read_body(GenerateBody, values)
+    return [read_body(GenerateBody, values | {"prompt": prompt}) for prompt in prompts]
 
 
 def embed_body(body: VectorsBody) -> EmbedBody:

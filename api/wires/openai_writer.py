@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollampi.api.generation import Outcome, Piece
@@ -19,6 +19,35 @@ FORM = Form(EVENTS, lambda status, text: server_sent(OPENAI.error(status, text, 
 _JSON = dict[str, Any]
 _TEXT = "<text>"  # the hole in a chunk; no name of a model looks like this
 _DONE = "data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for: how many prompts, answers to each, usage in a stream, what stands before the answers.
+
+    heads: a text for each prompt, or none.
+    """
+
+    prompts: int
+    answers: int
+    usage: bool
+    heads: Sequence[str] = ()
+
+    @property
+    def choices(self) -> int:
+        """Return how many answers there are in all; those to one prompt are neighbours."""
+        return self.prompts * self.answers
+
+    def behind_head(self, piece: Piece, place: int) -> Piece:
+        """Return the first piece of a choice, behind what stands before it."""
+        head = self.heads[place // self.answers] if self.heads else ""
+        return replace(piece, text=head + piece.text) if head else piece
+
+    def cost(self, usages: Mapping[int, Usage]) -> dict[str, int]:
+        """Return what all choices cost, of usages by place; those to one prompt share it."""
+        prompt = sum(usages[place].prompt_tokens for place in range(0, self.choices, self.answers))
+        answer = sum(usage.generated_tokens for usage in usages.values())
+        return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
 @dataclass
@@ -112,9 +141,9 @@ TEXT = Shape("cmpl-", "text_completion", "text_completion", _text_whole, _text_p
 
 
 class Writer:
-    """Writes the pieces of `count` choices of one answer; its lines are written by one thread at a time."""
+    """Writes the pieces of all choices of one answer; its lines are written by one thread at a time."""
 
-    def __init__(self, name: str, shape: Shape, count: int, include_usage: bool) -> None:
+    def __init__(self, name: str, shape: Shape, about: Asked) -> None:
         self._head = {
             "id": shape.prefix + secrets.token_hex(12),
             "object": shape.chunk_kind,
@@ -123,10 +152,10 @@ class Writer:
             "system_fingerprint": "fp_ollama",
         }
         self._shape = shape
-        self._include_usage = include_usage
-        self._choices = [Sent() for _ in range(count)]
-        self._blanks = [self._blank(place) for place in range(count)]
-        self._ended: list[Usage] = []
+        self._about = about
+        self._choices = [Sent() for _ in range(about.choices)]
+        self._blanks = [self._blank(place) for place in range(about.choices)]
+        self._ended: dict[int, Usage] = {}
 
     def line(self, piece: Piece | Outcome, place: int = 0) -> str:
         """Return the events of a piece of a choice; where it is nothing but text, one that is there is filled in."""
@@ -140,12 +169,12 @@ class Writer:
 
     def object(self, outcomes: Sequence[Outcome]) -> _JSON:
         """Return the object of a whole answer."""
-        choices = [
-            {"index": place, **self._shape.whole(end.last), "finish_reason": _finish_reason(end, len(end.last.calls))}
-            for place, end in enumerate(outcomes)
-        ]
-        usage = {"usage": _usage([end.usage for end in outcomes])}
-        return self._head | {"object": self._shape.whole_kind, "choices": choices} | usage
+        choices = []
+        for place, end in enumerate(outcomes):
+            whole = self._shape.whole(self._about.behind_head(end.last, place))
+            choices.append({"index": place, **whole, "finish_reason": _finish_reason(end, len(end.last.calls))})
+        usage = self._about.cost({place: end.usage for place, end in enumerate(outcomes)})
+        return self._head | {"object": self._shape.whole_kind, "choices": choices, "usage": usage}
 
     def _event(self, place: int, part: _JSON, finish_reason: str | None) -> str:
         return server_sent(self._head | {"choices": [{"index": place, **part, "finish_reason": finish_reason}]})
@@ -158,6 +187,8 @@ class Writer:
 
     def _part(self, piece: Piece, sent: Sent, place: int, finish_reason: str | None = None) -> str:
         """Return the event of a piece of any kind."""
+        if not sent.begun:
+            piece = self._about.behind_head(piece, place)
         event = self._event(place, self._shape.part(piece, sent), finish_reason)
         sent.begun = True
         sent.calls += len(piece.calls)
@@ -169,19 +200,13 @@ class Writer:
         last = outcome.last
         text = self._part(last, sent, place) if last.text or last.thinking or last.calls or last.logprobs else ""
         text += self._part(Piece(), sent, place, _finish_reason(outcome, sent.calls))
-        self._ended.append(outcome.usage)
+        self._ended[place] = outcome.usage
         if len(self._ended) < len(self._choices):
             return text
-        if self._include_usage:
-            text += server_sent(self._head | {"choices": [], "usage": _usage(self._ended)})
+        if self._about.usage:
+            text += server_sent(self._head | {"choices": [], "usage": self._about.cost(self._ended)})
         return text + _DONE
 
 
 def _finish_reason(outcome: Outcome, calls: int) -> str:
     return "tool_calls" if calls and outcome.reason == "stop" else outcome.reason
-
-
-def _usage(usages: Sequence[Usage]) -> _JSON:
-    """Return what all choices cost; they share their prompt."""
-    prompt, answer = usages[0].prompt_tokens, sum(usage.generated_tokens for usage in usages)
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ollampi.api.stream import encode
 
+VERSION_HEADER = "Anthropic-Version"  # all of Anthropic's clients send it
 _JSON = dict[str, Any]
 _OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 _ANTHROPIC_TYPES = {
@@ -52,9 +53,12 @@ OPENAI = Wire("openai", openai_error)
 ANTHROPIC = Wire("anthropic", anthropic_error)
 
 
-def wire_of(path: str) -> Wire:
-    """Return the wire that a path belongs to, whether or not there is such a route."""
-    if path.startswith("/v1/messages"):
+def wire_of(path: str, version: str | None = None) -> Wire:
+    """Return the wire that a path belongs to, whether or not there is such a route.
+
+    version: what the request's header of that name says. /v1/models is on two wires.
+    """
+    if path.startswith("/v1/messages") or (path.startswith("/v1/models") and version is not None):
         return ANTHROPIC
     return OPENAI if path.startswith("/v1/") else OLLAMA
 

@@ -82,13 +82,10 @@ def test_several(client, engine):
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": None}, "prompt must be one text"),
-        ({"prompt": []}, "prompt must be one text"),
-        ({"prompt": ["a", "b"]}, "prompt must be one text"),
-        ({"prompt": [1, 2]}, "prompt must be one text"),
-        ({"prompt": [[1, 2]]}, "prompt must be one text"),
-        ({"echo": True}, "echo is not supported"),
+        ({"prompt": ""}, "prompt[0] is empty"),
+        ({"prompt": None}, "prompt must be a text or a list of texts"),
+        ({"prompt": [1, 2]}, "prompt must be a text or a list of texts"),
+        ({"prompt": [[1, 2]]}, "prompt must be a text or a list of texts"),
         ({"best_of": 2}, "best_of is 2, but it must be n (1)"),
         ({"best_of": 10**6}, "best_of is 1000000, but"),
         ({"best_of": 2**63}, "best_of is 9223372036854775808, but"),
