@@ -56,7 +56,7 @@ def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
         app,
         [
             *ollama_routes(engine, store, completions, embeddings),
-            *manage_routes(store.local or _NO_STORE, store, settings),
+            *manage_routes(store.local or _NO_STORE, store, settings, watcher),
             *cloud_routes(store),
             *openapi_routes(app, bool(settings.keys.roles)),
             *openai_routes(store, completions, embeddings),

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
@@ -54,7 +55,8 @@ def install_guard(app: Flask, settings: Settings) -> None:
         origin = request.headers.get("Origin")
         if origin and not _same_site(origin) and not any(p.fullmatch(origin) for p in origins):
             return Response(status=403)
-        if not host_allowed(request.environ.get("HTTP_HOST", ""), settings.loopback, settings.hosts):
+        named = [request.environ.get("HTTP_HOST", ""), *_target_host(request.environ.get("RAW_URI", "/"))]
+        if not all(host_allowed(host, settings.loopback, settings.hosts) for host in named):
             return Response(status=403)
         if request.method == "OPTIONS":
             return Response(status=204)
@@ -109,6 +111,16 @@ def host_allowed(header: str, loopback: bool = True, names: Sequence[str] = ()) 
         return ours or (not loopback and _WORD.fullmatch(host) is not None)
     private = any(address.version == net.version and address in net for net in _PRIVATE_NETWORKS)
     return not loopback or private or address.is_loopback or address.is_unspecified
+
+
+def _target_host(target: str) -> list[str]:
+    """Return the host of a request line with a whole URL, which counts before the Host header; none for a path."""
+    if target.startswith("/") or target == "*":
+        return []
+    try:
+        return [urlsplit(target).netloc]
+    except ValueError:
+        return [""]
 
 
 def json_values() -> dict[str, Any]:

@@ -12,14 +12,13 @@ from ollampi.launcher.cli_options import INTERRUPTED, host_option, insecure_opti
 from ollampi.launcher.cli_transfer import shown_model
 from ollampi.launcher.client import Client, Json
 from ollampi.launcher.home import home
-from ollampi.launcher.repl import Lines, Repl, Settings
+from ollampi.launcher.repl import THINK_LEVELS, Lines, Repl, Settings
 from ollampi.launcher.screen import Screen, show_answer
 from ollampi.launcher.terminal import PlainLines, TerminalLines
 from ollampi.launcher.words import timings
 from ollampi.mpiruntime.errors import ConfigError
 
-_LEVELS = ("low", "medium", "high", "max")
-_THINK: dict[str, bool | str] = {"true": True, "false": False, **{level: level for level in _LEVELS}}
+_THINK: dict[str, bool | str] = {"true": True, "false": False, **{level: level for level in THINK_LEVELS}}
 
 
 @click.command()

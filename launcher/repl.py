@@ -37,6 +37,7 @@ Begin and end a message of several lines with three quotes: \"\"\"
 Ctrl-C stops an answer.
 """
 
+THINK_LEVELS = ("low", "medium", "high", "max")
 _QUOTES = '"""'
 
 
@@ -177,16 +178,26 @@ class Repl:
             case ["history" | "nohistory" as word]:
                 self._lines.remember(word == "history")
             case ["think" | "nothink" as word]:
-                self.settings.think = word == "think"
+                self._think(word == "think")
             case ["format", "json"] | ["noformat"]:
                 self.settings.format = "json" if words[0] == "format" else None
             case ["wordwrap" | "nowordwrap" as word]:
                 self.settings.width = shutil.get_terminal_size().columns if word == "wordwrap" else 0
             case ["think", level]:
-                self.settings.think = level
+                self._think(level)
             case _:
                 raise ConfigError(f"cannot set {' '.join(words)!r}: type /? for help")
         self._write(f"Set {' '.join(words)}.\n")
+
+    def _think(self, wanted: bool | str) -> None:
+        """Have the model reason, or not; raise ConfigError for one that cannot, whose next answer would be an error."""
+        if wanted is not False:
+            if isinstance(wanted, str) and wanted not in THINK_LEVELS:
+                raise ConfigError(f"cannot think {wanted!r}: choose one of {', '.join(THINK_LEVELS)}")
+            shown = self._client.post("/api/show", {"model": self.settings.model})
+            if "thinking" not in (shown.get("capabilities") or ()):
+                raise ConfigError(f"{self.settings.model!r} does not support thinking")
+        self.settings.think = wanted
 
     def _show(self, part: str) -> None:
         answer = self._client.post("/api/show", {"model": self.settings.model})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from flask import Response, request
 
 from ollampi.api.access import Permission
-from ollampi.api.errors import bad_request, shown
+from ollampi.api.disconnect import DisconnectWatcher
+from ollampi.api.errors import ApiError, bad_request, shown
 from ollampi.api.names import Name, parse_name
 from ollampi.api.registry.pull import pull
 from ollampi.api.registry.push import push
@@ -43,8 +45,9 @@ _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "strin
 class ManageRoutes:
     """The routes; `store` is what they change, `catalog` what else there is to begin from."""
 
-    def __init__(self, store: LocalStore, catalog: Store, settings: Settings) -> None:
+    def __init__(self, store: LocalStore, catalog: Store, settings: Settings, watcher: DisconnectWatcher) -> None:
         self._store = store
+        self._watcher = watcher
         self._catalog = catalog
         self._settings = settings
 
@@ -64,7 +67,7 @@ class ManageRoutes:
             licenses=_texts(body.license),
             quantize=body.quantize or body.quantization,
         )
-        return _progress(create(self._store, self._catalog, wanted, _QUANTISER), body.stream)
+        return self._progress(create(self._store, self._catalog, wanted, _QUANTISER), body.stream)
 
     def copy(self, body: CopyBody) -> Response:
         """Answer POST /api/copy; raise ApiError."""
@@ -92,11 +95,11 @@ class ManageRoutes:
     def pull(self, body: PullBody) -> Response:
         """Answer POST /api/pull; raise ApiError."""
         options = self._transfer(body.insecure, body.from_ or None)
-        return _progress(pull(self._store, _name(body), options), body.stream)
+        return self._progress(pull(self._store, _name(body), options), body.stream)
 
     def push(self, body: TransferBody) -> Response:
         """Answer POST /api/push; raise ApiError."""
-        return _progress(push(self._store, _name(body), self._transfer(body.insecure, None)), body.stream)
+        return self._progress(push(self._store, _name(body), self._transfer(body.insecure, None)), body.stream)
 
     def manifest(self, repository: str, tag: str) -> Response:
         """Answer GET /v2/REPOSITORY/manifests/TAG as a registry does."""
@@ -105,6 +108,26 @@ class ManageRoutes:
     def blob(self, repository: str, digest: str) -> Response:
         """Answer GET /v2/REPOSITORY/blobs/DIGEST as a registry does."""
         return serve_blob(self._store, digest, request.headers.get("Range"))
+
+    def _progress(self, steps: Steps, stream: bool) -> Response:
+        """Return the steps as an answer that grows, or the last of them; raise ApiError, ModelError where none is done.
+
+        A client that leaves ends them, also one that waits for the last: it is seen at the next step.
+        """
+        if stream:
+            return growing_answer((line_of(step) for step in steps), NDJSON, lambda: _close(steps))
+        gone = threading.Event()
+        unwatch = self._watcher.watch(request.environ.get("gunicorn.socket"), gone.set)
+        last: dict[str, Any] = {}
+        try:
+            for step in steps:
+                last = step
+                if gone.is_set():
+                    raise ApiError(499, "request canceled")
+        finally:
+            unwatch()
+            _close(steps)
+        return Response(encode(last), content_type="application/json")
 
     def _transfer(self, insecure: bool, source: str | None) -> TransferOptions:
         return TransferOptions(
@@ -115,9 +138,9 @@ class ManageRoutes:
         )
 
 
-def manage_routes(store: LocalStore, catalog: Store, settings: Settings) -> list[Route]:
+def manage_routes(store: LocalStore, catalog: Store, settings: Settings, watcher: DisconnectWatcher) -> list[Route]:
     """Return the routes."""
-    views = ManageRoutes(store, catalog, settings)
+    views = ManageRoutes(store, catalog, settings, watcher)
     read, manage = Permission.READ, Permission.MANAGE
     blob = "/api/blobs/<path:digest>"
     return [
@@ -186,14 +209,6 @@ def _pieces() -> Iterator[bytes]:
         yield piece
     if read < (request.content_length or 0):
         raise bad_request("the request body is broken or ends too early")
-
-
-def _progress(steps: Steps, stream: bool) -> Response:
-    """Return the steps as an answer that grows, or the last of them; raise ApiError, ModelError where none is done."""
-    if stream:
-        return growing_answer((line_of(step) for step in steps), NDJSON, lambda: _close(steps))
-    last = deque(steps, maxlen=1).pop()
-    return Response(encode(last), content_type="application/json")
 
 
 def _close(steps: Steps) -> None:

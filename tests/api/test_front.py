@@ -198,3 +198,14 @@ def test_it_imports_neither_torch_nor_mpi():
     code = "import sys, ollampi.api.front; print([m for m in ('torch', 'mpi4py', 'numpy') if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("http://evil.example/api/version", 403), ("http://localhost/api/version", 200), ("//evil.example/", 404)],
+)
+def test_a_whole_url_as_target(front, listener, target, status):
+    with socket.create_connection(listener.getsockname(), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = b"".join(iter(lambda: client.recv(4096), b""))
+    assert int(head.split()[1]) == status

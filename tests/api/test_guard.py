@@ -227,3 +227,25 @@ def test_wrong_keep_alive(value):
     with pytest.raises(ApiError) as caught:
         parse_keep_alive(value)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/api/version", 200),
+        ("/api/version?x=http://evil.example/", 200),
+        ("http://localhost:11434/api/version", 200),
+        ("HTTP://127.0.0.1/api/version", 200),
+        ("http://evil.example/api/version", 403),
+        ("https://evil.example:80/api/version", 403),
+        ("http://localhost@evil.example/api/version", 403),
+        ("http://evil.example@localhost/api/version", 403),
+        ("http:///api/version", 403),
+        ("http:/api/version", 403),
+        ("http://[::1/api/version", 403),
+        ("evil.example/api/version", 403),
+    ],
+)
+def test_a_whole_url_as_target_must_name_an_allowed_host_too(client, target, status):
+    response = client.get("/api/version", environ_overrides={"RAW_URI": target}, headers={"Host": "localhost"})
+    assert response.status_code == status

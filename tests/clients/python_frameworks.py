@@ -32,7 +32,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:11434"
 QUESTION = "Write the function close. Close the file."
-TEMPLATE = "{{ range .Tools }}{{ . }}{{ end }}{{ range .Messages }}{{ .Role }}: {{ .Content }}<tool_call>\n{{ end }}assistant:"
+TEMPLATE = (
+    "{{ range .Tools }}{{ . }}{{ end }}{{ range .Messages }}{{ .Role }}: {{ .Content }}<tool_call>\n{{ end }}assistant:"
+)
 SHORT, LONG = 24, 300
 CHECKS: list[tuple[str, str, Callable[[], None]]] = []
 
@@ -70,7 +72,9 @@ def expected(count: int = SHORT) -> str:
     """Return what Ollama's route answers to the question, greedily."""
     messages = [{"role": "user", "content": QUESTION}]
     options = {"temperature": 0, "num_predict": count}
-    return call("/api/chat", {"model": "demo", "messages": messages, "stream": False, "options": options})["message"]["content"]
+    return call("/api/chat", {"model": "demo", "messages": messages, "stream": False, "options": options})["message"][
+        "content"
+    ]
 
 
 def same(found: object, wanted: object) -> None:
@@ -191,7 +195,10 @@ def others_of_openai() -> None:
 @check("langchain-anthropic", "get_num_tokens_from_messages")
 def counts_of_anthropic() -> None:
     messages = [HumanMessage(QUESTION)]
-    same(chat_anthropic().get_num_tokens_from_messages(messages), chat_anthropic().invoke(messages).usage_metadata["input_tokens"])
+    same(
+        chat_anthropic().get_num_tokens_from_messages(messages),
+        chat_anthropic().invoke(messages).usage_metadata["input_tokens"],
+    )
 
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -228,7 +235,11 @@ def add_litellm(prefix: str, more: dict[str, Any]) -> None:
 
         @check("litellm", f"{prefix} tools")
         def tools() -> None:
-            schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}}, "required": ["city"]}
+            schema = {
+                "type": "object",
+                "properties": {"city": {"type": "string", "maxLength": 9}},
+                "required": ["city"],
+            }
             schema["additionalProperties"] = False
             tools = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": schema}}]
             choice = "auto" if prefix == "ollama_chat/" else "required"

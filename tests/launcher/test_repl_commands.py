@@ -1,7 +1,7 @@
 """Test the commands of the conversation: what they set, show and load."""
 
 import pytest
-from support.fake_repl import FakeClient, ListLines, message, talk
+from support.fake_repl import FACTS, FakeClient, ListLines, message, talk
 
 from ollampi.launcher.repl import Repl, Settings
 
@@ -40,6 +40,20 @@ def test_set_think(line: str, think: bool | str) -> None:
     client = FakeClient(["a"])
     talk(client, line, "hi")
     assert client.chats()[0]["think"] == think
+
+
+def test_a_model_that_cannot_think_is_not_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FACTS, "capabilities", ["completion"])
+    client = FakeClient(["a"], ["b"])
+    text = talk(client, "/set think", "/set think high", "one", "/set nothink", "two")
+    assert text.startswith("Error: 'tiny' does not support thinking\n" * 2)
+    assert [body.get("think") for body in client.chats()] == [None, False]
+
+
+def test_how_hard_to_think_is_one_of_some_words() -> None:
+    client = FakeClient(["a"])
+    assert "Error: cannot think 'hard': choose one of low, medium, high, max\n" in talk(client, "/set think hard", "hi")
+    assert "think" not in client.chats()[0]
 
 
 def test_set_format() -> None:

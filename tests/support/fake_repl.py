@@ -14,6 +14,7 @@ FACTS = {
     "parameters": "temperature                    0.5",
     "system": "Be brief.",
     "details": {"family": "llama"},
+    "capabilities": ["completion", "thinking"],
 }
 
 
