@@ -13,6 +13,7 @@ from ollampi.api.errors import ApiError, bad_request
 from ollampi.api.store.digest import Digest, digest_of
 from ollampi.api.store.files import (
     FILE_MODE,
+    closed_quietly,
     create_file,
     make_folder,
     put_in_place,
@@ -102,7 +103,7 @@ class Blobs:
                 fd = create_file(path)
             except FileExistsError:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        with open(fd, "r+b") as file:
+        with closed_quietly(open(fd, "r+b")) as file:
             partial = Partial(file, path, self.path(digest), digest, size)
             yield partial
 
@@ -122,7 +123,7 @@ class Blobs:
             temporary = temporary_name(self.root)
             fd = create_file(temporary)
         try:
-            with open(fd, "wb") as file:
+            with closed_quietly(open(fd, "wb")) as file:
                 yield file, temporary
         finally:
             with contextlib.suppress(OSError):

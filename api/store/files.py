@@ -9,14 +9,17 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, TypeVar
 
 from ollampi.api.errors import ApiError
+from ollampi.api.store.process import is_gone, mark
 
+F = TypeVar("F", bound=IO[bytes])
 FILE_MODE, FOLDER_MODE = 0o644, 0o755  # whatever the umask: a store is shared by the users of a machine
 TEMPORARY = ".writing-"  # begins no name of a model, tag or blob
 DEAD_S = 86400.0  # for downloads and temporary files that nobody goes on with
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def refused() -> ApiError:
@@ -39,7 +42,7 @@ def writing() -> Iterator[None]:
     except OSError as e:
         if e.errno in _REFUSED:
             raise refused() from e
-        if e.errno in _FULL:
+        if e.errno in FULL:
             raise ApiError(500, "no space left on device in the model store; delete models or free space") from e
         raise ApiError(500, f"the model store cannot be written: {e.strerror or type(e).__name__}") from e
 
@@ -62,9 +65,26 @@ def create_file(path: Path) -> int:
     return fd
 
 
+@contextlib.contextmanager
+def closed_quietly(file: F) -> Iterator[F]:
+    """Give a file and close it; what its buffer still holds may be lost: whoever needs it has flushed it."""
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # a full disk, which the writer knows already
+            file.close()
+
+
 def temporary_name(folder: Path) -> Path:
     """Return an unused name in a folder for a file or folder that is not whole yet."""
-    return folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+    return folder / f"{TEMPORARY}{mark()}-{secrets.token_hex(8)}"
+
+
+def is_dead_temporary(path: Path) -> bool:
+    """Return whether a file or folder has a temporary name that nobody works at: its process is gone, or it is old."""
+    if not path.name.startswith(TEMPORARY):
+        return False
+    return is_gone(path.name.removeprefix(TEMPORARY).partition("-")[0]) or age_s(path) > DEAD_S
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollampi.api.store.files import create_file, temporary_name
+from ollampi.api.store.files import FULL, create_file, temporary_name
+from ollampi.api.store.process import has_ended, place, start_of
+from ollampi.api.store.spare import SPARE_BYTES, take_spare
 
 STALE_S = 60.0
 RENEW_S = 10.0
@@ -51,7 +52,7 @@ class Holder:
     @property
     def is_stale(self) -> bool:
         """Return whether the holder can be taken for dead."""
-        gone = self.place == _place() and bool(self.place) and _start_of(self.pid) != self.started
+        gone = self.place == place() and bool(self.place) and has_ended(self.pid, self.started)
         return gone or self.renewed_s > STALE_S
 
     def __str__(self) -> str:
@@ -62,11 +63,14 @@ class Holder:
 class Lease:
     """A lease that this process holds, renewed by a thread until it is released."""
 
-    def __init__(self, path: Path, content: tuple[str, ...] = ()) -> None:
-        """Take the lease; raise FileExistsError where somebody has it, other OSErrors where it cannot be written."""
+    def __init__(self, path: Path, content: tuple[str, ...] = (), spare: Path | None = None) -> None:
+        """Take the lease; raise FileExistsError where somebody has it, other OSErrors where it cannot be written.
+
+        spare: the file that becomes the lease where the disk is full.
+        """
         self.path = path
         self.id = secrets.token_hex(16)
-        self._fd = _claim(path, self.id, content)
+        self._fd, self._spare = _claim(path, self.id, content, spare)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -81,7 +85,7 @@ class Lease:
         self._thread.join()
         with contextlib.suppress(OSError):
             if self.is_held():
-                self.path.unlink()
+                _drop(self.path, self._spare)
         os.close(self._fd)
 
     def _renew(self) -> None:
@@ -114,14 +118,15 @@ def holder_of(path: Path) -> Holder | None:
     )
 
 
-def remove_stale(path: Path) -> bool:
-    """Remove a lease whose holder is dead; return whether it is gone. Raise OSError.
+def remove_stale(path: Path, spare: Path | None = None) -> bool:
+    """Remove a lease whose holder is dead; return whether it is gone. Raise OSError. spare: as of a Lease.
 
     Of several that see the same dead holder one removes the file, or else the second could remove a new holder's.
     """
     breaking = path.with_name(path.name + ".breaking")
     try:
-        os.close(_claim(breaking, secrets.token_hex(16), ()))
+        fd, spare = _claim(breaking, secrets.token_hex(16), (), spare)
+        os.close(fd)
     except FileExistsError:
         other = holder_of(breaking)
         if other is not None and other.is_stale:  # it died within these lines
@@ -134,7 +139,7 @@ def remove_stale(path: Path) -> bool:
             return True
         return holder is None
     finally:
-        breaking.unlink(missing_ok=True)
+        _drop(breaking, spare)
 
 
 @contextlib.contextmanager
@@ -147,25 +152,61 @@ def leased(path: Path, content: tuple[str, ...]) -> Iterator[None]:
         lease.release()
 
 
-def _claim(path: Path, identity: str, content: tuple[str, ...]) -> int:
-    """Return the descriptor of a new file that says who holds it; raise FileExistsError where it is there, OSError.
+def _claim(path: Path, identity: str, content: tuple[str, ...], spare: Path | None) -> tuple[int, Path | None]:
+    """Return the descriptor of a new file that says who holds it, and the place of the spare file that it was made of.
 
-    It has its name only once it is written, so that nobody meets a lease of nobody, whenever its writer dies.
+    It has its name only once it is written, so that nobody meets a lease of nobody, whenever its writer dies. Raise
+    FileExistsError where it is there, OSError.
     """
     temporary = temporary_name(path.parent)
-    fd = create_file(temporary)
+    try:
+        return _written(temporary, path, identity, content, create_file), None
+    except OSError as e:
+        if e.errno not in FULL or spare is None:
+            raise
+        if path.exists():  # its holder may have taken the spare file
+            raise FileExistsError(errno.EEXIST, "in use", str(path)) from e
+        try:
+            return _written(temporary, path, identity, content, lambda to: take_spare(spare, to), spare), spare
+        except FileNotFoundError:
+            raise e from None
+
+
+def _written(
+    temporary: Path,
+    path: Path,
+    identity: str,
+    content: tuple[str, ...],
+    make: Callable[[Path], int],
+    spare: Path | None = None,
+) -> int:
+    """Return the descriptor of the file that `make` gives, written and with its name; raise FileExistsError, OSError.
+
+    spare: where a file goes back that gets no name.
+    """
+    fd = make(temporary)
     try:
         own = {"id": identity, "host": socket.gethostname(), "pid": os.getpid()}
-        own |= {"place": _place(), "started": _start_of(os.getpid()), "taken": os.fstat(fd).st_mtime}
-        os.write(fd, json.dumps({**own, "content": content}).encode())
+        own |= {"place": place(), "started": start_of(os.getpid()), "taken": os.fstat(fd).st_mtime}
+        text = json.dumps({**own, "content": content}).encode()
+        os.write(fd, text if spare is None else text.ljust(SPARE_BYTES))
         os.fsync(fd)
         _give_name(temporary, path, fd)
-        return fd
     except BaseException:
         os.close(fd)
+        _drop(temporary, spare)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary.unlink(missing_ok=True)
+    return fd
+
+
+def _drop(path: Path, spare: Path | None) -> None:
+    """Remove a file, or put it back as the spare one; raise OSError."""
+    if spare is None:
+        path.unlink(missing_ok=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, spare)
 
 
 def _give_name(temporary: Path, path: Path, fd: int) -> None:
@@ -197,7 +238,17 @@ def _read(path: Path) -> tuple[dict[str, Any], float | None]:
 
 def _now(path: Path) -> float:
     """Return the time by the clock of the file system that holds `path`; raise OSError."""
-    probe = temporary_name(path.parent)
+    try:
+        return _now_of_new(temporary_name(path.parent))
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+    os.utime(path.parent)  # takes no room
+    return path.parent.stat().st_mtime
+
+
+def _now_of_new(probe: Path) -> float:
+    """Return when a new file was made, which is gone again; raise OSError."""
     try:
         fd = create_file(probe)
         try:
@@ -206,23 +257,6 @@ def _now(path: Path) -> float:
             os.close(fd)
     finally:
         probe.unlink(missing_ok=True)
-
-
-@functools.cache
-def _place() -> str:
-    """Return what tells this machine's processes from those of other machines and containers; "" if unknown."""
-    try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _start_of(pid: int) -> str:
-    """Return when a process began, in ticks since the machine did: a number may be given again; "" if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _told(raw: bytes) -> dict[str, Any]:

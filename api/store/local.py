@@ -28,11 +28,12 @@ from ollampi.api.store.lease import Lease, holder_of, leased, remove_stale
 from ollampi.api.store.manifest import MAX_MANIFEST_BYTES, Manifest
 from ollampi.api.store.prune import KEEPING, prune
 from ollampi.api.store.references import LINKED_HOST, LINKED_MANIFESTS, MANIFESTS, digests_in
+from ollampi.api.store.spare import keep_spare
 from ollampi.api.store.views import Views
 from ollampi.mpiruntime.errors import ModelError
 
 LOCK_WAIT_S = 30.0
-_LOCK = "ollampi.lock"
+_LOCK, _SPARE = "ollampi.lock", "ollampi.lock.spare"
 _POLL_S = 0.05
 _log = logging.getLogger(__name__)
 
@@ -145,7 +146,9 @@ class LocalStore:
             yield
             return
         with self.blobs.writable():
-            self._local.lease = self._take(self.root / _LOCK, "another process writes the model store")
+            spare = self.root / _SPARE
+            self._local.lease = self._take(self.root / _LOCK, "another process writes the model store", spare=spare)
+            keep_spare(spare)
         try:
             yield
         finally:
@@ -184,16 +187,16 @@ class LocalStore:
         finally:
             lease.release()
 
-    def _take(self, path: Path, busy: str, wait_s: float | None = None) -> Lease:
+    def _take(self, path: Path, busy: str, wait_s: float | None = None, spare: Path | None = None) -> Lease:
         """Return a lease once nobody else has it; raise ApiError (503) where it takes too long."""
         deadline = time.monotonic() + (self._lock_wait_s if wait_s is None else wait_s)
         make_folder(path.parent)
         while True:
             try:
-                return Lease(path)
+                return Lease(path, spare=spare)
             except FileExistsError:
                 holder = holder_of(path)
-            if holder is not None and holder.is_stale and remove_stale(path):
+            if holder is not None and holder.is_stale and remove_stale(path, spare):
                 _log.warning("a lock of the model store is broken: its holder is dead, %s", holder)
             elif holder is not None and time.monotonic() > deadline:
                 raise ApiError(503, f"{busy}: {holder}; try again later, or end that process")

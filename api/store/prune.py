@@ -12,7 +12,7 @@ from pathlib import Path
 from ollampi.api.errors import ApiError
 from ollampi.api.store.blobs import PARTIAL, Blobs
 from ollampi.api.store.digest import Digest, parse_digest
-from ollampi.api.store.files import DEAD_S, TEMPORARY, age_s
+from ollampi.api.store.files import DEAD_S, age_s, is_dead_temporary
 from ollampi.api.store.lease import holder_of
 from ollampi.api.store.manifest import Manifest
 from ollampi.api.store.references import manifest_files, named_digests
@@ -43,7 +43,7 @@ def prune(root: Path, blobs: Blobs, views: Views, freed: set[Digest]) -> None:
             if digest not in kept and _may_go(path, digest in freed, first_taken):
                 path.unlink(missing_ok=True)
                 _log.info("removed %s, which no model names", digest)
-        elif (path.name.startswith(TEMPORARY) or path.name.endswith(PARTIAL)) and age_s(path) > DEAD_S:
+        elif is_dead_temporary(path) or (path.name.endswith(PARTIAL) and age_s(path) > DEAD_S):
             path.unlink(missing_ok=True)
 
 

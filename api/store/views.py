@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from ollampi.api.store.blobs import Blobs
-from ollampi.api.store.files import DEAD_S, TEMPORARY, age_s, make_folder, sync_folder, temporary_name
+from ollampi.api.store.files import TEMPORARY, is_dead_temporary, make_folder, sync_folder, temporary_name
 from ollampi.api.store.manifest import ADAPTER_TYPE, JSON_TYPE, TENSOR_TYPE, Layer, Manifest
 
 _SAFETENSORS = ".safetensors"
@@ -63,7 +63,7 @@ class Views:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(self._root):
                 path = self._root / entry
-                if entry not in wanted and not (entry.startswith(TEMPORARY) and age_s(path) < DEAD_S):
+                if entry not in wanted and (not entry.startswith(TEMPORARY) or is_dead_temporary(path)):
                     shutil.rmtree(path, ignore_errors=True)
 
 

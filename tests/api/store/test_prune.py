@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import pytest
 from support.stores import aged, blob_contents, manifest_of, named
 
+from ollampi.api.store import process
 from ollampi.api.store.digest import digest_of
+from ollampi.api.store.files import temporary_name
 
 
 def test_removing_leaves_what_others_name_and_no_empty_folders(local, root):
@@ -102,3 +107,34 @@ def test_blobs_of_newer_versions_of_ollama_stay(local, root):
     assert all(local.blobs.has(digest) for digest in (weights, child, parent))
     local.write(named("a"), manifest_of(local, b"ours"))  # Ollama would go on taking the link for the model
     assert not (root / "manifests-v2" / "ollama.com").exists()
+
+
+def test_temporary_files_of_a_process_that_is_gone_go_at_once(local, root):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from ollampi.api.store.local import LocalStore;"
+        "made = LocalStore(Path(sys.argv[1])).blobs.temporary().__enter__(); made.write_bytes(b'half');"
+        "made.parent.with_name('views').mkdir(); (made.parent.with_name('views') / made.name).mkdir();"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(root)], check=False)
+    (left,) = (root / "blobs").iterdir()
+    own = temporary_name(root / "blobs")
+    elsewhere = left.with_name(f"{left.name.rpartition('.')[0]}.ffffffffffff-{'0' * 16}")
+    for path in (own, elsewhere):
+        path.write_bytes(b"")
+    local.prune()
+    assert set((root / "blobs").iterdir()) == {own, elsewhere}  # of a live process, of another machine
+    assert list((root / "views").iterdir()) == []
+
+
+def test_a_process_that_may_not_be_looked_at_is_there(monkeypatch):
+    monkeypatch.setattr(process, "start_of", lambda pid: "")
+
+    def refuse(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not process.has_ended(os.getpid(), "5")
+    monkeypatch.undo()
+    assert process.has_ended(2**22 + 1, "5")  # above any number of a process
+    assert process.has_ended(os.getpid(), "5")
