@@ -85,3 +85,23 @@ def test_of_a_model_in_parts_the_first_stands_for_all(tmp_path):
     for i in (1, 2):
         assert path_name(tmp_path / f"big-0000{i}-of-00002.gguf").short == "big:latest"
     assert path_name(tmp_path / "Llama-3.2-1B-Q4_K_M.gguf").short == "Llama-3.2-1B-Q4_K_M:latest"
+
+
+def test_a_model_in_parts_is_served_from_a_folder(make_client, engine, checkpoint, vocabulary, tmp_path):
+    keys = {**vocabulary, "general.file_type": 7}
+    write_gguf(tmp_path / "big.gguf", checkpoint, "Q8_0", keys, part=9)
+    parts = sorted(path.name for path in tmp_path.glob("*.gguf"))
+    assert len(parts) > 1
+    assert parts[0] == f"big-00001-of-{len(parts):05d}.gguf"
+    write_gguf(tmp_path / "one.gguf", checkpoint, "Q8_0", keys)
+    client = make_client(tmp_path)
+    entries = {entry["name"]: entry for entry in client.get("/api/tags").json["models"]}
+    assert set(entries) == {"big:latest", "one:latest"}
+    assert entries["big:latest"]["details"] == entries["one:latest"]["details"]
+    assert entries["big:latest"]["size"] == sum((tmp_path / part).stat().st_size for part in parts)
+    body = {"model": "big", "messages": [{"role": "user", "content": "a"}], "stream": False}
+    answer = client.post("/api/chat", json=body)
+    assert answer.json["message"]["content"] == "Hello, world"
+    assert engine.requests[-1].model.path == str(tmp_path / parts[0])
+    (tmp_path / parts[-1]).unlink()
+    assert {entry["name"] for entry in make_client(tmp_path).get("/api/tags").json["models"]} == {"one:latest"}

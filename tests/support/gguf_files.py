@@ -38,16 +38,17 @@ _EXPERT = re.compile(r"(.*\.experts)\.(\d+)(\..*)")
 
 
 def write_gguf(
-    path: Path, folder: Path, kind: str = "F32", extra: dict[str, Any] | None = None, seed: int = 0
+    path: Path, folder: Path, kind: str = "F32", extra: dict[str, Any] | None = None, seed: int = 0, part: int = 0
 ) -> dict[str, torch.Tensor]:
     """Write the checkpoint in `folder` as one file; return what its tensors hold, by their Hugging Face names.
 
     kind: of matrices whose rows are whole blocks, all else is F32. Types that the gguf package cannot make get random
-    numbers. extra: further keys, a tokenizer's for example; each value is written in the type that fits it.
+    numbers. extra: further keys, a tokenizer's for example; each value is written in the type that fits it. part: how
+    many tensors each file of a split one has, where it shall be split.
     """
     config = AutoConfig.from_pretrained(folder)
     architecture = ARCHITECTURES[config.model_type]
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=part)
     _add_shape(writer, config)
     for key, value in (extra or {}).items():
         add_value(writer, key, value)
