@@ -56,10 +56,14 @@ def missing(delay: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Lab:
-    """Hosts h1, h2, ... with the addresses 10.77.0.1, 10.77.0.2, ... on eth0; pids: of the processes that hold them."""
+    """Hosts h1, h2, ... with the addresses 10.77.0.1, 10.77.0.2, ... on eth0; pids: of the processes that hold them.
+
+    switch: the process that holds the switch between them, None where packets are relayed.
+    """
 
     pids: list[int]
     agent: Path
+    switch: int | None = None
 
     def inside(self, host: int, program: Sequence[str]) -> list[str]:
         """Return the line that runs a program on a host; hosts count from 0."""
@@ -76,6 +80,11 @@ class Lab:
     def cut(self, host: int) -> None:
         """Take a host from the network."""
         self.run(host, "ip", "link", "set", "eth0", "down")
+
+    def drop(self, host: int) -> None:
+        """Let no packet from or to a host pass the switch any more; its interface stays up."""
+        port = ["ip", "link", "set", f"p{host + 1}", "nomaster"]
+        subprocess.run(["nsenter", "-t", str(self.switch), "-n", *port], check=True)
 
     def mpirun(self, ranks: Sequence[int], program: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Return the line and the environment that run a program, ranks[i] times on host i; started on the first."""
@@ -110,15 +119,17 @@ def lab(hosts: int, rate_mbit: float = 0, delay_us: float | None = None, mtu: in
         table = "".join(f"10.77.0.{i} h{i}\n" for i in range(1, hosts + 1))
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{table}")
         pids = [stack.enter_context(_held(f"h{i}", folder / "hosts")) for i in range(1, hosts + 1)]
+        switch = None
         if delay_us is None:
-            _join(pids, stack.enter_context(_held("switch", folder / "hosts")), rate_mbit)
+            switch = stack.enter_context(_held("switch", folder / "hosts"))
+            _join(pids, switch, rate_mbit)
         else:
             stack.enter_context(_relayed(pids, folder, rate_mbit, delay_us, mtu))
         cases = "\n".join(f"10.77.0.{i}|h{i}) pid={pid};;" for i, pid in enumerate(pids, 1))
         agent = folder / "agent"
         agent.write_text(_AGENT.format(cases=cases))
         agent.chmod(0o700)
-        yield Lab(pids, agent)
+        yield Lab(pids, agent, switch)
 
 
 @contextmanager
