@@ -5,8 +5,8 @@
         net.counted()                                  bytes that each host has sent and received
 
 A host is a process that sleeps in namespaces of its own (network, name of the host, mounts); it dies with the thread
-that made it. At the end all that runs there is killed, and the devices go with the last process. Nothing has a name
-outside, so laboratories of several processes do not meet. Needs root, `ip`, `nsenter`, `unshare`; with a rate `tc`,
+that made it. At the end all that runs there is killed, by a process beside where this one is killed, and the devices go
+with the last process. Nothing has a name outside, so laboratories of several processes do not meet. Needs root, `ip`, `nsenter`, `unshare`; with a rate `tc`,
 with a delay a C compiler and /dev/net/tun.
 """
 
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from support import netlab_reaper
 
 from ollampi.launcher.mpi import Vendor, detect
 
@@ -118,10 +119,11 @@ def lab(hosts: int, rate_mbit: float = 0, delay_us: float | None = None, mtu: in
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netlab-")))
         table = "".join(f"10.77.0.{i} h{i}\n" for i in range(1, hosts + 1))
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{table}")
-        pids = [stack.enter_context(_held(f"h{i}", folder / "hosts")) for i in range(1, hosts + 1)]
+        held = partial(_held, stack.enter_context(_reaped(folder)), folder / "hosts")
+        pids = [stack.enter_context(held(f"h{i}")) for i in range(1, hosts + 1)]
         switch = None
         if delay_us is None:
-            switch = stack.enter_context(_held("switch", folder / "hosts"))
+            switch = stack.enter_context(held("switch"))
             _join(pids, switch, rate_mbit)
         else:
             stack.enter_context(_relayed(pids, folder, rate_mbit, delay_us, mtu))
@@ -133,8 +135,21 @@ def lab(hosts: int, rate_mbit: float = 0, delay_us: float | None = None, mtu: in
 
 
 @contextmanager
-def _held(name: str, table: Path) -> Iterator[int]:
-    """Give the process that holds a host, with its name and its table of hosts, until the block ends."""
+def _reaped(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Give what names a network namespace to the process that clears it when this one ends."""
+    line = [sys.executable, netlab_reaper.__file__, str(folder)]
+    # a session of its own: what kills this process may kill its group
+    with subprocess.Popen(line, stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True) as reaper:
+        assert reaper.stdin is not None
+        yield lambda space: print(space, file=reaper.stdin, flush=True)
+
+
+@contextmanager
+def _held(tell: Callable[[str], None], table: Path, name: str) -> Iterator[int]:
+    """Give the process that holds a host, with its name and its table of hosts, until the block ends.
+
+    tell: is told its network namespace.
+    """
     program = [
         "unshare",
         "--net",
@@ -148,23 +163,11 @@ def _held(name: str, table: Path) -> Iterator[int]:
     ]
     with _until_ready(program) as process:
         space = os.readlink(f"/proc/{process.pid}/ns/net")
+        tell(space)
         try:
             yield process.pid
         finally:
-            while found := list(_processes(space)):
-                for pid in found:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                process.poll()  # a process that nobody waits for would stay
-                time.sleep(0.01)
-
-
-def _processes(space: str) -> Iterator[int]:
-    """Yield the processes that live in a network namespace."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # it has just ended
-            if entry.name.isdigit() and os.readlink(entry / "ns" / "net") == space:
-                yield int(entry.name)
+            netlab_reaper.clear(space, process.poll)  # a process that nobody waits for would stay
 
 
 @contextmanager

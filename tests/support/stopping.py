@@ -38,7 +38,7 @@ def main() -> None:
 
     places = {
         "mpi": (assemble, "start"),
-        "measuring": (exchange, "measure"),
+        "measuring": (exchange, "by_host"),
         "port": (serve, "agree"),
         "load": (Runner, "_load_slice"),
     }
