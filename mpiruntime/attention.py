@@ -68,7 +68,7 @@ class NormOfEach:
     def __call__(self, qkv: Tensor) -> None:
         """Normalise the queries and keys of projections qkv [T, (H + 2K) d] in place."""
         num_heads, d = self.weight.shape
-        own = qkv[:, : num_heads * d].unflatten(1, (num_heads, d))
+        own = qkv[:, : num_heads * d].view(len(qkv), num_heads, d)
         own.copy_(F.layer_norm(own.float(), (d,), eps=self.eps) * self.weight)
 
 

@@ -217,12 +217,15 @@ def _phi3(meta: Metadata) -> dict[str, Any]:
 
 
 def _command_r(meta: Metadata) -> dict[str, Any]:
-    """Return what Command R and R+ have; only the latter's files hold norms of heads."""
+    """Return what Command R and R+ have; only the latter's files hold norms of heads.
+
+    llama.cpp knows neither biases nor an output head of its own here.
+    """
     return {
         **_decoder(meta, "cohere", "Cohere", eps=1e-5),
         "layer_norm_eps": meta.number("attention.layer_norm_epsilon"),
         "logit_scale": meta.number("logit_scale"),
-        "attention_bias": "blk.0.attn_q.bias" in meta.file.tensors,
+        "tie_word_embeddings": True,
         "use_qk_norm": "blk.0.attn_q_norm.weight" in meta.file.tensors,
     }
 

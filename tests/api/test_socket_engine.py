@@ -143,7 +143,7 @@ def test_an_engine_that_says_why_it_ends_is_not_asked_again(coordinator, socket_
     coordinator.expect("generate")
     coordinator.send(0, kind="ending", message="the server is ending")
     coordinator.hang_up()
-    with pytest.raises(EngineError, match="^the server is ending$") as caught:
+    with pytest.raises(EngineError, match=r"^the server is ending$") as caught:
         next(iter(stream))
     assert caught.value.code == "ended"
     assert answer_for(caught.value) == (503, "the server is ending")
@@ -151,7 +151,7 @@ def test_an_engine_that_says_why_it_ends_is_not_asked_again(coordinator, socket_
     assert comes_back(EngineError("unavailable", "x"))
     stream.cancel()
     for _ in range(2):
-        with pytest.raises(EngineError, match="^the server is ending$"):
+        with pytest.raises(EngineError, match=r"^the server is ending$"):
             socket_engine.loaded()
     assert len(coordinator.connections) == 0
 

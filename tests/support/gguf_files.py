@@ -25,11 +25,13 @@ from support.gguf_blocks import blocks, numbers
 
 ARCHITECTURES = {**DECODERS, "bert": "bert"}
 # The models of support.checkpoints as far as GGUF has words for what they are, and what Gemma 2 is in its largest size.
-_NOT_IN_GGUF = {"dynamic_rope", "phi", "phi_grouped"}
+_NOT_IN_GGUF = {"dynamic_rope", "cohere_biases", "phi", "phi_grouped"}
 MODELS = {
     **{name: changes for name, changes in {**FAMILIES, **ENCODERS}.items() if name not in _NOT_IN_GGUF},
     "qwen2": {"model_type": "qwen2"},
     "qwen3_moe": {**FAMILIES["qwen3_moe"], "mlp_only_layers": []},
+    "cohere": {**FAMILIES["cohere"], "logit_scale": 0.3125},  # which fp32 has
+    "cohere_plus": {**FAMILIES["cohere_plus"], "tie_word_embeddings": True},
     "gemma2_27b": {**FAMILIES["gemma2"], "num_hidden_layers": 46, "query_pre_attn_scalar": 8},
     "gemma2": {**FAMILIES["gemma2"], "query_pre_attn_scalar": 16},
     "gemma3": {**FAMILIES["gemma3"], "query_pre_attn_scalar": 16},

@@ -6,8 +6,8 @@
 
 A host is a process that sleeps in namespaces of its own (network, name of the host, mounts); it dies with the thread
 that made it. At the end all that runs there is killed, by a process beside where this one is killed, and the devices go
-with the last process. Nothing has a name outside, so laboratories of several processes do not meet. Needs root, `ip`, `nsenter`, `unshare`; with a rate `tc`,
-with a delay a C compiler and /dev/net/tun.
+with the last process. Nothing has a name outside, so laboratories of several processes do not meet. Needs root, `ip`,
+`nsenter`, `unshare`; with a rate `tc`, with a delay a C compiler and /dev/net/tun.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from support import netlab_reaper
-
 from ollampi.launcher.mpi import Vendor, detect
+from support import netlab_reaper
 
 RELAY = Path(__file__).with_name("netlab_relay.c")
 _START = "hostname $0 && mount --bind $1 /etc/hosts && mount -t tmpfs tmpfs /dev/shm && ip link set lo up"
