@@ -3,9 +3,10 @@
     a rank begins           it starts this file as a process: MPI's start does not let go of Python's lock
     that process looks      at all ranks that were started beside its own, in /proc
     one is stopped          while all others have come to MPI's start: after the limit it is named, and the job ends
+    all have come           and MPI does not start, since another host is cut off: the job ends after 20 times the limit
     the rank's watchdog     has begun: the process ends
 
-A rank that runs is waited for, however long it takes: it may read Python's modules from a slow disk.
+A rank of this host that runs is waited for, however long it takes: it may read Python's modules from a slow disk.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _LOOKS = 10  # within the limit
+_WHOLE_LIMITS = 20  # for other hosts to come, of which nothing is known
 _LAST_WORDS_S = 1.0  # all ranks print before mpirun ends them
 
 
@@ -47,36 +49,39 @@ class _Process:
 
 
 def watch(own: int, limit_s: float) -> None:
-    """Return when stdin ends, or once a stopped rank was named and the rank `own` killed."""
-    pause_s, waited_s, looked = limit_s / _LOOKS, 0.0, time.monotonic()
+    """Return when stdin ends, or once it was said who is missing and the rank `own` killed."""
+    pause_s, looked = limit_s / _LOOKS, time.monotonic()
+    for_stopped_s = for_all_s = 0.0
     while not select.select([0], [], [], pause_s)[0]:
         now = time.monotonic()
-        stopped = awaited(own)
-        if not stopped:
-            waited_s = 0.0
-        elif now - looked <= 2 * pause_s:  # else this process stood still itself, maybe with all others
-            waited_s += now - looked
+        passed_s = now - looked if now - looked <= 2 * pause_s else 0.0  # else this process stood still itself
         looked = now
-        if waited_s >= limit_s:
-            _end(own, stopped, limit_s)
+        stopped = awaited(own)
+        for_stopped_s = for_stopped_s + passed_s if stopped else 0.0
+        for_all_s = for_all_s + passed_s if stopped is not None else 0.0
+        if stopped and for_stopped_s >= limit_s:
+            _end(own, _named(stopped, limit_s))
+            return
+        if for_all_s >= _WHOLE_LIMITS * limit_s:
+            _end(own, _unnamed(_WHOLE_LIMITS * limit_s))
             return
 
 
-def awaited(own: int) -> dict[int, int]:
-    """Return the stopped ranks of this host and their processes, none where nobody waits for them alone.
+def awaited(own: int) -> dict[int, int] | None:
+    """Return the stopped ranks of this host and their processes; None where that is no reason to wait yet.
 
     own: the process of a rank. Of several ranks all may have been stopped on purpose; and one that still runs to MPI's
     start keeps the others waiting too.
     """
     processes = _processes()
     if own not in processes:
-        return {}
+        return None
     starter = processes[own].parent
     ranks = {pid: rank for pid, p in processes.items() if p.parent == starter and (rank := rank_of(pid)) is not None}
     stopped = {rank: pid for pid, rank in ranks.items() if processes[pid].stopped}
     watched = {p.parent for pid, p in processes.items() if p.parent in ranks and _is_watch(pid)}
     coming = [pid for pid in ranks if not processes[pid].stopped and pid not in watched]
-    return {} if coming or len(stopped) == len(ranks) > 1 else dict(sorted(stopped.items()))
+    return None if coming or len(stopped) == len(ranks) > 1 else dict(sorted(stopped.items()))
 
 
 def rank_of(pid: int) -> int | None:
@@ -109,13 +114,25 @@ def _is_watch(pid: int) -> bool:
         return False
 
 
-def _end(own: int, stopped: dict[int, int], limit_s: float) -> None:
-    """Say who is missing and kill the rank `own`, whereupon mpirun ends all others."""
+def _named(stopped: dict[int, int], limit_s: float) -> str:
+    """Return what is to be said of ranks that are stopped."""
     names = ", ".join(f"rank {rank} (host {os.uname().nodename})" for rank in stopped)
     have, pids = "has" if len(stopped) == 1 else "have", " ".join(map(str, stopped.values()))
     what = f"{names} {have} not come to MPI's start for {limit_s:g} s"
-    remedy = f"stopped by a signal; let go on with `kill -CONT {pids}`, or start the server again"
-    print(f"\nollampi: rank {rank_of(own)}: {what}: {remedy}; ending the job", file=sys.stderr, flush=True)
+    return f"{what}: stopped by a signal; let go on with `kill -CONT {pids}`, or start the server again"
+
+
+def _unnamed(limit_s: float) -> str:
+    """Return what is to be said where all ranks of this host have come."""
+    return (
+        f"MPI has not started for {limit_s:g} s, though all ranks of host {os.uname().nodename} have come: look whether"
+        " other hosts and the network between them are up; raise exchange.timeout_s where it may take longer"
+    )
+
+
+def _end(own: int, text: str) -> None:
+    """Print why and kill the rank `own`, whereupon mpirun ends all others."""
+    print(f"\nollampi: rank {rank_of(own)}: {text}; ending the job", file=sys.stderr, flush=True)
     time.sleep(_LAST_WORDS_S)
     if os.getppid() == own:
         os.kill(own, signal.SIGKILL)

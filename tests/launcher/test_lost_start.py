@@ -30,9 +30,11 @@ AWAITED = {
 
 
 @contextmanager
-def stopping_server(size: int, tmp_path: Path, place: str, rank: int) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def stopping_server(
+    size: int, tmp_path: Path, place: str, rank: int, timeout_s: float = 1.5
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """Run a server of which a rank stops on the way; give mpirun and the file of what is printed."""
-    settings = [f"server.port={free_port()}", f"model={DEMO}", "exchange.timeout_s=1.5"]
+    settings = [f"server.port={free_port()}", f"model={DEMO}", f"exchange.timeout_s={timeout_s}"]
     line, env = mpirun(size, [sys.executable, stopping.__file__, place, str(rank), *settings])
     log = tmp_path / "log"
     with log.open("w") as out:
@@ -60,6 +62,13 @@ def test_a_rank_that_is_stopped_on_the_way_is_named_with_what_it_was_awaited_in(
     assert {missing for _, missing, _, _ in told} == {str(rank)}
     assert {host for _, _, host, _ in told} == {os.uname().nodename}
     assert {what for _, _, _, what in told} <= AWAITED[place]
+
+
+def test_a_start_that_never_ends_although_all_have_come_ends_the_job(tmp_path: Path) -> None:
+    with stopping_server(2, tmp_path, "hang", 1, timeout_s=0.3) as (process, log):
+        assert process.wait(ENDED_S) != 0
+    text = f"MPI has not started for 6 s, though all ranks of host {os.uname().nodename} have come: look"
+    assert re.findall(rf"^ollampi: rank \d: {text}", log.read_text(), re.M), log.read_text()
 
 
 def test_a_job_that_is_stopped_as_a_whole_starts_when_it_goes_on(tmp_path: Path) -> None:
@@ -90,8 +99,8 @@ def command(pid: int) -> list[bytes]:
 
 
 def test_nobody_is_awaited_by_a_process_that_is_no_rank() -> None:
-    assert awaited(os.getpid()) == {}
-    assert awaited(2**30) == {}
+    assert not awaited(os.getpid())
+    assert awaited(2**30) is None
 
 
 def test_the_watch_ends_with_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:

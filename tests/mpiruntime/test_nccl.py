@@ -139,8 +139,14 @@ def test_two_ranks_on_one_gpu_are_named(fake: FakeNccl) -> None:
 @pytest.mark.parametrize(
     ("devices", "words"),
     [
-        (["cuda:0", "cpu", "cuda:1"], r"of these ranks 0, 2 compute on GPUs and 1 on CPUs; give every rank a GPU, or use"),
-        (["cuda:0", "cuda:1", "cuda:0"], r"ranks 0, 2 share GPU-0 of .*; start as many ranks as there are GPUs, or use"),
+        (
+            ["cuda:0", "cpu", "cuda:1"],
+            r"of these ranks 0, 2 compute on GPUs and 1 on CPUs; give every rank a GPU, or use",
+        ),
+        (
+            ["cuda:0", "cuda:1", "cuda:0"],
+            r"ranks 0, 2 share GPU-0 of .*; start as many ranks as there are GPUs, or use",
+        ),
     ],
 )
 def test_a_world_that_wants_nccl_and_cannot_have_it_is_refused_on_all_ranks(

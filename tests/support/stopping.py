@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ def first(action: Callable[..., Any], owner: Any, name: str) -> None:
 
 
 def main() -> None:
-    """Serve; the rank that is meant stops at the place that is meant."""
+    """Serve; the rank that is meant stops at the place that is meant, or hangs before MPI's start."""
     place, rank = sys.argv[1], int(sys.argv[2])
     del sys.argv[1:3]
     own = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"])
@@ -42,7 +43,9 @@ def main() -> None:
         "port": (serve, "agree"),
         "load": (Runner, "_load_slice"),
     }
-    if own == rank and place == "port":
+    if own == rank and place == "hang":
+        first(lambda: time.sleep(1000), *places["mpi"])
+    elif own == rank and place == "port":
         runner = assemble.runner
 
         def prepared(*arguments: Any, **named: Any) -> Any:
