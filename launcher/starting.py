@@ -25,6 +25,7 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _LOOKS = 10  # within the limit
 _WHOLE_LIMITS = 20  # for other hosts to come, of which nothing is known
 _LAST_WORDS_S = 1.0  # all ranks print before mpirun ends them
+_STARTER_S = {"prterun": 10.0, "orterun": 10.0, "mpirun": 10.0, "prted": 13.0, "orted": 13.0}
 
 
 class Starting:
@@ -133,9 +134,36 @@ def _unnamed(limit_s: float) -> str:
 def _end(own: int, text: str) -> None:
     """Print why and kill the rank `own`, whereupon mpirun ends all others."""
     print(f"\nollampi: rank {rank_of(own)}: {text}; ending the job", file=sys.stderr, flush=True)
+    starter = _processes()[own].parent
+    name = _name(starter)
     time.sleep(_LAST_WORDS_S)
     if os.getppid() == own:
         os.kill(own, signal.SIGKILL)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)  # mpirun reads what its ranks print to the end
+    _outlive(starter, name)
+
+
+def _outlive(starter: int, name: str) -> None:
+    """Kill Open MPI's starter of ranks where it does not end: it waits for ever for a host that is cut off.
+
+    As in launcher.lost, which this process cannot import.
+    """
+    end = time.monotonic() + _STARTER_S.get(name, 0.0)
+    while name in _STARTER_S and _name(starter) == name:
+        if time.monotonic() > end:
+            os.kill(starter, signal.SIGKILL)
+            return
+        time.sleep(_LAST_WORDS_S)
+
+
+def _name(pid: int) -> str:
+    """Return the name of a process, "" where there is none."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":

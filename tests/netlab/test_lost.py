@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from support import stopping
 from support.netlab import Lab, lab
+from support.netlab_reaper import processes
 from support.netlab_runs import start_ranks
 from support.servers import DEMO, alive, endless_model, wait_until
+
+from ollampi.launcher import starting
 
 ENDED_S = 90.0
 ASK = """
@@ -82,3 +85,23 @@ def test_a_rank_that_is_stopped_on_its_way_is_named_with_its_host(tmp_path: Path
         assert job.wait(ENDED_S) != 0
     who = 1 if place == "mpi" else 0  # before MPI has started only the host of a rank knows of it
     assert f"ollampi: rank {who}: rank 1 (host h2) has not come to {awaited} for 2 s: " in log.read_text()
+
+
+def test_a_host_that_is_cut_off_while_mpi_starts_ends_the_job(tmp_path: Path) -> None:
+    """Rank 1 comes, but does not enter MPI before its host is cut off."""
+    log = tmp_path / "log"
+    program = [stopping.__file__, "hang", "1", f"model={DEMO}", "exchange.timeout_s=0.5"]
+    with lab(2) as net, log.open("w") as out, start_ranks(net, [1, 1], program, out) as job:
+        space = os.readlink(f"/proc/{net.pids[1]}/ns/net")
+        wait_until(lambda: any(map(is_watch, processes(space))), ENDED_S, "the last rank")
+        net.cut(1)
+        assert job.wait(ENDED_S) != 0
+    assert "rank 0: MPI has not started for 10 s, though all ranks of host h1 have come: look" in log.read_text()
+
+
+def is_watch(pid: int) -> bool:
+    """Return whether a process watches over the start of a rank."""
+    try:
+        return starting.__file__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
