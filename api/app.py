@@ -13,7 +13,7 @@ from ollampi.api.completion import Completions
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.embedding import Embeddings
 from ollampi.api.engine_client import Engine
-from ollampi.api.errors import INTERNAL_TEXT, RETRY_AFTER_S, answer_for, is_expected
+from ollampi.api.errors import INTERNAL_TEXT, RETRY_AFTER_S, answer_for, comes_back, is_expected
 from ollampi.api.guard import install_guard
 from ollampi.api.metrics import install_metrics, metrics_routes
 from ollampi.api.openapi import openapi_routes
@@ -89,7 +89,7 @@ def _answer(error: Exception) -> Response:
     if not is_expected(error):
         _log.error("a request failed", exc_info=error)
     response = _failure(*answer_for(error))
-    if response.status_code == 503:
+    if response.status_code == 503 and comes_back(error):
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"

@@ -14,7 +14,8 @@ from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedMode
 class EngineError(OllampiError):
     """The engine refused or lost a request.
 
-    code: busy, context, model, shutdown, internal, request, unavailable (no connection) or cancelled.
+    code: busy, context, model, shutdown, internal, request, unavailable (no connection), ended (there will be none
+    again) or cancelled.
     """
 
     def __init__(self, code: str, message: str) -> None:

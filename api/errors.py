@@ -15,6 +15,7 @@ _ENGINE_STATUS = {
     "busy": 503,
     "shutdown": 503,
     "unavailable": 503,
+    "ended": 503,
     "context": 400,
     "request": 400,
     "cancelled": 499,
@@ -72,6 +73,11 @@ def answer_for(error: Exception) -> tuple[int, str]:
         if isinstance(error, kind):
             return status, BUSY_TEXT if kind is BusyError else public(str(error))
     return 500, INTERNAL_TEXT
+
+
+def comes_back(error: Exception) -> bool:
+    """Return whether it helps to ask again where `error` is answered with 503."""
+    return not (isinstance(error, EngineError) and error.code == "ended")
 
 
 def is_expected(error: Exception) -> bool:

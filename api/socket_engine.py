@@ -35,6 +35,7 @@ class _Connection:
         self._lock = threading.Lock()  # inboxes and `alive`
         self._send_lock = threading.Lock()
         self.alive = True
+        self.ending: str | None = None  # why there will be no engine any more, once it has said so
         threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
 
     def open(self, number: int, message: Message) -> Mailbox:
@@ -81,7 +82,14 @@ class _Connection:
             with self._send_lock:  # never close a descriptor that a sender still uses
                 self._socket.close()
 
+    def gone(self) -> Message:
+        """Return the event that ends what was asked over this connection, once it is broken."""
+        code, text = ("unavailable", GONE_TEXT) if self.ending is None else ("ended", self.ending)
+        return {"kind": "error", "code": code, "message": text}
+
     def _deliver(self, event: Message) -> None:
+        if event.get("kind") == "ending":
+            self.ending = event["message"]
         with self._lock:
             inbox = self._inboxes.get(event["id"])
         if inbox is not None:
@@ -92,7 +100,7 @@ class _Connection:
             self.alive = False
             inboxes, self._inboxes = list(self._inboxes.values()), {}
         for inbox in inboxes:
-            inbox.put({"kind": "error", "code": "unavailable", "message": GONE_TEXT})
+            inbox.put(self.gone())
 
 
 class SocketStream(Generic[_E]):
@@ -222,17 +230,19 @@ class SocketEngine:
                 return connection, number, connection.open(number, {**message, "id": number})
             except wire.Closed:
                 self._drop(connection)
-        raise EngineError("unavailable", GONE_TEXT)
+        raise _error(connection.gone())
 
     def _connected(self) -> _Connection:
         with self._lock:
+            if self._connection is not None and self._connection.ending is not None:
+                raise _error(self._connection.gone())
             if self._connection is None or not self._connection.alive:
                 self._connection = _Connection(self._address)
             return self._connection
 
     def _drop(self, connection: _Connection) -> None:
         with self._lock:
-            if self._connection is connection:
+            if self._connection is connection and connection.ending is None:
                 self._connection = None
         connection.close()
 

@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,15 +60,26 @@ def communicator(interface: str | None = None) -> Mpi | Single:
     return start(size)
 
 
-def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tuple[Runner, str]:
+def runner(
+    comm: Communicator, config: Config, lost: Lost | None = None, watched: Callable[[], None] = lambda: None
+) -> tuple[Runner, str]:
     """Return the runner of this rank with its share of the cores, and how the ranks exchange tensors; collective.
 
-    lost: what is called where a rank is missing; by default it only ends the job. Raise ConfigError on all ranks where
-    rank 0 cannot write the trace that is wanted, or the exchange cannot be had.
+    lost: what is called where a rank is missing; by default it only ends the job. watched: called once the watchdogs
+    of all ranks have begun. Raise ConfigError on all ranks where rank 0 cannot write the trace that is wanted, or the
+    exchange cannot be had.
     """
+    facts = apart(survey(comm)) if config.pin else survey(comm)
+    where = watch(comm, [fact.host for fact in facts], config.exchange.timeout_s, lost or Lost(comm))
+    watched()
+    with where.during("the preparation of the exchange"):
+        return _prepared(comm, config, facts, where)
+
+
+def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where: Place) -> tuple[Runner, str]:
+    """Return what `runner` does, with a watchdog that looks at `where`; collective."""
     path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
     agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
-    facts = apart(survey(comm)) if config.pin else survey(comm)
     keep_buffers()
     threads = config.threads or facts[comm.rank].threads
     torch.set_num_threads(threads)
@@ -78,7 +90,6 @@ def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tupl
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
     traced = None if path is None else Trace(path)
-    where = watch(comm, [fact.host for fact in facts], settings.timeout_s, lost or Lost(comm))
     exact, sums = Watched(exchange.comm, where), Watched(exchange.sums, where)
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)

@@ -16,19 +16,22 @@ from ollampi.mpiruntime.mpi import Mpi
 
 _LAST_WORDS_S = 1.0  # until MPI kills everybody: all ranks print, and clients get an answer
 _ABORT_S = 5.0  # how long MPI may take for that
-_STARTERS = ("prterun", "prted", "orterun", "orted", "mpirun")  # of Open MPI; Slurm's daemons end their jobs themselves
+# Of Open MPI; Slurm's daemons end their jobs themselves. The second ones are those of other hosts: where they end
+# first, mpirun may report that all went well.
+_STARTERS, _REMOTE_STARTERS = ("prterun", "orterun", "mpirun"), ("prted", "orted")
+_STARTER_S, _REMOTE_STARTER_S = 11.0, 14.0
 _KILL = 'sleep "$2"; [ "$(cat /proc/$0/comm)" = "$1" ] && kill -KILL $0'
 
 
 class Lost:
     """What a rank does where another one is missing; called by any thread.
 
-    farewell: called first; what it starts has a second.
+    farewell: called first, with what clients are to read; what it starts has a second.
     """
 
     def __init__(self, comm: Communicator) -> None:
         self._comm = comm
-        self.farewell: Callable[[], None] = lambda: None
+        self.farewell: Callable[[str], None] = lambda reason: None
 
     def __call__(self, text: str) -> None:
         """Print why, and end all ranks; does not return.
@@ -38,7 +41,7 @@ class Lost:
         print(f"\nollampi: rank {self._comm.rank}: {text}; ending the job", file=sys.stderr, flush=True)
         faulthandler.dump_traceback_later(_LAST_WORDS_S + _ABORT_S, exit=True, file=os.open(os.devnull, os.O_WRONLY))
         _outlive(os.getppid())
-        self.farewell()
+        self.farewell(f"the server is ending, since {text.partition(': ')[0]}; it must be started again")
         time.sleep(_LAST_WORDS_S)
         if isinstance(self._comm, Mpi):
             self._comm.abort(1)
@@ -49,6 +52,7 @@ def _outlive(starter: int) -> None:
     """Have what started this rank killed later: Open MPI's waits for ever for a host that is cut off."""
     with suppress(OSError):
         name = Path(f"/proc/{starter}/comm").read_text().strip()
-        if name in _STARTERS:
-            line = ["sh", "-c", _KILL, str(starter), name, str(_LAST_WORDS_S + 2 * _ABORT_S)]
+        if name in (*_STARTERS, *_REMOTE_STARTERS):
+            after_s = _STARTER_S if name in _STARTERS else _REMOTE_STARTER_S
+            line = ["sh", "-c", _KILL, str(starter), name, str(after_s)]
             subprocess.Popen(line, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -20,10 +20,12 @@ from ollampi.launcher.lost import Lost
 from ollampi.launcher.process import on_signals, print_failure
 from ollampi.launcher.progress import Progress, on_terminal
 from ollampi.launcher.schema import Config
+from ollampi.launcher.starting import Starting
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.engine import DRAIN, END, Engine
 from ollampi.mpiruntime.errors import OllampiError, WorldError
+from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.interface import check_interface
@@ -63,15 +65,19 @@ class _Doors:
 
 def main() -> None:
     """Serve until the job is told to end; the exit status is 1 where it could not start."""
-    if launched_size(os.environ) is not None:
+    if (size := launched_size(os.environ)) is not None:
         die_with(os.getppid())
     composed = compose(sys.argv[1:])
+    starting = Starting(composed.timeout_s) if size is not None and size > 1 else None
+    begun = starting.over if starting is not None else lambda: None
     try:
         comm = assemble.communicator(composed.interface)
     except WorldError as e:
+        begun()
         sys.exit(f"ollampi: {e}")
     try:
-        status = run_rank(comm, composed.config)
+        status = run_rank(comm, composed.config, begun)
+        begun()
         _leave(comm)
     except BaseException:
         print_failure(comm.rank)
@@ -84,10 +90,12 @@ def main() -> None:
 class Composed:
     """The configuration, composed before MPI starts, since MPI reads the interface then.
 
-    config: returns it, or raises OllampiError, once all ranks can agree on that.
+    timeout_s: how long a rank is waited for that does not come. config: returns it, or raises OllampiError, once all
+    ranks can agree on that.
     """
 
     interface: str | None
+    timeout_s: float
     config: Callable[[], Config]
 
 
@@ -96,8 +104,8 @@ def compose(overrides: list[str]) -> Composed:
     try:
         config = compose_config(overrides, os.environ)
     except OllampiError as e:
-        return Composed(None, partial(_refuse, e))
-    return Composed(config.exchange.interface, lambda: _checked(config))
+        return Composed(None, ExchangeSettings().timeout_s, partial(_refuse, e))
+    return Composed(config.exchange.interface, config.exchange.timeout_s, lambda: _checked(config))
 
 
 def _refuse(error: OllampiError) -> NoReturn:
@@ -111,18 +119,19 @@ def _checked(config: Config) -> Config:
     return config
 
 
-def run_rank(comm: Communicator, composed: Callable[[], Config]) -> int:
+def run_rank(comm: Communicator, composed: Callable[[], Config], watched: Callable[[], None] = lambda: None) -> int:
     """Return the exit status of a rank that served or, with 1, was refused; collective.
 
-    composed: returns the configuration or raises OllampiError.
+    composed: returns the configuration or raises OllampiError; watched: called once this rank's watchdog has begun.
     What a user can mend is agreed on by all ranks and printed once. Anything else is raised.
     """
     on_signals({number: partial(comm.notify, note) for number, note in _SIGNALS.items()})
     try:
         config = agree(comm, composed)
         lost = Lost(comm)
-        runner, exchange = assemble.runner(comm, config, lost)
-        doors = agree(comm, lambda: _open(config) if comm.rank == 0 else None)
+        runner, exchange = assemble.runner(comm, config, lost, watched)
+        with runner.place.where.during("the opening of the port"):
+            doors = agree(comm, lambda: _open(config) if comm.rank == 0 else None)
         if config.pin:  # this thread and those that it makes from now on, to compute; not what rank 0 has opened
             os.sched_setaffinity(0, runner.facts[comm.rank].cores)
         if doors is None:

@@ -168,4 +168,4 @@ def _head(weights: Weights, config: ModelConfig, cut: Cut) -> Embedding:
     """Return the output head."""
     inner = weights / "language_model"
     outer = inner if "lm_head.weight" in inner and "lm_head.weight" not in weights else weights
-    return Embedding(outer / "lm_head", config, cut.shard, cut.comm)
+    return Embedding(outer / "lm_head", config, cut.shard, cut.comm, config.head_bias)

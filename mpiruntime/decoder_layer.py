@@ -149,7 +149,7 @@ def _mlp(weights: Weights, config: ModelConfig, cut: Cut, layer: int) -> MLP | P
     """Return what a layer has behind its attention."""
     if config.layers[layer].has_experts:
         return Mixture(weights, config, cut.shard, cut.spread)
-    kind = PlainMLP if config.encoder else MLP
+    kind = MLP if config.gated else PlainMLP
     return kind(weights / config.names.mlp, config, cut.shard, cut.comm)
 
 

@@ -58,6 +58,9 @@ _BERT_NAMES = Names(
 )
 
 
+_PHI_NAMES = Names(norm="final_layernorm", attention_output="dense", up="fc1", down="fc2")
+
+
 @dataclass(frozen=True)
 class Family:
     """One family; `defaults` are what its configs leave out, `keys` those of SHARED_KEYS that its configs have.
@@ -78,6 +81,8 @@ class Family:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
+    gated: bool = True  # the MLP: down(act(gate(x)) * up(x)), else down(act(up(x)))
     qk_norm: bool = False
     fused: bool = False  # queries, keys and values are one tensor, and so are gate and up
     scaled_embedding: bool = False  # by the root of the width
@@ -101,12 +106,13 @@ _EXPERTS = {
 }
 _BIASES = {"attention_bias", "mlp_bias"}
 _PARTS = {"partial_rotary_factor"}
+_OF_PHI = _PARTS | {"qk_layernorm"}
 _OF_COHERE = {"attention_bias", "logit_scale", "use_qk_norm"}
 _OF_GEMMA = {"attention_bias", "hidden_activation"}
 _OF_GEMMA2 = _OF_GEMMA | _WINDOWS | {"query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"}
 _OF_GEMMA3 = (_OF_GEMMA2 - {"attn_logit_softcapping"}) | {"sliding_window_pattern", "rope_local_base_freq"}
 # What not all families have; in the config of one that has it not it is a left-over, which means nothing.
-SHARED_KEYS = frozenset(_LATE_WINDOWS | _EXPERTS | _BIASES | _PARTS | _OF_COHERE | _OF_GEMMA2 | _OF_GEMMA3)
+SHARED_KEYS = frozenset(_LATE_WINDOWS | _EXPERTS | _BIASES | _PARTS | _OF_PHI | _OF_COHERE | _OF_GEMMA2 | _OF_GEMMA3)
 
 _GEMMA = {
     "head_dim": 256,
@@ -133,6 +139,7 @@ _GEMMA3 = {
 _QWEN = {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
 _MISTRAL = {"max_position_embeddings": 131072, "num_key_value_heads": 8}
 _BERT = {"hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_PHI = {"hidden_act": "gelu_new", "max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5}
 _COHERE = {
     "max_position_embeddings": 8192,
     "layer_norm_eps": 1e-5,
@@ -208,6 +215,18 @@ FAMILIES = {
         ropes={"su": "longrope", "yarn": "longrope"},
     ),
     "cohere": Family(defaults=_COHERE, keys=frozenset(_OF_COHERE), norms="shared", norm="centred", paired_rope=True),
+    "phi": Family(
+        defaults=_PHI,
+        keys=frozenset(_OF_PHI),
+        names=_PHI_NAMES,
+        norms="shared",
+        norm="layer",
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        gated=False,
+    ),
     "bert": Family(
         defaults=_BERT,
         names=_BERT_NAMES,
@@ -216,6 +235,7 @@ FAMILIES = {
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
+        gated=False,
         encoder=True,
     ),
 }

@@ -216,6 +216,20 @@ def _phi3(meta: Metadata) -> dict[str, Any]:
     }
 
 
+def _command_r(meta: Metadata) -> dict[str, Any]:
+    """Return what Command R and R+ have; only the latter's files hold norms of heads.
+
+    llama.cpp knows neither biases nor an output head of its own here.
+    """
+    return {
+        **_decoder(meta, "cohere", "Cohere", eps=1e-5),
+        "layer_norm_eps": meta.number("attention.layer_norm_epsilon"),
+        "logit_scale": meta.number("logit_scale"),
+        "tie_word_embeddings": True,
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in meta.file.tensors,
+    }
+
+
 def _bert(meta: Metadata) -> dict[str, Any]:
     if meta.flag("attention.causal", False):
         raise meta.wrong("attention.causal", "of bert only encoders are supported")
@@ -237,6 +251,7 @@ _FAMILIES: dict[str, Callable[[Metadata], dict[str, Any]]] = {
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,
+    "command-r": _command_r,
     "bert": _bert,
 }
 

@@ -21,6 +21,7 @@ from ollampi.mpiruntime.rope import Rope
 ARCHITECTURES = {
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe", "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3",
+    "cohere": "command-r",
 }  # fmt: skip
 _WINDOWED = {"gemma2": 2, "gemma3": 6}  # all but every n-th layer have windows unless the file says which
 _OWN = {"model_type", "names", "norm_offset", "dtype", "layers"}  # in what configs of one model may differ
@@ -36,7 +37,7 @@ def keys_of(config: ModelConfig, architecture: str) -> dict[str, Value]:
         "feed_forward_length": config.mlp_width,
         "attention.head_count": config.num_heads,
         "attention.head_count_kv": config.num_kv_heads,
-        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        f"attention.layer_norm_{'rms_' if config.norm == 'rms' else ''}epsilon": config.norm_eps,
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
         **_windows(config, architecture),
@@ -47,6 +48,8 @@ def keys_of(config: ModelConfig, architecture: str) -> dict[str, Value]:
         if architecture == "qwen3moe":
             own = {"expert_feed_forward_length": config.experts.width, "norm_top_k_prob": config.experts.normalised}
             values |= own
+    if architecture == "command-r":
+        values["logit_scale"] = config.logit_scale
     if architecture == "gemma2":
         values["attn_logit_softcapping"] = config.attention_cap or 0.0
     if architecture == "gemma2" or config.logit_cap:

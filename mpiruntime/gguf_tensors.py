@@ -104,7 +104,7 @@ def _converted(name: str, numbered: dict[int, TensorEntry], config: ModelConfig,
             " shape and type; fetch the files again"
         )
     stem = name.split(".")[-2]
-    plain = len(parts[0].shape) == 1 or stem == "ffn_gate_inp"
+    plain = len(parts[0].shape) == 1 or stem == "ffn_gate_inp" or stem.endswith("norm")
     heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(stem, 0) if architecture == "llama" else 0
     if heads and parts[0].shape[0] != heads * config.head_dim:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from ollampi.mpiruntime import wire
 
 Event = dict[str, Any]
 _GONE: wire.Message = {"op": "gone"}
+_LAST_WORDS_S = 0.3  # how long a client that is behind may take to read why it is abandoned
 
 
 class Client(Protocol):
@@ -107,8 +108,12 @@ class SocketClient:
         with self._lock:
             self._connection.close()
 
-    def abandon(self) -> None:
-        """Break the connection."""
+    def abandon(self, ending: Event) -> None:
+        """Send a last event, where the peer reads, and break the connection."""
+        self.post(ending)
+        end = time.monotonic() + _LAST_WORDS_S
+        while self._behind and time.monotonic() < end:
+            time.sleep(0.01)
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
@@ -149,6 +154,7 @@ class SocketInbox:
         self.address = address
         self._messages: queue.SimpleQueue[tuple[Client, wire.Message]] = queue.SimpleQueue()
         self._clients: set[SocketClient] = set()
+        self._ending: Event | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(wire.unix_address(address))
         self._listener.listen(8)
@@ -172,10 +178,14 @@ class SocketInbox:
         for client in list(self._clients):
             client.close(timeout_s)
 
-    def abandon(self) -> None:
-        """Break all connections, so that whoever waits learns that there will be no answer; called by any thread."""
+    def abandon(self, reason: str) -> None:
+        """Break all connections, those to come too, so that whoever waits learns that there will be no answer, and why.
+
+        Called by any thread.
+        """
+        self._ending = {"id": 0, "kind": "ending", "message": reason}
         for client in list(self._clients):
-            client.abandon()
+            client.abandon(self._ending)
 
     def _accept(self) -> None:
         """Take connections until the listener is closed; the kernel says whose they are."""
@@ -193,6 +203,8 @@ class SocketInbox:
             client = SocketClient(connection, self._deliver)
             self._clients.add(client)
             client.start()
+            if self._ending is not None:
+                client.abandon(self._ending)
 
     def _deliver(self, client: SocketClient, message: wire.Message) -> None:
         """Queue a message for the engine; forget a client that is gone."""

@@ -97,12 +97,15 @@ class Embedding:
     Logits are scaled where the family says so, and behind a cap c tanh(x / c).
     """
 
-    def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator) -> None:
+    def __init__(
+        self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator, bias: bool = False
+    ) -> None:
         self.arithmetic = weights.arithmetic
         self.rows = shard.of(config.vocab_size)
         starts = [other.of(config.vocab_size).start for other in shard.others()[1:]]
         self.bounds = torch.tensor(starts, device=weights.device)
         self.weight = weights.rows("weight", (config.vocab_size, config.width), self.rows)
+        self.bias = weights.vector("bias", config.vocab_size, self.rows) if bias else None
         self.scale, self.cap = config.logit_scale, config.logit_cap
         self.comm = comm
 
@@ -119,14 +122,14 @@ class Embedding:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, V of this rank] of x [B, D]."""
-        found = self.arithmetic.linear(x, self.weight)
+        found = self.arithmetic.linear(x, self.weight, self.bias)
         if self.scale != 1:
             found = found.float() * self.scale
         return found if self.cap is None else self.arithmetic.capped(found, self.cap)
 
     def tensors(self) -> list[Matrix]:
         """Return the weights held."""
-        return [self.weight]
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
 class Places:

@@ -49,11 +49,11 @@ class MLP:
 
 
 class PlainMLP:
-    """down(gelu(up(x))) of an encoder; up is column parallel, down is row parallel."""
+    """down(act(up(x))) with biases, of encoders and Phi; up is column parallel, down is row parallel."""
 
     def __init__(self, weights: Weights, config: ModelConfig, shard: Shard, comm: Communicator) -> None:
         self.arithmetic = weights.arithmetic
-        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.activation = config.activation
         size, names = config.mlp_width, config.names
         part = shard.of(size, unit=GROUP)
         self.up = weights.rows(f"{names.up}.weight", (size, config.width), part)
@@ -62,7 +62,10 @@ class PlainMLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return this rank's part of the MLP of x [T, D] as [T, D]; collective."""
-        return self.down(F.gelu(self.arithmetic.linear(x, self.up, self.bias), approximate=self.approximate))
+        found = self.arithmetic.linear(x, self.up, self.bias)
+        if self.activation == "silu":
+            return self.down(F.silu(found))
+        return self.down(F.gelu(found, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
 
     def summed(self, total: Tensor) -> Tensor:
         """Return the MLP [T, D] in fp32 of the sum of all parts, which it may change."""

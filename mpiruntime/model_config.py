@@ -62,13 +62,15 @@ class ModelConfig:
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
+    head_bias: bool
+    gated: bool
     dtype: str  # of the checkpoint: float32, float16 or bfloat16
     names: Names
     norms: str
     norm: str
     norm_offset: float
     activation: str  # silu, gelu or gelu_tanh
-    qk_norm: bool
+    qk_norm: bool  # RMSNorm with one weight for all heads; where norm is "centred", that with one for each
     fused: bool
     attention_scale: float  # of the products of queries and keys
     attention_cap: float | None  # c tanh(x / c) of these
@@ -138,13 +140,15 @@ def parse_config(values: dict[str, Any], source: str) -> ModelConfig:
         qkv_bias=family.qkv_bias or attention_bias,
         output_bias=family.output_bias or attention_bias,
         mlp_bias=family.mlp_bias or mlp_bias,
+        head_bias=family.head_bias,
+        gated=family.gated,
         dtype=fields.text("dtype", fields.text("torch_dtype", "float32")),
         names=family.names,
         norms=family.norms,
         norm=family.norm,
         norm_offset=0.0 if fields.flag(WITH_OFFSET, False) else family.norm_offset,
         activation=_activation(fields, model_type),
-        qk_norm=family.qk_norm,
+        qk_norm=family.qk_norm or fields.flag("use_qk_norm", False),
         fused=family.fused,
         attention_scale=query_scalar**-0.5,
         attention_cap=fields.optional("attn_logit_softcapping", float),
@@ -172,8 +176,8 @@ def _check_kind(fields: Fields, encoder: bool) -> None:
     for key, value in {"use_bidirectional_attention": False, "is_causal": True, "is_decoder": not encoder}.items():
         if fields.flag(key, value) != value:
             raise fields.wrong(key, f"this family is supported as {kind} only")
-    if fields.flag("use_qk_norm", False):
-        raise fields.wrong("use_qk_norm", "this family is supported without norms of heads only")
+    if fields.flag("qk_layernorm", False):
+        raise fields.wrong("qk_layernorm", "this family is supported without norms of heads only")
 
 
 def is_headless(values: dict[str, Any]) -> bool:

@@ -74,6 +74,6 @@ def placement(fact: RankFacts, records: bool, where: Place | None = None) -> Pla
     """
     device = torch.device(fact.device)
     if device.type == "cpu":
-        return Placement(device, f"host {fact.host}")
+        return Placement(device, f"host {fact.host}", where=where or Place())
     holder = f"{fact.gpu} {fact.identity} of host {fact.host}"
     return Placement(device, holder, OnGpu(driver()), cuda_graphs if records else None, where or Place())

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 _CALL_AT = 2 / 3
@@ -56,6 +57,15 @@ class Place:
     def go(self) -> None:
         """Go on with the work."""
         self.what = ""
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Wait in something of many collectives until the block ends; ranks that answer may take their time in it."""
+        self.come(what, False)
+        try:
+            yield
+        finally:
+            self.go()
 
 
 class Watchdog:

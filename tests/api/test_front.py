@@ -66,6 +66,30 @@ def test_lines_arrive_while_the_answer_grows(front, coordinator, listener, token
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/generate", {"model": "demo", "prompt": "x", "stream": False}),
+        ("/v1/chat/completions", {"model": "demo", "messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/messages", {"model": "demo", "max_tokens": 3, "messages": [{"role": "user", "content": "x"}]}),
+    ],
+)
+def test_nobody_is_told_to_come_back_to_a_server_that_ends(front, coordinator, listener, path, body):
+    coordinator.silent = True
+    text = "the server is ending, since rank 1 (host b) has not come to all_reduce for 30 s; it must be started again"
+    connection = connect(listener)
+    for turn in range(2):  # what waits, and what comes later
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        if not turn:
+            coordinator.expect("generate")
+            coordinator.send(0, kind="ending", message=text)
+            coordinator.hang_up()
+        response = connection.getresponse()
+        assert (response.status, response.headers["Retry-After"]) == (503, None)
+        assert text in response.read().decode()
+    connection.close()
+
+
 @pytest.mark.parametrize("first", [False, True], ids=["before the first token", "in the stream"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_disconnect_cancels(front, coordinator, listener, tokenizer, first, stream):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
+from ollampi.api.errors import answer_for, comes_back
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob
 
@@ -134,6 +135,25 @@ def test_broken_connection_fails_all_streams_and_the_next_request_connects_again
     assert socket_engine.loaded() == []
     coordinator.hang_up()
     assert socket_engine.loaded() == []
+
+
+def test_an_engine_that_says_why_it_ends_is_not_asked_again(coordinator, socket_engine):
+    coordinator.silent = True
+    stream = socket_engine.generate(REQUEST)
+    coordinator.expect("generate")
+    coordinator.send(0, kind="ending", message="the server is ending")
+    coordinator.hang_up()
+    with pytest.raises(EngineError, match=r"^the server is ending$") as caught:
+        next(iter(stream))
+    assert caught.value.code == "ended"
+    assert answer_for(caught.value) == (503, "the server is ending")
+    assert not comes_back(caught.value)
+    assert comes_back(EngineError("unavailable", "x"))
+    stream.cancel()
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"^the server is ending$"):
+            socket_engine.loaded()
+    assert len(coordinator.connections) == 0
 
 
 def test_no_coordinator():

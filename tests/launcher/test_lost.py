@@ -38,7 +38,9 @@ def test_the_others_name_a_rank_that_is_stopped_and_the_job_ends(
         assert job.process.wait(ENDED_S) != 0
         wait_until(lambda: not any(alive(pid) for pid in everyone), ENDED_S, "all processes to end")
         if rank:  # the HTTP process dies with rank 0
-            assert "the engine went away" in json.loads(stream.read().splitlines()[-1])["error"]
+            text = json.loads(stream.read().splitlines()[-1])["error"]
+            assert text.startswith(f"the server is ending, since rank {rank} (host {os.uname().nodename}) has not come")
+            assert text.endswith("; it must be started again")
         stream.close()
     told = TOLD.findall(job.log.read_text())
     assert sorted(int(who) for who, _, _ in told) == sorted(set(range(size)) - {rank})

@@ -65,6 +65,10 @@ def test_torch_attends_alike_where_there_is_no_library(
         ("mixtral", {"num_experts_per_tok": 1}),
         ("llama3", {"rope_parameters": None}),
         ("yarn", {"rope_parameters": None}),
+        ("cohere_plus", {"use_qk_norm": False}),
+        ("phi", {"hidden_act": "silu"}),
+        ("phi", {"hidden_act": "gelu"}),
+        ("phi", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}),
         ("phi4", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}}),
     ],
 )
@@ -197,6 +201,7 @@ def test_an_encoder_does_not_complete_and_a_decoder_has_no_first_token(tmp_path:
         ("llama2", "partial_rotary_factor", 0.1, "partial_rotary_factor 0.1"),
         ("llama2", "num_hidden_layers", 10**6, "num_hidden_layers is 1000000; at most 4096"),
         ("gemma3", "use_bidirectional_attention", True, "use_bidirectional_attention is True"),
+        ("phi", "qk_layernorm", True, "qk_layernorm is True; this family is supported without norms of heads"),
         ("qwen2", "is_causal", False, "is_causal is False; this family is supported as a decoder only"),
         ("llama2", "head_dim", 2**31, "head_dim is 2147483648; at most 65536 is supported"),
         ("llama2", "hidden_size", 2**31, "hidden_size is 2147483648; at most"),

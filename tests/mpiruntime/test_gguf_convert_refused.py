@@ -67,6 +67,13 @@ def _float8(folder: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], Change | None, str]] = {
     "encoder": (ENCODERS["bert"], None, r"bert is not converted to GGUF; known are: llama, mistral"),
     "dynamic rope": (FAMILIES["dynamic_rope"], None, "rope type 'dynamic' has no place"),
+    "Phi": (FAMILIES["phi"], None, "phi is not converted to GGUF"),
+    "biases of Command R": (
+        {**FAMILIES["cohere_biases"], "tie_word_embeddings": True},
+        None,
+        "qkv_bias is True, .* can only say False",
+    ),
+    "head of Command R": (FAMILIES["cohere_plus"], None, "tied_embeddings is False, .* can only say True"),
     "windows of Qwen 2": (FAMILIES["qwen2"], None, "window of layer 1 is 6, .* can only say None; serve the folder"),
     "layers without experts": (FAMILIES["qwen3_moe"], None, "has_experts of layer 1 is False|ffn_gate_inp|experts"),
     "scale of Gemma 2": (FAMILIES["gemma2"], None, r"attention_scale is 0\.204.*can only say 0\.25"),

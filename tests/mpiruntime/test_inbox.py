@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -107,3 +108,34 @@ def test_a_client_that_reads_late_gets_everything_in_order_and_holds_nobody_up(i
         taken[0].post({"id": 200})
         received.append(wire.receive(connection)["events"][0]["id"])
         assert received == list(range(201))
+
+
+def test_clients_that_are_abandoned_learn_why_those_to_come_too(inbox: SocketInbox) -> None:
+    with connect(inbox) as early, connect(inbox) as behind:
+        for connection in (early, behind):
+            wire.send(connection, {"op": "loaded", "id": 7})
+            taken = inbox.get(5)
+            assert taken is not None
+        for _ in range(20):
+            taken[0].post({"id": 7, "text": "x" * 50_000})  # more than the socket holds
+        reading = threading.Thread(target=lambda: texts.extend(read_all(behind)))
+        texts: list[wire.Message] = []
+        reading.start()
+        inbox.abandon("it is over")
+        reading.join(10)
+        with connect(inbox) as late:
+            for connection in (early, late):
+                assert read_all(connection) == [{"id": 0, "kind": "ending", "message": "it is over"}]
+    assert texts[-1] == {"id": 0, "kind": "ending", "message": "it is over"}
+    assert len(texts) == 21
+
+
+def read_all(connection: socket.socket) -> list[wire.Message]:
+    """Return the events until the connection is closed."""
+    connection.settimeout(5)
+    events: list[wire.Message] = []
+    while True:
+        try:
+            events += wire.receive(connection)["events"]
+        except wire.Closed:
+            return events

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from support.devices import facts_on
 from support.exchanges import check_shared_rows, check_sums_under_way
 from support.fake_nccl import FakeNccl, install, on_cpu, on_gpu
 
 from ollampi.mpiruntime import nccl
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.errors import WorldError
+from ollampi.mpiruntime.errors import ConfigError, WorldError
+from ollampi.mpiruntime.exchange import Exchange
+from ollampi.mpiruntime.exchange_settings import ExchangeSettings
+from ollampi.mpiruntime.gpu_exchange import choose_gpu_exchange
 from ollampi.mpiruntime.nccl import Nccl, RankGpu, join_nccl
 from ollampi.mpiruntime.thread_world import run_threads
 
@@ -128,6 +133,34 @@ def test_two_ranks_on_one_gpu_are_named(fake: FakeNccl) -> None:
     assert "ranks 1, 2 share GPU-1" in words
     assert "start as many ranks as there are GPUs, or use exchange.link=mpi" in words
     assert "lets ranks share a GPU" in words
+    assert fake.worlds == {}
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        (
+            ["cuda:0", "cpu", "cuda:1"],
+            r"of these ranks 0, 2 compute on GPUs and 1 on CPUs; give every rank a GPU, or use",
+        ),
+        (
+            ["cuda:0", "cuda:1", "cuda:0"],
+            r"ranks 0, 2 share GPU-0 of .*; start as many ranks as there are GPUs, or use",
+        ),
+    ],
+)
+def test_a_world_that_wants_nccl_and_cannot_have_it_is_refused_on_all_ranks(
+    fake: FakeNccl, devices: list[str], words: str
+) -> None:
+    facts = [replace(fact, device=device) for fact, device in zip(facts_on(["a"] * 3), devices, strict=True)]
+    settings = ExchangeSettings(link="nccl")
+
+    def work(comm: Communicator) -> bool:
+        with pytest.raises(ConfigError, match=rf"{words} exchange\.link=mpi"):
+            choose_gpu_exchange(comm, facts, settings, lambda: Exchange(comm, comm, "MPI"))
+        return True
+
+    assert run_threads(3, work) == [True] * 3
     assert fake.worlds == {}
 
 

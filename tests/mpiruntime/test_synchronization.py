@@ -17,7 +17,7 @@ from ollampi.mpiruntime.synchronization import ONCE, is_approximate, told
 from ollampi.mpiruntime.thread_world import run_threads
 
 LAYERS = 2
-EXACT = ["cohere", "cohere_biases"]
+EXACT = ["cohere", "cohere_biases", "cohere_plus", "phi", "phi_grouped"]
 APPROXIMATE = ["llama3", "biases", "mixtral", "qwen3"]
 WHOLE = ["gemma2"]  # norms behind the parts
 
@@ -83,6 +83,7 @@ def test_norms_behind_the_parts_and_deterministic_need_whole_sums(folders: dict[
     ("family", "all_", "once"),
     [
         ("cohere", 2 * LAYERS + 1, LAYERS + 1),
+        ("phi", 2 * LAYERS + 1, LAYERS + 1),
         ("llama3", 2 * LAYERS + 1, LAYERS + 2),
         ("gemma2", 2 * LAYERS + 1, 2 * LAYERS + 1),
     ],

@@ -92,6 +92,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "cohere": {"model_type": "cohere", "logit_scale": 0.3, "tie_word_embeddings": True, **_IDS},
     "cohere_biases": {"model_type": "cohere", "attention_bias": True, "num_key_value_heads": 4, **_IDS},
+    "cohere_plus": {"model_type": "cohere", "use_qk_norm": True, "num_key_value_heads": 4, **_IDS},
+    "phi": {"model_type": "phi", "num_key_value_heads": 8, "hidden_act": "gelu_new", **_IDS},
+    "phi_grouped": {"model_type": "phi", "partial_rotary_factor": 0.25, "intermediate_size": 100, **_IDS},
 }
 ENCODERS: dict[str, dict[str, Any]] = {"bert": {"model_type": "bert", "num_key_value_heads": None}}
 PROMPT = [1, 17, 202 % 199, 5, 5, 88, 140, 3, 61, 7, 9, 12, 150, 44, 23, 8, 91]

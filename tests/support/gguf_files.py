@@ -25,11 +25,13 @@ from support.gguf_blocks import blocks, numbers
 
 ARCHITECTURES = {**DECODERS, "bert": "bert"}
 # The models of support.checkpoints as far as GGUF has words for what they are, and what Gemma 2 is in its largest size.
-_NOT_IN_GGUF = {"dynamic_rope", "cohere", "cohere_biases"}  # the last two: not read yet
+_NOT_IN_GGUF = {"dynamic_rope", "cohere_biases", "phi", "phi_grouped"}
 MODELS = {
     **{name: changes for name, changes in {**FAMILIES, **ENCODERS}.items() if name not in _NOT_IN_GGUF},
     "qwen2": {"model_type": "qwen2"},
     "qwen3_moe": {**FAMILIES["qwen3_moe"], "mlp_only_layers": []},
+    "cohere": {**FAMILIES["cohere"], "logit_scale": 0.3125},  # which fp32 has
+    "cohere_plus": {**FAMILIES["cohere_plus"], "tie_word_embeddings": True},
     "gemma2_27b": {**FAMILIES["gemma2"], "num_hidden_layers": 46, "query_pre_attn_scalar": 8},
     "gemma2": {**FAMILIES["gemma2"], "query_pre_attn_scalar": 16},
     "gemma3": {**FAMILIES["gemma3"], "query_pre_attn_scalar": 16},
@@ -117,7 +119,8 @@ def _add_tensors(
             values = values + 1
         values = interleaved(values, heads) if heads else values
         block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
-        stored = kind if values.ndim > 1 and values.shape[-1] % block == 0 else "F32"
+        is_norm = merged.endswith("norm.weight")  # those of heads are matrices
+        stored = kind if values.ndim > 1 and values.shape[-1] % block == 0 and not is_norm else "F32"
         raw = blocks(values, stored, rng)
         writer.add_tensor(theirs, raw, raw_dtype=gguf.GGMLQuantizationType[stored])
         read = numbers(raw, stored)
@@ -154,7 +157,11 @@ def _add_shape(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
         writer.add_token_type_count(config.type_vocab_size)
         return
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type == "cohere":
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+        writer.add_logit_scale(config.logit_scale)
+    else:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if config.model_type != "phi3":
         writer.add_key_length(head_dim)

@@ -5,26 +5,26 @@
         net.counted()                                  bytes that each host has sent and received
 
 A host is a process that sleeps in namespaces of its own (network, name of the host, mounts); it dies with the thread
-that made it. At the end all that runs there is killed, and the devices go with the last process. Nothing has a name
-outside, so laboratories of several processes do not meet. Needs root, `ip`, `nsenter`, `unshare`; with a rate `tc`,
-with a delay a C compiler and /dev/net/tun.
+that made it. At the end all that runs there is killed, by a process beside where this one is killed, and the devices go
+with the last process. Nothing has a name outside, so laboratories of several processes do not meet. Needs root, `ip`,
+`nsenter`, `unshare`; with a rate `tc`, with a delay a C compiler and /dev/net/tun.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ollampi.launcher.mpi import Vendor, detect
+from support import netlab_reaper
 
 RELAY = Path(__file__).with_name("netlab_relay.c")
 _START = "hostname $0 && mount --bind $1 /etc/hosts && mount -t tmpfs tmpfs /dev/shm && ip link set lo up"
@@ -56,10 +56,14 @@ def missing(delay: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Lab:
-    """Hosts h1, h2, ... with the addresses 10.77.0.1, 10.77.0.2, ... on eth0; pids: of the processes that hold them."""
+    """Hosts h1, h2, ... with the addresses 10.77.0.1, 10.77.0.2, ... on eth0; pids: of the processes that hold them.
+
+    switch: the process that holds the switch between them, None where packets are relayed.
+    """
 
     pids: list[int]
     agent: Path
+    switch: int | None = None
 
     def inside(self, host: int, program: Sequence[str]) -> list[str]:
         """Return the line that runs a program on a host; hosts count from 0."""
@@ -76,6 +80,11 @@ class Lab:
     def cut(self, host: int) -> None:
         """Take a host from the network."""
         self.run(host, "ip", "link", "set", "eth0", "down")
+
+    def drop(self, host: int) -> None:
+        """Let no packet from or to a host pass the switch any more; its interface stays up."""
+        port = ["ip", "link", "set", f"p{host + 1}", "nomaster"]
+        subprocess.run(["nsenter", "-t", str(self.switch), "-n", *port], check=True)
 
     def mpirun(self, ranks: Sequence[int], program: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Return the line and the environment that run a program, ranks[i] times on host i; started on the first."""
@@ -109,21 +118,37 @@ def lab(hosts: int, rate_mbit: float = 0, delay_us: float | None = None, mtu: in
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netlab-")))
         table = "".join(f"10.77.0.{i} h{i}\n" for i in range(1, hosts + 1))
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{table}")
-        pids = [stack.enter_context(_held(f"h{i}", folder / "hosts")) for i in range(1, hosts + 1)]
+        held = partial(_held, stack.enter_context(_reaped(folder)), folder / "hosts")
+        pids = [stack.enter_context(held(f"h{i}")) for i in range(1, hosts + 1)]
+        switch = None
         if delay_us is None:
-            _join(pids, stack.enter_context(_held("switch", folder / "hosts")), rate_mbit)
+            switch = stack.enter_context(held("switch"))
+            _join(pids, switch, rate_mbit)
         else:
             stack.enter_context(_relayed(pids, folder, rate_mbit, delay_us, mtu))
         cases = "\n".join(f"10.77.0.{i}|h{i}) pid={pid};;" for i, pid in enumerate(pids, 1))
         agent = folder / "agent"
         agent.write_text(_AGENT.format(cases=cases))
         agent.chmod(0o700)
-        yield Lab(pids, agent)
+        yield Lab(pids, agent, switch)
 
 
 @contextmanager
-def _held(name: str, table: Path) -> Iterator[int]:
-    """Give the process that holds a host, with its name and its table of hosts, until the block ends."""
+def _reaped(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Give what names a network namespace to the process that clears it when this one ends."""
+    line = [sys.executable, netlab_reaper.__file__, str(folder)]
+    # a session of its own: what kills this process may kill its group
+    with subprocess.Popen(line, stdin=subprocess.PIPE, text=True, bufsize=1, start_new_session=True) as reaper:
+        assert reaper.stdin is not None
+        yield lambda space: print(space, file=reaper.stdin, flush=True)
+
+
+@contextmanager
+def _held(tell: Callable[[str], None], table: Path, name: str) -> Iterator[int]:
+    """Give the process that holds a host, with its name and its table of hosts, until the block ends.
+
+    tell: is told its network namespace.
+    """
     program = [
         "unshare",
         "--net",
@@ -137,23 +162,11 @@ def _held(name: str, table: Path) -> Iterator[int]:
     ]
     with _until_ready(program) as process:
         space = os.readlink(f"/proc/{process.pid}/ns/net")
+        tell(space)
         try:
             yield process.pid
         finally:
-            while found := list(_processes(space)):
-                for pid in found:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                process.poll()  # a process that nobody waits for would stay
-                time.sleep(0.01)
-
-
-def _processes(space: str) -> Iterator[int]:
-    """Yield the processes that live in a network namespace."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # it has just ended
-            if entry.name.isdigit() and os.readlink(entry / "ns" / "net") == space:
-                yield int(entry.name)
+            netlab_reaper.clear(space, process.poll)  # a process that nobody waits for would stay
 
 
 @contextmanager
