@@ -41,6 +41,10 @@ class Compressed(Around):
         """Return the bytes that this rank sent and received so far, over the links and beneath."""
         return self._moved + self._inner.wire_bytes
 
+    def close(self) -> None:
+        """End the thread that made sums; none must be started any more."""
+        self._thread.close()
+
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x [...] over all ranks, in fp64 where x is, else in fp32; collective."""
         choice = self.plan.of(4 * x.numel())
