@@ -100,5 +100,7 @@ def test_models_that_are_loaded_and_unloaded_share_one_thread_for_each_rank(
     def on_rank(comm: ThreadCommunicator) -> list[int] | None:
         return lead(comm, work, sums=quiet_world(comm), overlap="always")
 
-    assert run_threads(size, on_rank)[0] == [size if size > 1 else 0] * 3  # alone no step is cut, so nothing comes later
+    assert (
+        run_threads(size, on_rank)[0] == [size if size > 1 else 0] * 3
+    )  # alone no step is cut, so nothing comes later
     ended()
