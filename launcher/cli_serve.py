@@ -11,6 +11,7 @@ from ollampi.launcher.documented import documented
 from ollampi.launcher.settings import chosen
 from ollampi.launcher.supervise import TERMINAL, supervise
 from ollampi.launcher.waiting import local_size, waiting
+from ollampi.mpiruntime.interface import check_interface
 
 _PASS_ON = {"ignore_unknown_options": True}
 
@@ -48,10 +49,12 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
     fit to be pasted into a shell.
     """
     values = chosen(overrides, os.environ)  # a slip of the pen is one line here, and many once mpirun has started
-    interface = values.get("exchange.interface")
+    given = values.get("exchange.interface")
+    network = given if isinstance(given, str) else None
+    if network is not None and mpi.on_this_host(hostfile, os.environ):  # each rank looks on its own host again
+        check_interface(network)
     found = mpi.detect(mpirun)
     line = mpi.command(found, ranks, [sys.executable, "-m", "ollampi.launcher.serve", *overrides], hostfile)
-    network = interface if isinstance(interface, str) else None
     added = mpi.environment(found, os.geteuid() == 0, os.environ, hostfile, network)
     added |= {} if hostfile else waiting(overrides, ranks, os.environ)
     mpi.link_library(found, os.environ)

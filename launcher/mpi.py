@@ -113,6 +113,11 @@ def environment(
     return _of_vendor(mpi, root, base, hostfile) | (interface_variables(interface, base) if interface else {})
 
 
+def on_this_host(hostfile: str | None, base: Mapping[str, str]) -> bool:
+    """Return whether all ranks will be on this host; elsewhere they may be on others alone."""
+    return not hostfile and base.get("SLURM_JOB_NUM_NODES", "1") == "1"
+
+
 def _of_vendor(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | None) -> dict[str, str]:
     """Return the variables that this MPI needs anyway."""
     if mpi.mpich_library:
@@ -122,7 +127,7 @@ def _of_vendor(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | No
         return {}
     wanted = {"HOME": str(home(base) or "/"), "OMPI_MCA_btl": "^ofi", "OMPI_MCA_osc": "^ucx"}
     # between hosts libfabric may be the fast way: Omni-Path, EFA, Slingshot
-    if not hostfile and base.get("SLURM_JOB_NUM_NODES", "1") == "1":
+    if on_this_host(hostfile, base):
         wanted["OMPI_MCA_mtl"] = "^ofi"
     if root:
         wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

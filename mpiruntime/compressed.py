@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ollampi.kernels.codec import num_bytes
 from ollampi.kernels.codecs import codec_of
 from ollampi.mpiruntime.algorithms import ALGORITHMS, Room
 from ollampi.mpiruntime.communicator import Around, Communicator
@@ -39,6 +40,10 @@ class Compressed(Around):
     def wire_bytes(self) -> int:
         """Return the bytes that this rank sent and received so far, over the links and beneath."""
         return self._moved + self._inner.wire_bytes
+
+    def close(self) -> None:
+        """End the thread that made sums; none must be started any more."""
+        self._thread.close()
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x [...] over all ranks, in fp64 where x is, else in fp32; collective."""
@@ -82,19 +87,50 @@ class Compressed(Around):
         return torch.cat([x, *found], dim=1)
 
     def share_rows(self, rows: Tensor, owners: Tensor) -> Tensor:
-        """Return rows [T, D] as their owners [T] have them, in fp32; collective. Every row goes to all other ranks."""
+        """Return rows [T, D] as their owners [T] have them, in fp32; collective. Every row goes to all other ranks.
+
+        In the codes that the plan has for a sum of their size, where these are smaller than the rows: then every rank
+        reads its own rows from their codes too.
+        """
         order = owners.argsort(stable=True)  # that of the ranks, and of each rank its own
-        sizes = (owners.bincount(minlength=self.size) * (rows.shape[1] * rows.itemsize)).tolist()
-        joined = torch.empty(rows.shape, dtype=rows.dtype)
-        parts = list(torch.split_with_sizes(joined.view(-1).view(torch.uint8), sizes))
-        parts[self.rank].copy_(rows[owners == self.rank].cpu().contiguous().view(-1).view(torch.uint8))
-        others = [r for r in range(self.size) if r != self.rank]
-        sends = [(r, parts[self.rank]) for r in others if sizes[self.rank]]
-        self._link.swap(sends, [(r, parts[r]) for r in others if sizes[r]], "share_rows")
-        self._moved += self._link.taken()
+        counts = (owners.bincount(minlength=self.size) * rows.shape[1]).tolist()
+        mine = rows[owners == self.rank].cpu().contiguous().view(-1)
+        level = self.plan.of(4 * rows.numel()).level
+        if num_bytes(level, rows.numel()) < rows.nbytes:
+            joined = self._rows_in_codes(mine.float(), counts, level)
+        else:
+            joined = self._plain_rows(mine, counts)
         shared = torch.empty(rows.shape)
-        shared[order.cpu()] = joined.float()
+        shared[order.cpu()] = joined.view(rows.shape)
         return shared.to(rows.device)
+
+    def _plain_rows(self, mine: Tensor, counts: list[int]) -> Tensor:
+        """Return the numbers [sum of counts] of all ranks in rank order in fp32, some of them mine; collective."""
+        joined = torch.empty(sum(counts), dtype=mine.dtype)
+        parts = list(torch.split_with_sizes(joined.view(torch.uint8), [n * mine.itemsize for n in counts]))
+        parts[self.rank].copy_(mine.view(torch.uint8))
+        self._swap_rows(parts)
+        return joined.float()
+
+    def _rows_in_codes(self, mine: Tensor, counts: list[int], level: int) -> Tensor:
+        """Return the numbers [sum of counts] of all ranks as their codes of a level have them; collective."""
+        codec = codec_of(level, mine.device)
+        parts = self._room.parts(*[num_bytes(level, n) for n in counts])
+        if len(mine):
+            codec.encode(mine, parts[self.rank])
+        self._swap_rows(parts)
+        joined = torch.empty(sum(counts))
+        for part, numbers in zip(parts, torch.split_with_sizes(joined, counts), strict=True):
+            if len(numbers):
+                codec.decode_sum([part], numbers)
+        return joined
+
+    def _swap_rows(self, parts: list[Tensor]) -> None:
+        """Send this rank's part, uint8 [n], to all others and fill theirs; collective."""
+        others = [r for r in range(self.size) if r != self.rank]
+        sends = [(r, parts[self.rank]) for r in others if len(parts[self.rank])]
+        self._link.swap(sends, [(r, parts[r]) for r in others if len(parts[r])], "share_rows")
+        self._moved += self._link.taken()
 
     def _counted(self, summed: tuple[Tensor, int]) -> Tensor:
         """Return the sum [...] and count its bytes on the wire. In the thread that computes."""

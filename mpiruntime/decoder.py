@@ -52,18 +52,17 @@ class Decoder:
 
     def __init__(self, weights: Weights, config: ModelConfig, cut: Cut, context: int) -> None:
         body = _body(weights, config)
-        shard, comm = cut.shard, cut.comm
-        self.comm = comm
+        self.comm = cut.comm
         self.sums = cut.sums
         self.residence = weights.residence
         self.arithmetic = weights.arithmetic
         self.both_ways = config.encoder
-        self.heads = heads_of(config, shard, weights.device)
+        self.heads = heads_of(config, cut.shard, weights.device)
         self.piece_tokens = self.heads.piece_tokens if weights.arithmetic.attends_natively else 0
         self.sights = sights_of(config)
         ropes = {sight.rope for sight in self.sights if sight.rope is not None}
         self.tables = {rope: RotaryTable(rope, context, weights.arithmetic, weights.device) for rope in ropes}
-        self.embedding = Embedding(body / config.names.tokens, config, shard, comm)
+        self.embedding = Embedding(body / config.names.tokens, config, cut.shard, cut.sums)
         self.embedding_scale = config.embedding_scale
         self.places = Places(body / "embeddings", config) if config.encoder else None
         kind = ParallelLayer if config.parallel else DecoderLayer

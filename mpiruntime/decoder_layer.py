@@ -36,9 +36,9 @@ class HasTensors(Protocol):
 class Cut:
     """How a model is cut, and where its parts meet.
 
-    comm: what is exchanged exactly, rows of the embedding, logits and what ranks agree on; sums: where activations are
-    summed, which may travel in fewer bits; spread: experts are dealt out whole, instead of each being cut; joint: a
-    layer is summed once (exchange.synchronization_points=attention_only).
+    comm: what is exchanged exactly, logits and what ranks agree on; sums: where activations are summed, and rows of the
+    embedding come from, which may travel in fewer bits; spread: experts are dealt out whole, instead of each being cut;
+    joint: a layer is summed once (exchange.synchronization_points=attention_only).
     """
 
     shard: Shard

@@ -12,7 +12,7 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.compressed import Compressed
 from ollampi.mpiruntime.errors import ConfigError, WorldError
 from ollampi.mpiruntime.exchange_figures import Figured, figures_of
-from ollampi.mpiruntime.exchange_plan import BENEATH, SIZES, Choice, Plan, always, exact_plan, fastest, make_plan
+from ollampi.mpiruntime.exchange_plan import BENEATH, Choice, Plan, always, best, exact_plan, make_plan
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hierarchical import by_host, hierarchical
 from ollampi.mpiruntime.link import Link
@@ -21,7 +21,8 @@ from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.shared_memory import SHM, share_memory
 from ollampi.mpiruntime.world import RankFacts
 
-SMALL_BYTES, LARGE_BYTES = SIZES[0], SIZES[-1]
+SMALL_BYTES, LARGE_BYTES = 8 << 10, 1 << 20
+_TOLD_BYTES = (8 << 10, 256 << 10, 4 << 20)  # between hosts: a token of width 2048, and 32 and 512 of them
 _SLOWER = 1.2  # how many times as long shared memory may take for large messages and still count as no slower
 _LINK_LIMITS = 2  # of timeout_s: the watchdog, which says more, comes first
 _SHARED, _MPI = Choice("shared memory", 0), Choice("MPI", 0)
@@ -133,9 +134,9 @@ def _planned(
         return Exchange(beneath, beneath, way)
     figured = figures_of(comm, beneath, link, settings, layout)
     level, strategy = settings.compression_level, settings.communication_strategy
-    plans = exact_plan(figured.figures), make_plan(figured.figures, strategy, level)
+    plans = exact_plan(figured.figures, comm.size), make_plan(figured.figures, strategy, level, comm.size)
     exact, sums = Compressed(beneath, link, plans[0]), Compressed(beneath, link, plans[1], quiet)
-    return Exchange(exact, sums, "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured)]))
+    return Exchange(exact, sums, "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured, comm.size)]))
 
 
 def _link(comm: Communicator, settings: ExchangeSettings, quiet: bool = False) -> Link | None:
@@ -144,11 +145,11 @@ def _link(comm: Communicator, settings: ExchangeSettings, quiet: bool = False) -
     return comm.link(range(comm.size), limit_s, quiet=quiet) if isinstance(comm, Linked) else None
 
 
-def _choices(plan: Plan, figured: Figured) -> str:
-    """Return in words how sums of each size are made, and what that takes beside the best way without codes."""
+def _choices(plan: Plan, figured: Figured, ranks: int) -> str:
+    """Return in words how sums of some sizes are made, and what that takes beside the best way without codes."""
     told = []
-    for size in SIZES:
-        choice, exact = plan.of(size), fastest(figured.figures, size, 0)
+    for size in _TOLD_BYTES:
+        choice, exact = plan.of(size), best(figured.figures, size, 0, ranks)
         took = micros(figured.figures[choice][size])
         way = choice.algorithm.replace("_", " ") if choice.algorithm != BENEATH else "MPI's own sum"
         beside = f" (fp32: {micros(figured.figures[exact][size])} us)" if choice.level else ""

@@ -15,14 +15,12 @@ from ollampi.kernels.codec import num_bytes
 from ollampi.kernels.codecs import codec_of
 from ollampi.mpiruntime.algorithms import ALGORITHMS, Room
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.exchange_plan import BENEATH, SIZES, Choice, Figures, wanted_levels
+from ollampi.mpiruntime.exchange_plan import BENEATH, SIZES, Choice, Figures, hopeless, sent_bytes, wanted_levels
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.exchange_table import UnfitTable, read_table, write_table
 from ollampi.mpiruntime.link import Link
 from ollampi.mpiruntime.measuring import Sum, measure, micros
-from ollampi.mpiruntime.shard import Shard
 
-_HOPELESS = 2.0
 _TINY_BYTES = 8
 
 
@@ -49,6 +47,7 @@ def figures_of(
         "interface": settings.interface,
         "strategy": settings.communication_strategy,
         "level": level,
+        "sizes": list(SIZES),
     }
     read, why = _read(comm, path, world)
     if read is not None:
@@ -56,7 +55,7 @@ def figures_of(
     sums: dict[Choice, Sum] = {Choice(BENEATH, 0): beneath.all_reduce}
     for one in wanted_levels(settings):
         sums |= {Choice(name, one): partial(_sum, link, Choice(name, one), Room()) for name in ALGORITHMS}
-    figures = measure(sums, comm, SIZES, _HOPELESS)
+    figures = measure(sums, comm, SIZES, partial(hopeless, comm.size))
     told = _like(comm, link, figures)
     if path is not None:
         told += f"; {path} {why}: {_write(comm, path, world, figures)}"
@@ -77,22 +76,12 @@ def _like(comm: Communicator, link: Link, figures: Figures) -> str:
     took = measure({tiny: partial(_sum, link, tiny, Room())}, comm, [_TINY_BYTES])[tiny][_TINY_BYTES]
     size = SIZES[-1]
     rates = [
-        _sent_bytes(choice.algorithm, num_bytes(choice.level, size // 4), link.size) / seconds[size]
+        sent_bytes(choice.algorithm, num_bytes(choice.level, size // 4), link.size) / seconds[size]
         for choice, seconds in figures.items()
         if choice.algorithm != BENEATH and size in seconds
     ]
     rate = f", {max(rates) * 8e-6:.0f} Mbit/s each way" if rates else ""
     return f"{_TINY_BYTES} bytes in {micros(took)} us{rate}"
-
-
-def _sent_bytes(algorithm: str, size: int, ranks: int) -> int:
-    """Return about what a rank sends in a sum of vectors whose codes have `size` bytes."""
-    if algorithm == "one_step":
-        return (ranks - 1) * size
-    if algorithm == "doubling":
-        return (ranks.bit_length() - 1) * size
-    own = len(Shard(0, ranks).of(size))
-    return 2 * (size - own)
 
 
 def _read(

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,5 +71,6 @@ def _complete(figures: Figures, level: int) -> bool:
     exact = all(choice.level == 0 for choice in figures if choice.algorithm == BENEATH)
     times = [(size, s) for seconds in figures.values() for size, s in seconds.items()]
     real = all(size in SIZES and math.isfinite(s) and s > 0 for size, s in times)
-    there = all(any(c.level == one and n in s for c, s in figures.items()) for one in (0, level) for n in SIZES)
+    pairs = [(one, pair) for one in (0, level) for pair in pairwise(SIZES)]  # sizes between are between times of a way
+    there = all(any(c.level == one and set(pair) <= s.keys() for c, s in figures.items()) for one, pair in pairs)
     return known and exact and real and there

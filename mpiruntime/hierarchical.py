@@ -23,6 +23,7 @@ class Hierarchical(Around):
     def __init__(self, inner: Communicator, host: Communicator, leaders: Communicator | None) -> None:
         super().__init__(inner)
         self.gather = inner.gather
+        self.share_rows = inner.share_rows  # type: ignore[method-assign]
         self._host = host
         self._leaders = leaders
 

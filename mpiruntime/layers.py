@@ -12,6 +12,8 @@ from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.weights import Weights
 
+_MANY = 32  # tokens, from which on the bytes that repeat take longer than to find them
+
 
 class Norm:
     """RMSNorm, held whole on every rank."""
@@ -94,7 +96,7 @@ class RowParallel:
 class Embedding:
     """The token table [V, D] cut by vocabulary; serves as the output head too where embeddings are tied.
 
-    Logits are scaled where the family says so, and behind a cap c tanh(x / c).
+    Logits are scaled where the family says so, and behind a cap c tanh(x / c). comm: where rows are shared.
     """
 
     def __init__(
@@ -110,6 +112,13 @@ class Embedding:
         self.comm = comm
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        """Return the rows of tokens [T] as [T, D] in fp32; collective. Of many tokens those that repeat travel once."""
+        if self.comm.size == 1 or len(tokens) < _MANY or tokens.is_cuda:  # how many differ, a GPU's graph cannot know
+            return self._shared(tokens)
+        different, places = torch.unique(tokens, return_inverse=True)
+        return self._shared(different)[places]
+
+    def _shared(self, tokens: Tensor) -> Tensor:
         """Return the rows of tokens [T] as [T, D] in fp32; collective."""
         owners = torch.bucketize(tokens, self.bounds, right=True)
         return self.comm.share_rows(self._own(tokens), owners)

@@ -39,11 +39,15 @@ def prepare(environ: MutableMapping[str, str], interface: str | None = None) -> 
     """Set what MPI reads when it starts, unless the user has set it; measured in docs/architecture.md.
 
     Open MPI's libfabric components take a second to start and serve no local job; ranks that outnumber the cores must
-    yield while they wait. interface: the network between hosts. One that this host does not have is left out: MPI would
-    end the job in its own words.
+    yield while they wait. interface: the network between hosts. One that this host does not have is left out, and taken
+    out where `ollampi launch` has set it: MPI would warn of it, or end the job, before the ranks can refuse it.
     """
     if interface is not None and interface in interfaces():
         environ.update(interface_variables(interface, environ))
+    elif interface is not None:
+        for name in interface_variables(interface, {}):
+            if environ.get(name) == interface:
+                del environ[name]
     local = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
     environ.setdefault("OMPI_MCA_btl", "^ofi")
     environ.setdefault("OMPI_MCA_osc", "^ucx")

@@ -76,6 +76,7 @@ def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest
         (["server.prot=1"], "Error: unknown setting 'server.prot'; server has: host, port,"),
         (["--colour"], "Error: '--colour' is no setting; write key=value"),
         (["engine.context_length=abc", "model=demo"], "Error: engine.context_length is 'abc'; it must be a whole"),
+        (["exchange.interface=eth99"], "Error: exchange.interface is 'eth99', which"),
     ],
 )
 def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> None:
@@ -83,3 +84,15 @@ def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> N
     assert result.exit_code == 1
     assert result.stderr.startswith(text)
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("elsewhere", ["--hostfile", "SLURM_JOB_NUM_NODES"])
+def test_launch_leaves_an_interface_to_the_hosts_that_it_may_not_be_one_of(
+    mpirun: str, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2" if elsewhere.startswith("SLURM") else "1")
+    args = ["--hostfile", "hosts.txt"] if elsewhere.startswith("--") else []
+    line = ["launch", "--mpirun", mpirun, "--dry-run", *args, "exchange.interface=eth99"]
+    result = CliRunner().invoke(main, line)
+    assert result.exit_code == 0, result.output
+    assert "OMPI_MCA_btl_tcp_if_include=eth99" in shlex.split(result.output)

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.servers import server
+from support.servers import free_port, run_to_end, server
 
+from ollampi.mpiruntime.interface import interface_variables
 from ollampi.mpiruntime.world import free_memory
 
 
@@ -50,12 +51,22 @@ def test_codes_in_the_place_of_sums_are_shown_counted_and_kept_for_the_next_star
             like = r"activations through MPI: 8 bytes in \S+ us, \d+ Mbit/s each way"
             assert re.search(f"^{like}{re.escape(told)}$", text, re.M)
             sums = r"by (?:one step|doubling|scattered) in bf16, \S+ us \(fp32: \S+ us\)"
-            assert re.search(f"^sums of 8 KiB {sums}; 64 KiB {sums}; 1 MiB {sums}$", text, re.M)
+            assert re.search(f"^sums of 8 KiB {sums}; 256 KiB {sums}; 4 MiB {sums}$", text, re.M)
             assert job.generate("import os\n", 5)
             counted = job.request("GET", "/metrics")[1]
             found = re.findall(r"^ollampi_exchange_wire_bytes_total{.*} (\S+)$", counted, re.M)
             assert len(found) == 4  # two kinds on two ranks
             assert all(float(value) > 0 for value in found)
+
+
+def test_an_interface_that_is_not_there_is_refused_before_mpi_can_warn_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a launch on another host: the ranks find its variables. Behind is only mpirun's word on the status."""
+    for name, value in interface_variables("eth99", {}).items():
+        monkeypatch.setenv(name, value)
+    status, output = run_to_end(2, f"server.port={free_port()}", "exchange.interface=eth99")
+    assert status == 1, output
+    assert output.startswith("ollampi: exchange.interface is 'eth99', which")
+    assert "btl_tcp" not in output
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")

@@ -81,17 +81,40 @@ def test_gather_joins_uneven_parts_in_rank_order(size: int, rows: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [0, 1, 17])
-def test_shared_rows_are_their_owners(size: int, dtype: torch.dtype, tokens: int) -> None:
+@pytest.mark.parametrize("choice", [Choice(BENEATH, 0), Choice("scattered", 0), Choice("one_step", 2)])
+def test_shared_rows_are_their_owners(size: int, dtype: torch.dtype, tokens: int, choice: Choice) -> None:
+    """Values that codes hold exactly; each row goes to all others, in what has fewer bytes."""
+
     def work(comm: ThreadCommunicator) -> None:
-        world = linked(comm, always(Choice("one_step", 4)))
+        world = linked(comm, always(choice))
         owners = torch.randint(0, max(1, size - 1), (tokens,), generator=torch.Generator().manual_seed(3))
-        rows = torch.arange(tokens * 3).view(tokens, 3).to(dtype)
+        rows = (127.0 * 2 ** (torch.arange(tokens)[:, None] % 7)).expand(tokens, 64).to(dtype)
         given = torch.where((owners == comm.rank)[:, None], rows, torch.inf)
         shared = world.share_rows(given, owners)
         assert shared.dtype == torch.float32
         assert torch.equal(shared, rows.float())
+        own = int((owners == comm.rank).sum())
+        row_bytes = num_bytes(2, 64) if choice.level else 64 * dtype.itemsize
+        assert world.wire_bytes == ((size - 1) * own + tokens - own) * row_bytes
 
     run_threads(size, work)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_in_codes_are_the_same_bits_everywhere_and_plain_where_codes_have_no_fewer_bytes(size: int) -> None:
+    def work(comm: ThreadCommunicator) -> list[bytes]:
+        rows = torch.randn(9, 96, generator=torch.Generator().manual_seed(7)).bfloat16()
+        owners = torch.arange(9) % size
+        found = []
+        for level in (1, 2, 4):
+            shared = linked(comm, always(Choice("one_step", level))).share_rows(rows, owners)
+            assert torch.equal(shared, rows.float()) == (level == 1)
+            assert (shared - rows.float()).abs().max() <= rows.abs().max().item() / (1 << (2 if level == 4 else 6))
+            found.append(shared.numpy().tobytes())
+        return found
+
+    found = run_threads(size, work)
+    assert found == [found[0]] * size
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -63,7 +63,7 @@ def test_auto_takes_what_is_faster_on_the_slowest_rank(
     theirs: tuple[float, float],
     wins: bool,
 ) -> None:
-    def timed(choice: Choice, sum_: Sum, x: Tensor) -> float:
+    def timed(choice: Choice, sum_: Sum, x: Tensor, calls: int = 1) -> float:
         return (ours if choice.algorithm == "shared memory" else theirs)[x.nbytes == LARGE_BYTES]
 
     monkeypatch.setattr(measuring, "_timed", timed)
@@ -108,23 +108,23 @@ def test_a_world_of_one_has_nothing_to_exchange(tmp_path: Path) -> None:
         assert choose_exchange(comm, survey(comm), settings, False, tmp_path) == Exchange(comm, comm, "")
 
 
-# What sums take: at level 0, and at any other, for 8 KiB, 64 KiB and 1 MiB, in microseconds. doubling is best for the
-# first ones, scattered for the others; codes pay clearly for 1 MiB only.
+# What sums take, for each of SIZES, at level 0 and at any other, in microseconds. doubling is best for the first ones,
+# scattered for the others; codes pay clearly from 64 KiB on.
 TIMES = {
-    ("beneath", 0): (60, 310, 5000),
-    ("one_step", 0): (55, 400, 9000),
-    ("doubling", 0): (50, 350, 6000),
-    ("scattered", 0): (80, 300, 4000),
-    ("one_step", 2): (48, 200, 3000),
-    ("doubling", 2): (46, 285, 2000),
-    ("scattered", 2): (70, 280, 1500),
+    ("beneath", 0): (40, 60, 310, 1300, 5000, 20_000),
+    ("one_step", 0): (30, 55, 400, 2300, 9000, 36_000),
+    ("doubling", 0): (25, 50, 350, 1500, 6000, 24_000),
+    ("scattered", 0): (70, 80, 300, 1100, 4000, 16_000),
+    ("one_step", 2): (28, 48, 200, 760, 3000, 12_000),
+    ("doubling", 2): (24, 46, 285, 600, 2000, 8000),
+    ("scattered", 2): (60, 70, 280, 500, 1500, 6000),
 }
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, hosts: str, folder: Path, **fields: Any) -> list[Exchange]:
     """Return what the ranks of a thread world choose where sums take TIMES; hosts: a letter for the host of each."""
 
-    def timed(choice: Choice, sum_: Sum, x: Tensor) -> float:
+    def timed(choice: Choice, sum_: Sum, x: Tensor, calls: int = 1) -> float:
         """Return the time after the sum was made, lest ranks differ in what they call."""
         sum_(x)
         if (choice.algorithm, choice.level) not in TIMES:
@@ -155,11 +155,11 @@ def choices(exchange: Exchange) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("strategy", "level", "wanted"),
     [
-        ("none", 2, [("doubling", 0), ("scattered", 0), ("scattered", 0)]),
-        ("auto", 0, [("doubling", 0), ("scattered", 0), ("scattered", 0)]),
-        ("auto", 2, [("doubling", 0), ("one_step", 2), ("scattered", 2)]),
-        ("compressed", 2, [("doubling", 2), ("one_step", 2), ("scattered", 2)]),
-        ("compressed", 0, [("doubling", 0), ("scattered", 0), ("scattered", 0)]),
+        ("none", 2, [("doubling", 0)] * 2 + [("scattered", 0)] * 4),
+        ("auto", 0, [("doubling", 0)] * 2 + [("scattered", 0)] * 4),
+        ("auto", 2, [("doubling", 0)] * 2 + [("one_step", 2)] + [("scattered", 2)] * 3),
+        ("compressed", 2, [("doubling", 2)] * 2 + [("one_step", 2)] + [("scattered", 2)] * 3),
+        ("compressed", 0, [("doubling", 0)] * 2 + [("scattered", 0)] * 4),
     ],
 )
 @pytest.mark.parametrize("hosts", ["ab", "abc"])
@@ -183,8 +183,8 @@ def test_the_words_name_link_choice_and_what_it_saves(monkeypatch: pytest.Monkey
     told = plan(monkeypatch, "ab", tmp_path)[0].told
     assert told.splitlines() == [
         "MPI between 2 hosts: 8 bytes in 30.0 us, 2097 Mbit/s each way",
-        "sums of 8 KiB by doubling in fp32, 50.0 us; 64 KiB by one step in int8, 200 us (fp32: 300 us);"
-        " 1 MiB by scattered in int8, 1500 us (fp32: 4000 us)",
+        "sums of 8 KiB by doubling in fp32, 50.0 us; 256 KiB by scattered in int8, 500 us (fp32: 1100 us);"
+        " 4 MiB by scattered in int8, 6000 us (fp32: 16000 us)",
     ]
 
 
@@ -205,7 +205,7 @@ def test_one_host_compresses_only_where_it_is_asked_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, link: str
 ) -> None:
     found = plan(monkeypatch, "aaa", tmp_path, link=link, communication_strategy="compressed", compression_level=2)
-    assert choices(found[0]) == [("doubling", 2), ("one_step", 2), ("scattered", 2)]
+    assert choices(found[0]) == [("doubling", 2)] * 2 + [("one_step", 2)] + [("scattered", 2)] * 3
     for strategy in ("auto", "none"):
         found = plan(monkeypatch, "aaa", tmp_path, link=link, communication_strategy=strategy)
         assert not isinstance(found[0].sums, Compressed)
@@ -227,7 +227,7 @@ def test_a_table_is_written_and_read_again(monkeypatch: pytest.MonkeyPatch, tmp_
             row["by_bytes"] = dict.fromkeys(row["by_bytes"], 1e-06)
     path.write_text(json.dumps(table))
     for exchange in plan(monkeypatch, "ab", tmp_path, **fields):
-        assert choices(exchange) == [("one_step", 2)] * 3
+        assert choices(exchange) == [("one_step", 2)] * len(SIZES)
     assert list(tmp_path.iterdir()) == [path]
     again = plan(monkeypatch, "ab", tmp_path, **fields)
     assert f", as {path} has it" in again[0].told
@@ -239,7 +239,7 @@ def test_a_table_is_written_and_read_again(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_table_of_another_world_is_measured_anew(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setitem(TIMES, ("one_step", 3), (1, 1, 1))
+    monkeypatch.setitem(TIMES, ("one_step", 3), (1,) * len(SIZES))
     path = tmp_path / "table.json"
     fields: dict[str, Any] = {"table": str(path), "compression_level": 2}
     plan(monkeypatch, "ab", tmp_path, **fields)

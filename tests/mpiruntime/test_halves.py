@@ -37,6 +37,7 @@ class Noting(Around):
         super().__init__(inner)
         self._inner = inner
         self.gather = inner.gather
+        self.share_rows = inner.share_rows  # type: ignore[method-assign]  # the embedding's, before all layers
         self.log: list[str] = []
         self._started = 0
 

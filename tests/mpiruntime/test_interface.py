@@ -32,7 +32,17 @@ def test_mpi_is_told_unless_the_user_has_told_it() -> None:
     prepare(environ, "lo")
     assert environ["OMPI_MCA_btl_tcp_if_include"] == environ["FI_TCP_IFACE"] == "lo"
     assert environ["UCX_NET_DEVICES"] == "mlx5_0:1"
-    for name in (None, "eth99"):  # a wrong name is refused once MPI has started: it must not end the job before
-        environ = {}
-        prepare(environ, name)
+    environ = {}
+    prepare(environ)
+    assert not set(environ) & set(interface_variables("x", {}))
+
+
+def test_mpi_hears_nothing_of_a_name_that_is_refused_once_it_has_started() -> None:
+    for launched in ({}, interface_variables("eth99", {})):
+        environ = {**launched}
+        prepare(environ, "eth99")
         assert not set(environ) & set(interface_variables("x", {}))
+    environ = {"UCX_NET_DEVICES": "mlx5_0:1", "FI_TCP_IFACE": "eth99"}
+    prepare(environ, "eth99")
+    assert environ["UCX_NET_DEVICES"] == "mlx5_0:1"
+    assert "FI_TCP_IFACE" not in environ

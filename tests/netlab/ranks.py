@@ -14,7 +14,9 @@ from ollampi.launcher import assemble
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.compressed import Compressed
 from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.exchange import choose_exchange
 from ollampi.mpiruntime.exchange_plan import Choice, always
+from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hierarchical import hierarchical
 from ollampi.mpiruntime.mpi import Mpi
 from ollampi.mpiruntime.request import Sampling
@@ -45,14 +47,20 @@ def sums(world: Communicator, comm: Communicator, count: str, calls: str) -> str
     return str((right, len(set(comm.collect(total.numpy().tobytes()[:4096])))))
 
 
-def moved(world: Communicator, comm: Communicator, count: str, calls: str) -> str:
-    """Return the most bytes that a rank sent and received for an all-reduce of so many values, from its interface."""
-    x = torch.randn(int(count), generator=torch.Generator().manual_seed(comm.rank))
-    comm.all_reduce(x)
-    before = _counted(world)
-    for _ in range(int(calls)):
+def moved(world: Communicator, comm: Communicator, counts: str, calls: str) -> str:
+    """Return the most bytes that a rank sent and received for an all-reduce, from its interface, for each of `counts`,
+    numbers of values such as "65536,1000".
+    """
+    found = []
+    for count in counts.split(","):
+        x = torch.randn(int(count), generator=torch.Generator().manual_seed(comm.rank))
         comm.all_reduce(x)
-    return str(max(after - b for b, after in zip(before, _counted(world), strict=True)) // int(calls))
+        before = _counted(world)
+        for _ in range(int(calls)):
+            comm.all_reduce(x)
+        most = max(after - b for b, after in zip(before, _counted(world), strict=True))
+        found.append(str(most // int(calls)))
+    return " ".join(found)
 
 
 def _counted(world: Communicator) -> list[int]:
@@ -64,10 +72,13 @@ def _counted(world: Communicator) -> list[int]:
 
 
 def way_of(world: Communicator, way: str) -> Communicator:
-    """Return plain MPI ("mpi"), the hosts' shared memory and plain MPI between leaders ("over"), or a level ("2")
-    in shares.
+    """Return plain MPI ("mpi"), the hosts' shared memory and plain MPI between leaders ("over"), a level ("2") in
+    shares, or a level in the way that is chosen at the start ("own2").
     """
     facts = survey(world)
+    if way.startswith("own"):
+        settings = ExchangeSettings(communication_strategy="compressed", compression_level=int(way[3:]))
+        return choose_exchange(world, facts, settings, crowded=True).sums
     if not way.isdigit():
         return hierarchical(world, facts, crowded=True) if way == "over" else world
     assert isinstance(world, Mpi)

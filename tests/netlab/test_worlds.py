@@ -46,3 +46,16 @@ def test_large_sums_in_shares_send_and_receive_as_many_bytes_as_the_formula_says
     for level, found in zip(levels, told[-len(levels) :], strict=True):
         formula = 4 * (hosts - 1) / hosts * num_bytes(level, count)
         assert 0.99 * formula <= int(found) <= 1.05 * formula
+
+
+@pytest.mark.parametrize("hosts", [2, 3, 4])
+def test_what_the_start_chooses_for_sums_of_prompts_sends_no_more_bytes_than_the_formula_says(hosts: int) -> None:
+    """Sums of 64 tokens of width 1024, of 512, and of 2048: the way of the fewest bytes, whatever the noise."""
+    counts, levels = [1 << 16, 1 << 19, 1 << 21], [0, 2]
+    with lab(hosts, 1000, 20) as net:
+        ways, sums = ",".join(f"own{level}" for level in levels), ",".join(map(str, counts))
+        told = run_ranks(net, [1] * hosts, ways, "moved", sums, "3").splitlines()
+    for level, line in zip(levels, told[-len(levels) :], strict=True):
+        for count, found in zip(counts, line.split(), strict=True):
+            formula = 4 * (hosts - 1) / hosts * num_bytes(level, count)
+            assert 0.99 * formula <= int(found) <= 1.05 * formula
