@@ -97,7 +97,7 @@ class Health:
         self.refresh: Callable[[float], None] = lambda now: None
         self.check_s = check_s
         self.tests: Counter[str] = Counter(passed=0, failed=0)
-        self._suspect_s, self._timeout_s = MISSED * interval_s, max(timeout_s, MISSED * interval_s)
+        self._suspect_s, self._timeout_s = MISSED * interval_s, timeout_s
         self._beats = beats
         self._lock = threading.Lock()
         self._looked = now = time.monotonic()
