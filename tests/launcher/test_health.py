@@ -9,10 +9,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.servers import Server, endless_model, server, wait_until
+
+from ollampi.launcher import serve
+from ollampi.mpiruntime.health import Health
+from ollampi.mpiruntime.self_test import Finding
 
 SOON_S = 25.0
 
@@ -92,3 +98,23 @@ def test_stopped_ranks_turn_readiness_off_and_on(tmp_path: Path) -> None:
         assert f"ollampi: rank {rank} is suspect: no heartbeat for " in log
         assert f"ollampi: rank {rank} is online: its heartbeat is back" in log
     assert "rank 0 is" not in log
+
+
+def test_the_loop_tests_watches_and_tells_that_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    health, looks, faults = Health(2, 1.0, 15.0, 10.0), list[str](), ["layer 0 is bad"]
+    runner: Any = SimpleNamespace(
+        health=health, lead_examine=lambda _: [Finding([], [], False), Finding(faults, [], False)]
+    )
+    models: Any = SimpleNamespace(hosted=list, busy=list)
+    doors: Any = SimpleNamespace(watch=lambda: looks.append("watch"))
+    supervise, announce = serve._care(runner, models, doors)
+    assert health.answer({"op": "readiness"})["reasons"][0] == (0, "starting")  # type: ignore[index]
+    supervise()
+    supervise()
+    assert looks == ["watch"] * 2
+    assert health.tests == {"passed": 0, "failed": 1}  # the next one is not due
+    assert health.answer({"op": "readiness"})["reasons"] == [(1, "layer 0 is bad")]  # type: ignore[index]
+    announce("draining for at most 60 s; running requests: 1")
+    assert health.answer({"op": "readiness"})["reasons"] == [(0, "shutting down"), (1, "layer 0 is bad")]  # type: ignore[index]
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["ollampi: rank 1: layer 0 is bad", "ollampi: draining for at most 60 s; running requests: 1"]
