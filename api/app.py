@@ -17,6 +17,7 @@ from ollampi.api.errors import INTERNAL_TEXT, RETRY_AFTER_S, answer_for, comes_b
 from ollampi.api.guard import install_guard
 from ollampi.api.metrics import install_metrics, metrics_routes
 from ollampi.api.openapi import openapi_routes
+from ollampi.api.probes import probe_routes
 from ollampi.api.prompt import Prompts
 from ollampi.api.routes import install_routes
 from ollampi.api.settings import Settings
@@ -63,6 +64,7 @@ def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
             *responses_routes(completions),
             *anthropic_routes(store, completions),
             *metrics_routes(engine, counts),
+            *probe_routes(engine, settings.keys),
         ],
     )
     app.register_error_handler(HTTPException, _http_answer)

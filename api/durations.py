@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from ollampi.api.errors import bad_request, shown
+from ollampi.mpiruntime.spans import go_seconds
 
 FOREVER_S = 292 * 365 * 86400.0  # how far away Go's clients see "never"
 _MAX_S = 2**63 / 1e9  # a Go duration is a signed 64-bit number of nanoseconds
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = r"(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(ns|us|µs|μs|ms|s|m|h)"
-_DURATION = re.compile(rf"[-+]?(?:{_PART})+", re.ASCII)
 
 
 def parse_keep_alive(value: object) -> float | None:
@@ -58,9 +55,8 @@ def _seconds(value: float) -> float:
 
 def _parse_duration(text: str) -> float:
     """Return the seconds of a Go duration such as 1h30m; "0" needs no unit."""
-    if text in ("0", "+0", "-0"):
-        return 0.0
-    if len(text) > 100 or not _DURATION.fullmatch(text):
-        raise bad_request(f'invalid duration "{shown(text, 50)}"; write a number of seconds or, say, "5m" or "1h30m"')
-    total = sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text, re.ASCII))
-    return -total if text.startswith("-") else total
+    try:
+        return go_seconds(text)
+    except ValueError:
+        text = shown(text, 50)
+        raise bad_request(f'invalid duration "{text}"; write a number of seconds or, say, "5m" or "1h30m"') from None

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import (
+    EmbedRequest,
+    GenerateRequest,
+    LoadedModel,
+    ModelRef,
+    Readiness,
+    Sample,
+    TokenLogprob,
+    Usage,
+)
 
 
 class EngineError(OllampiError):
@@ -101,6 +110,10 @@ class Engine(Protocol):
 
     def loaded(self) -> list[LoadedModel]:
         """Return the models in memory; raise EngineError where the engine does not answer."""
+        ...
+
+    def readiness(self) -> Readiness:
+        """Return whether the job can serve, soon; raise EngineError where rank 0 does not answer."""
         ...
 
     def metrics(self) -> list[Sample]:

@@ -16,10 +16,20 @@ from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
 from ollampi.api.mailbox import Mailbox, Message
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import (
+    EmbedRequest,
+    GenerateRequest,
+    LoadedModel,
+    ModelRef,
+    Readiness,
+    Sample,
+    TokenLogprob,
+    Usage,
+)
 
 GONE_TEXT = "the engine went away; try again in a few seconds"
 QUERY_TIMEOUT_S = 10.0
+READINESS_TIMEOUT_S = 2.0
 METRICS_TIMEOUT_S = 5.0  # Prometheus itself waits 10 s unless told otherwise
 CANCEL_TIMEOUT_S = 5.0  # how long a cancelled request waits for its last event
 
@@ -195,6 +205,11 @@ class SocketEngine:
         """Return the models in memory; raise EngineError."""
         event = self._ask({"op": "loaded"}, QUERY_TIMEOUT_S)
         return [LoadedModel(**values) for values in event["models"]]
+
+    def readiness(self) -> Readiness:
+        """Return whether the job can serve; raise EngineError where rank 0, which need not be idle, does not answer."""
+        event = self._ask({"op": "readiness"}, READINESS_TIMEOUT_S)
+        return Readiness(event["live"], [(rank, why) for rank, why in event["reasons"]])
 
     def metrics(self) -> list[Sample]:
         """Return what engine and ranks counted; raise EngineError, also where a model is being loaded for long."""

@@ -81,7 +81,7 @@ def measure(model: Path, streams: int, tokens: int) -> None:
     comm = Single()
     runner, _ = assemble.runner(comm, config)
     torch.set_num_threads(1)
-    listener, inbox = assemble.listen(config), assemble.inbox()
+    listener, inbox = assemble.listen(config), assemble.inbox(runner)
     front = assemble.front(config, listener, inbox.address)
     port = listener.getsockname()[1]
     arguments = [sys.executable, __file__, "--read", str(port), "--streams", str(streams), "--tokens", str(tokens)]

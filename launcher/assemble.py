@@ -9,8 +9,10 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,21 +31,27 @@ from ollampi.launcher.lost import Lost
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
+from ollampi.mpiruntime.checkup import Checkup
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.devices import CPU, CudaGpus, place
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.exchange import Exchange, choose_exchange
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
+from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.heap import keep_buffers
+from ollampi.mpiruntime.heartbeat import Heart
+from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.spans import span_seconds
 from ollampi.mpiruntime.trace import Trace, check_path
-from ollampi.mpiruntime.watchdog import Place, Watchdog
+from ollampi.mpiruntime.vitals import Vitals
+from ollampi.mpiruntime.watchdog import LONGEST_S, Place, Watchdog
 from ollampi.mpiruntime.watched import Watched
 from ollampi.mpiruntime.world import RankFacts, apart, crowded, survey
 
@@ -70,10 +78,13 @@ def runner(
     exchange cannot be had.
     """
     facts = apart(survey(comm)) if config.pin else survey(comm)
-    where = watch(comm, [fact.host for fact in facts], config.exchange.timeout_s, lost or Lost(comm))
+    dog = _watchdog(comm, [fact.host for fact in facts], config, lost or Lost(comm))
+    where = Place() if dog is None else dog.place
     watched()
     with where.during("the preparation of the exchange"):
-        return _prepared(comm, config, facts, where)
+        made, told = _prepared(comm, config, facts, where)
+    _give_heart(comm, made, config, where, dog)
+    return made, told
 
 
 def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where: Place) -> tuple[Runner, str]:
@@ -104,17 +115,48 @@ def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSett
     return choose_gpu_exchange(comm, facts, settings, lambda: choose_exchange(comm, facts, inner, crowded))
 
 
-def watch(comm: Communicator, hosts: list[str], limit_s: float, lost: Lost) -> Place:
-    """Return where this rank shall say what it waits for; a watchdog calls `lost` where a rank is missing. Collective.
+def _watchdog(comm: Communicator, hosts: list[str], config: Config, lost: Lost) -> Watchdog | None:
+    """Return the watchdog of this rank, which has begun; it calls `lost` where a rank is missing. Collective.
 
-    Nobody watches where MPI serves no threads, or the rank is alone.
+    None, on all ranks, where MPI serves no threads or the rank is alone.
     """
     if not isinstance(comm, Mpi) or comm.size == 1 or (post := comm.post()) is None:
-        return Place()
-    dog = Watchdog(post, hosts, limit_s, lost)
+        return None
+    longest_s = min(LONGEST_S, span_seconds(config.cluster.heartbeat_interval) / 4)
+    dog = Watchdog(post, hosts, config.exchange.timeout_s, lost, longest_s)
     dog.start()
     comm.on_finish(dog.stop)
-    return dog.place
+    return dog
+
+
+def _give_heart(comm: Communicator, made: Runner, config: Config, where: Place, dog: Watchdog | None) -> None:
+    """Let this rank tell rank 0 how it is from now on, which keeps it in the `health` of its runner.
+
+    The watchdog's thread does it; without one rank 0 knows of itself alone, when it is asked.
+    """
+    interval_s = span_seconds(config.cluster.heartbeat_interval)
+    health = _health(comm, made, config, where, dog is not None) if comm.rank == 0 else None
+    vitals, made.health = Vitals(made.meters, made.activity, where), health
+    if dog is not None:
+        if health is not None:
+            dog.heard = lambda rank, beat: health.take(rank, beat, time.monotonic())
+        dog.beside = Heart(interval_s, vitals, partial(dog.tell, 0), health).look
+    elif health is not None:
+        health.refresh = Heart(interval_s, vitals, lambda beat: None, health).look
+
+
+def _health(comm: Communicator, made: Runner, config: Config, where: Place, beats: bool) -> Health:
+    """Return what rank 0 knows of all ranks; beats: whether the others tell it anything."""
+    settings = config.cluster
+    interval_s, timeout_s = span_seconds(settings.heartbeat_interval), span_seconds(settings.node_timeout)
+    health = Health(comm.size, interval_s, timeout_s, span_seconds(settings.health_check_interval), beats)
+    health.waits = lambda: (bool(where.what) or made.activity.doing == "load", where.turn)
+    return health
+
+
+def checkup(runner: Runner, models: Models, health: Health) -> Checkup:
+    """Return what has the ranks test themselves while there is nothing else to do. Rank 0 only."""
+    return Checkup(runner, models, health, time.monotonic)
 
 
 def model_folders(config: Config) -> list[Path]:
@@ -166,9 +208,10 @@ def listen(config: Config) -> socket.socket:
         ) from e
 
 
-def inbox() -> SocketInbox:
+def inbox(runner: Runner) -> SocketInbox:
     """Return the coordinator's inbox at an address that nobody can guess and that leaves no file behind."""
-    return SocketInbox(f"unix:@ollampi-{os.getpid()}-{secrets.token_hex(8)}")
+    aside = (lambda message: None) if runner.health is None else runner.health.answer
+    return SocketInbox(f"unix:@ollampi-{os.getpid()}-{secrets.token_hex(8)}", aside)
 
 
 def front(config: Config, listener: socket.socket, engine_address: str) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ from ollampi.launcher.kinds import Value
 from ollampi.launcher.schema import Config
 from ollampi.launcher.settings import SETTINGS, check_setting, chosen
 from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.spans import span_seconds
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -35,7 +36,18 @@ def compose_config(overrides: list[str], environ: Mapping[str, str]) -> Config:
     except (HydraException, OmegaConfBaseException) as e:
         raise ConfigError(f"{CONF / 'config.yaml'} cannot be used: {' '.join(str(e).split())}") from e
     assert isinstance(config, Config)
+    _check_together(config)
     return config
+
+
+def _check_together(config: Config) -> None:
+    """Raise ConfigError where settings that are right by themselves do not fit each other."""
+    cluster = config.cluster
+    if span_seconds(cluster.node_timeout) < 2 * span_seconds(cluster.heartbeat_interval):
+        raise ConfigError(
+            f"cluster.node_timeout is {cluster.node_timeout}; it must be at least twice cluster.heartbeat_interval,"
+            f" which is {cluster.heartbeat_interval}, or ranks would be offline between two heartbeats"
+        )
 
 
 def _literal(value: Value) -> Value:

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Protocol
 
+from ollampi.mpiruntime.spans import span_seconds
+
 Value = str | int | float | bool | list[str] | None
 
 
@@ -88,6 +90,35 @@ class Bytes:
     def fits(self, value: Value) -> bool:
         """Return whether there are any, and no absurd number of them."""
         return value is None or (isinstance(value, int) and 2**20 <= value < 2**60)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A time with its unit from low to high, or a whole number of nanoseconds; 0 too where that is allowed."""
+
+    low: str
+    high: str
+    or_zero: bool = False
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        zero = ", or 0" if self.or_zero else ""
+        what = "a time such as 500ms, 5s or 1m30s, or a whole number of nanoseconds"
+        return f"{what}, from {self.low} to {self.high}{zero}"
+
+    def parse(self, text: str) -> Value:
+        """Return the time with its unit; raise ValueError."""
+        seconds = span_seconds(text)
+        return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s" if text.isdigit() else text
+
+    def fits(self, value: Value) -> bool:
+        """Return whether a time is in range."""
+        try:
+            seconds = span_seconds(str(value))
+        except ValueError:
+            return False
+        return (self.or_zero and seconds == 0) or span_seconds(self.low) <= seconds <= span_seconds(self.high)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,19 @@ class ServerConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """The ranks as nodes; times as Go writes durations.
+
+    heartbeat_interval: between two messages in which a rank tells how it is; node_timeout: after which a rank that
+    says nothing is offline; health_check_interval: between two self-tests while there is nothing to do, 0 for none.
+    """
+
+    heartbeat_interval: str = "1s"
+    node_timeout: str = "15s"
+    health_check_interval: str = "10s"
+
+
+@dataclass
 class Config:
     """`ollampi serve`.
 
@@ -60,5 +73,6 @@ class Config:
     pin: bool = False
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     trace: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     engine: EngineSettings = field(default_factory=EngineSettings)

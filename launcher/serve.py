@@ -131,7 +131,7 @@ def run_rank(comm: Communicator, composed: Callable[[], Config], watched: Callab
         lost = Lost(comm)
         runner, exchange = assemble.runner(comm, config, lost, watched)
         with runner.place.where.during("the opening of the port"):
-            doors = agree(comm, lambda: _open(config) if comm.rank == 0 else None)
+            doors = agree(comm, lambda: _open(config, runner) if comm.rank == 0 else None)
         if config.pin:  # this thread and those that it makes from now on, to compute; not what rank 0 has opened
             os.sched_setaffinity(0, runner.facts[comm.rank].cores)
         if doors is None:
@@ -147,10 +147,10 @@ def run_rank(comm: Communicator, composed: Callable[[], Config], watched: Callab
     return 0
 
 
-def _open(config: Config) -> _Doors:
+def _open(config: Config, runner: Runner) -> _Doors:
     """Open what rank 0 has: the port first, since it is the likeliest to be refused."""
     listener = assemble.listen(config)
-    inbox = assemble.inbox()
+    inbox = assemble.inbox(runner)
     return _Doors(listener, inbox, assemble.front(config, listener, inbox.address))
 
 
@@ -168,12 +168,33 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exc
         print(banner(hosted, runner.facts, library, exchange, runner.choice, address, warning), flush=True)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
-        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()
+        supervise, announce = _care(runner, models, doors)
+        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=supervise, announce=announce).run()
     except OllampiError:
         runner.lead(Stop())
         raise
     finally:
         doors.close()
+
+
+def _care(runner: Runner, models: Models, doors: _Doors) -> tuple[Callable[[], None], Callable[[str], None]]:
+    """Return what the engine's loop is to do several times a second, and whom it tells that it begins to end."""
+    health = runner.health
+    assert health is not None
+    health.announce = _announce
+    checkup = assemble.checkup(runner, models, health)
+
+    def supervise() -> None:
+        """Watch the HTTP process, and test the ranks where it is time."""
+        doors.watch()
+        checkup.look()
+
+    def announce(line: str) -> None:
+        """Print the line; no new work is taken any more."""
+        health.end()
+        _announce(line)
+
+    return supervise, announce
 
 
 def _announce(line: str) -> None:

@@ -6,7 +6,7 @@ Imports nothing heavy, so that `ollampi launch` can check a command line before 
 from collections.abc import Mapping, Sequence
 
 from ollampi.launcher.address import parse_address
-from ollampi.launcher.kinds import Choice, Flag, Kind, Number, Text, Texts, Value
+from ollampi.launcher.kinds import Choice, Duration, Flag, Kind, Number, Text, Texts, Value
 from ollampi.mpiruntime.errors import ConfigError
 
 _DTYPE = Choice(
@@ -82,6 +82,9 @@ SETTINGS: dict[str, Kind] = {
     "exchange.timeout_s": Number(float, 0.1, 86400),
     "exchange.table": Text("the path of a file, or null", or_null=True),
     "trace": Text("the path of a file to write, or null", or_null=True),
+    "cluster.heartbeat_interval": Duration("100ms", "1h"),
+    "cluster.node_timeout": Duration("200ms", "24h"),
+    "cluster.health_check_interval": Duration("100ms", "24h", or_zero=True),
     "server.host": Text("an address of this host"),
     "server.port": Number(int, 0, 65535),
     "server.threads": Number(int, 1, 4096),

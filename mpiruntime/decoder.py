@@ -135,6 +135,19 @@ class Decoder:
         parts = [self.embedding, *ends, *(p for layer in self.layers for p in layer.parts())]
         return [t for part in parts if part is not None for t in part.tensors()]
 
+    def lasting(self) -> Iterator[tuple[str, list[Matrix]]]:
+        """Yield the weights that stay in this rank's memory, by the part of the model, which is named for people."""
+        yield "the embedding", self.embedding.tensors()
+        if self.places is not None:
+            yield "the positions", self.places.tensors()
+        for layer in self.layers:
+            if self.residence.stays(layer.number):
+                yield f"layer {layer.number}", [t for part in layer.parts() for t in part.tensors()]
+        if self.norm is not None:
+            yield "the last norm", self.norm.tensors()
+        if self.head is not self.embedding:
+            yield "the output head", self.head.tensors()
+
     @property
     def is_recordable(self) -> bool:
         """Return whether a step is the same work whatever its numbers: experts are chosen by them."""

@@ -148,10 +148,15 @@ class SocketClient:
 
 
 class SocketInbox:
-    """Listens at an address of this host for processes of the same user."""
+    """Listens at an address of this host for processes of the same user.
 
-    def __init__(self, address: str) -> None:
+    aside: returns the answer to a message that is not for the engine's loop, else None; called by the reading threads,
+    so it answers also while the loop is busy.
+    """
+
+    def __init__(self, address: str, aside: Callable[[wire.Message], Event | None] = lambda message: None) -> None:
         self.address = address
+        self._aside = aside
         self._messages: queue.SimpleQueue[tuple[Client, wire.Message]] = queue.SimpleQueue()
         self._clients: set[SocketClient] = set()
         self._ending: Event | None = None
@@ -210,6 +215,9 @@ class SocketInbox:
         """Queue a message for the engine; forget a client that is gone."""
         if message is _GONE:
             self._clients.discard(client)
+        elif (event := self._aside(message)) is not None:
+            client.post(event)
+            return
         else:
             message["arrived"] = time.monotonic()  # a loop that is busy with a load may take it much later
         self._messages.put((client, message))

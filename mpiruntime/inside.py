@@ -43,7 +43,9 @@ class InsideView:
 
     def samples(self, waiting_for_model: int) -> list[Sample]:
         """Return the samples of rank 0 and of all ranks; collective unless it was just asked for."""
-        if time.monotonic() - self._asked_at >= _SHORTEST_INTERVAL_S:
+        health = self._runner.health
+        lately = time.monotonic() - self._asked_at < _SHORTEST_INTERVAL_S
+        if not lately and (health is None or health.all_online):  # else all would wait for the silent rank
             self._of_ranks = self._runner.lead_report()
             self._asked_at = time.monotonic()
         hosted = self._models.hosted()
@@ -51,6 +53,7 @@ class InsideView:
             ("ollampi_models_loaded", {}, len(hosted)),
             ("ollampi_requests_waiting_for_model", {}, waiting_for_model),
         ]
+        found += [] if health is None else health.samples()
         found += [("ollampi_requests_refused_total", {"code": code}, n) for code, n in self.refused.items()]
         found += [sample for model in hosted for sample in _gauges(model)]
         found += [sample for name, counts in self._models.counts.items() for sample in counts.samples(name)]

@@ -23,10 +23,11 @@ class ModelMeter:
         self._name = name
         self._trace = trace
         self._exchanged_s = 0.0
+        self.ended: float | None = None  # of the last step, by time.perf_counter(), which is time.monotonic() on Linux
 
     def step(self, tokens: int, began: float) -> None:
         """Count a step that began at a time.perf_counter() and ends now."""
-        ended = time.perf_counter()
+        self.ended = ended = time.perf_counter()
         self.counts.add(tokens, ended - began)
         if self._trace is not None:
             before, self._exchanged_s = self._exchanged_s, self.counts.exchange_s
@@ -48,6 +49,13 @@ class Meters:
     def of(self, name: str) -> ModelMeter:
         """Return the meter of a model."""
         return self._meters.setdefault(name, ModelMeter(name, self._comm, self._trace, self._sums))
+
+    def total(self) -> tuple[int, float, float | None]:
+        """Return how many steps this rank made, their seconds, and when the last one ended; called by any thread."""
+        meters = list(self._meters.values())
+        count = sum(sum(meter.counts.seconds.counts) for meter in meters)
+        seconds = sum(meter.counts.seconds.sum for meter in meters)
+        return count, seconds, max((meter.ended for meter in meters if meter.ended is not None), default=None)
 
     def samples(self) -> list[Sample]:
         """Return the samples of all ranks; collective."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -58,6 +59,14 @@ class Placement:
     def free_bytes(self) -> int:
         """Return what can still be taken of the memory."""
         return free_on(self.device) if self.device.type == "cuda" else free_memory()
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """Return the GPU of this rank, if it has one, with its name and the bytes of its memory."""
+        if self.device.type != "cuda":
+            return []
+        free, total = torch.cuda.mem_get_info(self.device)
+        name = torch.cuda.get_device_name(self.device)
+        return [{"name": name, "memory_total": total, "memory_available": free}]
 
     def give_back(self) -> None:
         """Give memory that nothing uses back to the system."""

@@ -160,6 +160,17 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Readiness:
+    """Whether a job is alive, and why it cannot serve now: a rank and a text each; it can where there are none.
+
+    live: whether the engine's loop moves, or waits for other ranks.
+    """
+
+    live: bool
+    reasons: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model in memory: bytes over all ranks, and when it will be unloaded (epoch seconds, None for never).
 

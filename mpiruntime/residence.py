@@ -60,6 +60,9 @@ class Residence(Protocol):
         in one thread. The iterators raise LostWeights where matrices cannot be had any more.
         """
 
+    def stays(self, layer: int) -> bool:
+        """Return whether the matrices of a layer are in memory all the time."""
+
     def close(self) -> None:
         """Free what it holds beside the matrices."""
 
@@ -78,6 +81,10 @@ class InMemory:
     def turns(self, layers: Sequence[T], passages: int = 1) -> list[Iterator[T]]:
         """Return iterators over the layers."""
         return [iter(layers) for _ in range(passages)]
+
+    def stays(self, layer: int) -> bool:
+        """Return True."""
+        return True
 
     def close(self) -> None:
         """Do nothing."""
@@ -148,6 +155,10 @@ class Streamed:
             inside[place] -= 1
             if not inside[place] and not self.planned.stays(place):
                 self._fill(self.planned.next(place))
+
+    def stays(self, layer: int) -> bool:
+        """Return whether a layer is not read again in every step."""
+        return layer not in self._place_of
 
     def close(self) -> None:
         """End the thread once it has read what it is reading, and close the file; remove one that is half written."""

@@ -16,16 +16,17 @@ from torch import Tensor
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.cache_size import RankMemory, Room, room
-from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
+from ollampi.mpiruntime.checkpoint import open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Decoder, Output
 from ollampi.mpiruntime.decoder_layer import Cut, Watch, look_away
 from ollampi.mpiruntime.errors import ModelError, OllampiError
+from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.layer_file import Damaged
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.meters import Meters, ModelMeter
-from ollampi.mpiruntime.model_config import ModelConfig, is_idle, paired_heads, read_config
+from ollampi.mpiruntime.model_config import is_idle, paired_heads, read_config
 from ollampi.mpiruntime.needed import needed
 from ollampi.mpiruntime.overlap import Halving
 from ollampi.mpiruntime.placement import placement
@@ -33,13 +34,15 @@ from ollampi.mpiruntime.reading import Reading, with_reading
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.residence import closed_on_error
 from ollampi.mpiruntime.same_files import check_same
+from ollampi.mpiruntime.self_test import Finding, SelfTest
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.shard_file import ShardFile, shard_path
-from ollampi.mpiruntime.step import Check, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.slice_parts import empty_cache, kept_shards
+from ollampi.mpiruntime.step import Check, Examine, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.stepping import Steps
 from ollampi.mpiruntime.streaming import key_of, remedy, residence
 from ollampi.mpiruntime.synchronization import sums_once
 from ollampi.mpiruntime.trace import Trace
+from ollampi.mpiruntime.vitals import Activity
 from ollampi.mpiruntime.weights import Loaded
 from ollampi.mpiruntime.world import RankFacts
 
@@ -81,6 +84,9 @@ class Runner:
         self.meters = Meters(comm, facts, trace, sums)
         self.shard = Shard(comm.rank, comm.size)
         self.place = placement(facts[comm.rank], comm.size == 1)
+        self.activity = Activity()
+        self.health: Health | None = None  # on rank 0 of a server
+        self._self_test = SelfTest(comm, sums or comm)
         self._models: dict[int, _Loaded] = {}
         self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; every rank's is called
         self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, likewise
@@ -111,6 +117,11 @@ class Runner:
         self.comm.broadcast(encode(Report()))
         return self.meters.samples()
 
+    def lead_examine(self, examine: Examine) -> list[Finding]:
+        """Return what a self-test found on each rank. Rank 0 only, collective."""
+        self.comm.broadcast(encode(examine))
+        return self.examine(examine)
+
     def lead_recall(self, recall: Recall) -> list[bytes]:
         """Return the traced events of each rank as JSON without brackets. Rank 0 only, collective."""
         self.comm.broadcast(encode(recall))
@@ -135,6 +146,8 @@ class Runner:
             self.unload(message)
         elif isinstance(message, Report):
             self.meters.samples()
+        elif isinstance(message, Examine):
+            self.examine(message)
         elif isinstance(message, Recall):
             self.meters.events(message.zero)
         elif isinstance(message, Load):
@@ -150,9 +163,17 @@ class Runner:
         """Return what `step` returns."""
         began = time.perf_counter()
         model = self._models[step.model]
-        output = model.steps(step if self.comm.rank else replace(step, halved=self._cut), watch)
+        with self.activity.of("step"):
+            output = model.steps(step if self.comm.rank else replace(step, halved=self._cut), watch)
         model.meter.step(step.num_tokens, began)
         return output
+
+    def examine(self, examine: Examine) -> list[Finding]:
+        """Return what a self-test found on each rank; collective."""
+        with self.activity.of("test"):
+            self.activity.gpus = self.place.gpus()
+            decoders = {number: model.decoder for number, model in self._models.items()}
+            return self._self_test(examine, decoders, self.place.device)
 
     @torch.inference_mode()
     def lead_probe(self, step: Step) -> str | None:
@@ -175,6 +196,7 @@ class Runner:
     def unload(self, unload: Unload) -> None:
         """Free the memory of a model; one that is not loaded is ignored."""
         model = self._models.pop(unload.model, None)
+        self._self_test.weights.forget(unload.model)
         if model is not None:
             model.decoder.residence.close()
             del model
@@ -203,7 +225,8 @@ class Runner:
         """
         try:
             work = partial(self._load_slice, load)
-            report = agree(self.comm, lambda: with_reading(self.comm, load.load, work))
+            with self.activity.of("load"):
+                report = agree(self.comm, lambda: with_reading(self.comm, load.load, work))
         except OllampiError as e:
             self.unload(Unload(load.model))
             raise ModelError(str(e)) from e
@@ -246,7 +269,7 @@ class Runner:
         dtype = getattr(torch, load.dtype)
         meter = self.meters.of(load.name)
         how = self.place.arithmetic(load, self.choice, config)
-        shards = self._shards(load, checkpoint)
+        shards = kept_shards(load, checkpoint, self.shard)
         joint = sums_once(config, load.points, load.deterministic)
         cut = Cut(self.shard, meter.comm, meter.sums, load.experts == "spread", joint)
         place = residence(load, checkpoint, config, self.shard)
@@ -255,7 +278,7 @@ class Runner:
         with closed_on_error(place):
             decoder = Decoder(kept, config, cut, load.context)
         checkpoint.finish()
-        cache = self._cache(config, load, dtype)
+        cache = empty_cache(load, config, self.shard, self.place, dtype)
         steps = self.place.steps(decoder, cache, Halving(self._overlap, self.facts))
         self._models[load.model] = _Loaded(decoder, cache, meter, steps)
         if shards is not None and shards.incomplete and shards.key == key_of(checkpoint):  # else it changed meanwhile
@@ -275,18 +298,3 @@ class Runner:
             note=shards.note if shards else _NOT_KEPT if load.shard_cache and load.load == "scatter" else "",
             step_bytes=place.step_bytes,
         )
-
-    def _shards(self, load: Load, checkpoint: Checkpoint) -> ShardFile | None:
-        """Return where this rank's quantised matrices are kept, or None for nowhere."""
-        if load.shard_cache is None or load.quantize == "none" or load.load == "scatter":
-            return None
-        rank, size = self.comm.rank, self.comm.size
-        form = f"{load.quantize}-ends" if load.num_streamed else load.quantize  # layers have a file of their own then
-        path = shard_path(load.shard_cache, checkpoint.folder, form, rank, size, checkpoint.adapters)
-        return ShardFile(path, key_of(checkpoint))
-
-    def _cache(self, config: ModelConfig, load: Load, dtype: torch.dtype) -> KVCache:
-        """Return an empty cache for this rank's KV heads."""
-        _, kv_heads = self.shard.heads(config.num_heads, config.num_kv_heads)
-        sizes = config.num_layers, load.num_blocks, load.block_size, len(kv_heads), config.head_dim
-        return KVCache(*sizes, dtype, load.kept, self.place.device, spare=self.place.gpu is not None)

@@ -112,12 +112,19 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Examine:
+    """Test weights, for so long at most, and sums over ranks; to be sent while there is nothing else to do."""
+
+    budget_s: float
+
+
+@dataclass(frozen=True)
 class Stop:
     """Leave the loop."""
 
 
-Message = Step | Load | Check | Unload | Report | Recall | Stop
-_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, Stop)}
+Message = Step | Load | Check | Unload | Report | Recall | Examine | Stop
+_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, Examine, Stop)}
 
 
 def encode(message: Message) -> bytes:

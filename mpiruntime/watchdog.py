@@ -7,6 +7,7 @@
     it tells the others                                 and on each of them `lost` is called, which ends the job
 
 A rank that computes, reads files or waits itself has a thread that answers; one that is stopped or cut off has not.
+What the threads talk through carries the ranks' heartbeats too (mpiruntime.heartbeat).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 _CALL_AT = 2 / 3
 _LOOKS = 20  # within the limit
-_LONGEST_S = 0.25  # between two looks
+LONGEST_S = 0.25  # between two looks
 
 
 class Post(Protocol):
@@ -71,11 +72,23 @@ class Place:
 class Watchdog:
     """The watch over one rank; `look` is called often, by one thread.
 
-    hosts: of all ranks; lost: called once, with what is to be said, where a rank is missing.
+    hosts: of all ranks; lost: called once, with what is to be said, where a rank is missing; longest_s: between two
+    looks. beside: called with the time at each look; heard: called with a rank and what it sent by `tell`. Both may be set
+    at any time.
     """
 
-    def __init__(self, post: Post, hosts: list[str], limit_s: float, lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        post: Post,
+        hosts: list[str],
+        limit_s: float,
+        lost: Callable[[str], None],
+        longest_s: float = LONGEST_S,
+    ) -> None:
         self.place = Place()
+        self.beside: Callable[[float], None] = lambda now: None
+        self.heard: Callable[[int, Any], None] = lambda rank, told: None
+        self._pause_s = min(limit_s / _LOOKS, longest_s)
         self._post = post
         self._hosts = hosts
         self._limit_s = limit_s
@@ -97,6 +110,10 @@ class Watchdog:
         self._ended.set()
         self._thread.join()
 
+    def tell(self, rank: int, told: object) -> None:
+        """Send plain values to a rank, whose `heard` gets them; called within `beside` alone."""
+        self._post.send(rank, json.dumps(["told", told]).encode())
+
     def look(self, now: float) -> None:
         """Answer the other ranks, and see whether one is missing; now: on time.monotonic's clock."""
         for rank, message in self._post.receive():
@@ -105,6 +122,7 @@ class Watchdog:
         if paused > 0:  # this rank stood still itself, maybe with all others: that time does not count
             self._since += paused
         self._looked = now
+        self.beside(now)
         place = (self.place.turn, self.place.what)
         if place != self._seen or not place[1]:
             self._seen, self._since, self._called = place, now, False
@@ -113,11 +131,6 @@ class Watchdog:
         elif now - self._since >= _CALL_AT * self._limit_s and not self._called:
             self._called, self._answers = True, {}
             self._tell_others(["call"], [])
-
-    @property
-    def _pause_s(self) -> float:
-        """Return how long to sleep between two looks."""
-        return min(self._limit_s / _LOOKS, _LONGEST_S)
 
     def _run(self) -> None:
         """Look until told to stop."""
@@ -130,6 +143,8 @@ class Watchdog:
             self._post.send(rank, json.dumps(["here", self.place.turn, self.place.what]).encode())
         elif message[0] == "here":
             self._answers[rank] = (int(str(message[1])), str(message[2]))
+        elif message[0] == "told":
+            self.heard(rank, message[1])
         else:
             self._end(str(message[1]))
 

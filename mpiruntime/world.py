@@ -92,6 +92,23 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, member
     return max(0, min([available, *_left_in_cgroups(root, membership)]))
 
 
+def total_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
+    """Return the bytes of this host's memory, or what the tightest limit of a cgroup leaves of it."""
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return min([int(fields["MemTotal"].split()[0]) * 1024, *_limits(root, membership)])
+
+
+def _limits(root: Path, membership: Path) -> Iterator[int]:
+    """Yield the memory limits of this process's cgroups."""
+    for version, folder in limiting("memory", root, membership):
+        try:
+            text = (folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            yield int(text)
+
+
 def _left_in_cgroups(root: Path, membership: Path) -> Iterator[int]:
     """Yield what each memory limit of this process's cgroups leaves."""
     for version, folder in limiting("memory", root, membership):

@@ -22,7 +22,16 @@ from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Token
 from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
 from ollampi.api.text_tokenizer import TextTokenizer
-from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import (
+    EmbedRequest,
+    GenerateRequest,
+    LoadedModel,
+    ModelRef,
+    Readiness,
+    Sample,
+    TokenLogprob,
+    Usage,
+)
 from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
 
 SENTENCES = [
@@ -129,6 +138,8 @@ class FakeEngine:
         self.calls: list[tuple[Any, ...]] = []
         self.models: list[LoadedModel] = []
         self.samples: list[Sample] = []
+        self.well: Readiness | EngineError = Readiness(True)
+        self.asked = 0  # for readiness
 
     def says(self, text: str, reason: str = "stop", logprobs: bool = False) -> None:
         """Script an answer, one token at a time."""
@@ -168,6 +179,12 @@ class FakeEngine:
 
     def loaded(self) -> list[LoadedModel]:
         return self.models
+
+    def readiness(self) -> Readiness:
+        self.asked += 1
+        if isinstance(self.well, EngineError):
+            raise self.well
+        return self.well
 
     def metrics(self) -> list[Sample]:
         if self.refusal:

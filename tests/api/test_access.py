@@ -38,7 +38,7 @@ def test_every_rule_is_in_the_table_of_routes(app):
     routes = app.config["ROUTES"]
     assert {rule.endpoint for rule in app.url_map.iter_rules()} == set(routes)
     public = {route.path for route in routes.values() if route.permission is Permission.PUBLIC}
-    assert public <= {"/", "/api/version", "/api/openapi.json", "/api/docs"}
+    assert public <= {"/", "/api/version", "/api/openapi.json", "/api/docs", "/livez", "/readyz"}
 
 
 @pytest.mark.parametrize("authorization", ALLOWED)

@@ -95,3 +95,15 @@ def test_a_spoilt_config_file_is_one_message(
     monkeypatch.setattr(config, "CONF", tmp_path)
     with pytest.raises(ConfigError, match=text):
         compose_config(["model=demo"], {})
+
+
+def test_a_timeout_must_bear_a_missed_heartbeat() -> None:
+    message = (
+        "cluster.node_timeout is 9s; it must be at least twice cluster.heartbeat_interval, which is 5s, or ranks would"
+        " be offline between two heartbeats"
+    )
+    with pytest.raises(ConfigError) as caught:
+        compose_config(["cluster.heartbeat_interval=5s", "cluster.node_timeout=9s"], {})
+    assert str(caught.value) == message
+    config = compose_config(["cluster.heartbeat_interval=5s", "cluster.node_timeout=10s"], {})
+    assert (config.cluster.heartbeat_interval, config.cluster.health_check_interval) == ("5s", "10s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ollampi.mpiruntime.compressed import Compressed
 from ollampi.mpiruntime.engine import DRAIN
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.exchange_plan import Choice, always
+from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.metrics import Histogram, ModelCounts, RequestMeter, StepCounts
 from ollampi.mpiruntime.request import Grammar, Sampling
@@ -141,7 +143,11 @@ def test_what_rank_0_counts(folder: Path, size: int) -> None:
 
 def test_every_sample_is_of_a_documented_family_with_its_labels(folder: Path) -> None:
     scraper = scrape(2, [generate(1, folder, PROMPT, max_tokens=2)])
-    samples = scraper.last(-1)["samples"]
+    health = Health(2, 1.0, 15.0, 10.0)  # whose samples a server adds to these
+    gpus = [{"name": "a GPU", "memory_total": 10, "memory_available": 4}]
+    beat = {"cpu_percent": 1.0, "memory_total": 2, "memory_available": 1, "process_bytes": 1, "gpus": gpus}
+    health.take(1, {**beat, "step_ms": 3.0, "step_age": 1.0, "work_age": 1.0, "doing": "", "turn": 1}, time.monotonic())
+    samples = scraper.last(-1)["samples"] + health.samples()
     assert {name for name, _, _ in samples} == {name for name in FAMILIES if "_http_" not in name}
     for name, labels, value in samples:
         label_names, kind, _ = FAMILIES[name]

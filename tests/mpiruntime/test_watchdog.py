@@ -6,29 +6,13 @@ from collections import deque
 
 import pytest
 import torch
+from support.posts import Box
 
 from ollampi.mpiruntime.communicator import Single
 from ollampi.mpiruntime.watchdog import Place, Watchdog
 from ollampi.mpiruntime.watched import Watched
 
 LIMIT_S = 30.0
-
-
-class Box:
-    """A post between the ranks of one process; `cut`: those whose messages pass neither way."""
-
-    def __init__(self, rank: int, boxes: list[deque[tuple[int, bytes]]], cut: set[int]) -> None:
-        self.rank, self.size = rank, len(boxes)
-        self._boxes, self._cut = boxes, cut
-
-    def send(self, rank: int, message: bytes) -> None:
-        if not {rank, self.rank} & self._cut:
-            self._boxes[rank].append((self.rank, message))
-
-    def receive(self) -> list[tuple[int, bytes]]:
-        messages = list(self._boxes[self.rank])
-        self._boxes[self.rank].clear()
-        return messages
 
 
 class World:

@@ -29,9 +29,10 @@ class FakeCoordinator:
         self.tokens: list[int] = []
         self.models: list[dict[str, Any]] = []
         self.samples: list[Sample] = []
+        self.well: dict[str, Any] = {"live": True, "reasons": []}
         self.error: tuple[str, str] | None = None
         self.silent = False
-        self.deaf = False  # to cancels and scrapes
+        self.deaf = False  # to cancels, scrapes and probes
         self.connections: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(wire.unix_address(self.address))
@@ -92,9 +93,11 @@ class FakeCoordinator:
             yield {"kind": "error", "code": self.error[0], "message": self.error[1]}
         elif op == "loaded":
             yield {"kind": "loaded", "models": self.models}
+        elif op == "readiness" and not self.deaf:
+            yield {"kind": "readiness", **self.well}
         elif op == "metrics" and not self.deaf:
             yield {"kind": "metrics", "samples": self.samples}
-        elif (op in ("cancel", "metrics") and self.deaf) or (op == "load" and self.silent):
+        elif (op in ("cancel", "metrics", "readiness") and self.deaf) or (op == "load" and self.silent):
             return
         elif op in ("load", "unload", "cancel"):
             yield {"kind": "done", "reason": op, "usage": vars(USAGE)}

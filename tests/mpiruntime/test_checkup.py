@@ -1,0 +1,194 @@
+"""Ranks test themselves while there is nothing else to do, and only then."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
+from support.spoiling import decoder_of, flip, raw_bytes
+from support.worlds import Recorder, Scraper, generate
+
+from ollampi.mpiruntime import weight_check
+from ollampi.mpiruntime.checkup import BUDGET_S, Checkup
+from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.health import Health
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.request import Sampling
+from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.thread_world import run_threads
+from ollampi.mpiruntime.world import survey
+
+GREEDY = Sampling(temperature=0.0)
+SETTINGS = EngineSettings(cache_tokens=64, context_length=64, block_size=4, max_step_tokens=7)
+NEVER, CHECK_S = 1e9, 10.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "good")
+
+
+class World:
+    """Rank 0 of a world with an engine that tests; the clock goes on by `tick_s` whenever the checkup looks at it."""
+
+    def __init__(self, comm: Communicator, client: Recorder, tick_s: float, check_s: float = CHECK_S) -> None:
+        self.runner = Runner(comm, survey(comm))
+        self.models = Models(self.runner, SETTINGS)
+        self.health = self.runner.health = Health(comm.size, NEVER, NEVER, check_s)
+        ticks = itertools.count(1)
+        self.checkup = Checkup(self.runner, self.models, self.health, lambda: next(ticks) * tick_s)
+        self.client = client
+        self.looks = self.tests = 0
+        self.on_look: Callable[[], None] = lambda: None
+        lead, self.runner.lead_examine = self.runner.lead_examine, self.examine  # type: ignore[method-assign]
+        self.lead = lead
+
+    def examine(self, message: Any) -> Any:
+        assert self.models.busy() == []
+        assert message.budget_s == BUDGET_S
+        self.tests += 1
+        return self.lead(message)
+
+    def look(self) -> None:
+        self.looks += 1
+        self.checkup.look()
+        self.on_look()
+
+    def run(self, until: Callable[[], bool]) -> None:
+        def supervise() -> None:
+            self.look()
+            if until() and not self.client.open:
+                self.runner.comm.notify(END)
+
+        Engine(self.runner, self.models, self.client, 5.0, supervise=supervise).run()
+
+
+def on_rank_0(size: int, work: Callable[[Communicator], Any]) -> Any:
+    """Return what `work` returns on rank 0 of a thread world; the others follow it."""
+    return run_threads(size, lambda comm: Runner(comm, survey(comm)).follow() if comm.rank else work(comm))[0]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_answers_are_the_same_and_no_test_comes_between_their_steps(folder: Path, size: int) -> None:
+    messages = [generate(i, folder, PROMPT[: 9 + i], sampling=GREEDY, max_tokens=20) for i in range(3)]
+
+    def work(comm: Communicator) -> World:
+        world = World(comm, Recorder(messages), tick_s=CHECK_S)  # always due
+        world.run(lambda: world.tests >= 5)
+        return world
+
+    world = on_rank_0(size, work)
+    for i in range(3):
+        assert world.client.tokens(i) == reference_greedy(folder, PROMPT[: 9 + i], 20)
+    assert world.health.tests == {"passed": world.tests, "failed": 0}
+    assert world.health.nodes()[size - 1].faults == []
+
+
+def test_tests_come_at_their_interval_once_all_weights_are_known(folder: Path) -> None:
+    def work(comm: Communicator) -> list[int]:
+        world = World(comm, Recorder([generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=2)]), tick_s=1.0)
+        at: list[int] = []
+        world.on_look = lambda: at.append(world.tests)
+        world.run(lambda: len(at) >= 60)
+        return at
+
+    at = on_rank_0(2, work)
+    tests = [look for look in range(1, len(at)) if at[look] > at[look - 1]]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(tests)][2:]
+    assert len(gaps) >= 3
+    assert all(CHECK_S - 2 <= gap <= CHECK_S for gap in gaps)  # two looks at the clock where a test is made
+
+
+def test_a_model_is_learned_soon_after_its_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_check, "PIECE_BYTES", 4096)
+    monkeypatch.setattr("ollampi.mpiruntime.checkup.BUDGET_S", 0.0)  # a piece in each test
+
+    def work(comm: Communicator) -> int:
+        world = World(
+            comm, Recorder([generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=2)]), tick_s=0.1, check_s=1e6
+        )
+        world.runner.lead_examine = world.lead  # type: ignore[method-assign]
+        world.run(lambda: bool(world.runner._models) and not world.runner._self_test.weights.is_learning)
+        return world.health.tests["passed"]
+
+    assert on_rank_0(1, work) > 20
+
+
+@pytest.mark.parametrize("what", ["off", "suspect"])
+def test_no_test_where_it_is_off_or_a_rank_is_silent(folder: Path, what: str) -> None:
+    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=4)]
+
+    def work(comm: Communicator) -> World:
+        world = World(comm, Recorder(messages), tick_s=1.0, check_s=0.0 if what == "off" else CHECK_S)
+        if what == "suspect":
+            world.health._nodes[1].status = "suspect"
+        world.run(lambda: world.looks > 30)
+        return world
+
+    world = on_rank_0(2, work)
+    assert world.client.tokens(1) == reference_greedy(folder, PROMPT, 4)
+    assert world.tests == 0
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_bits_that_flip_in_a_server_are_told(folder: Path, size: int) -> None:
+    """The last rank's weights are spoilt once they are known: faults, readiness and a line say so, as does a scrape."""
+    runners: list[Runner] = []
+    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=2)]
+
+    def work(comm: Communicator) -> World | None:
+        if comm.rank:
+            runner = Runner(comm, survey(comm))
+            if comm.rank == size - 1:
+                runners.append(runner)
+            runner.follow()
+            return None
+        world = World(comm, Scraper(messages), tick_s=CHECK_S)
+        said: list[str] = []
+        world.health.announce = said.append
+        if size == 1:
+            runners.append(world.runner)
+
+        def spoil() -> None:
+            if world.tests == 3 and world.health.tests["failed"] == 0:
+                flip(next(raw_bytes(decoder_of(runners[0]).head.tensors()[0])), 9)
+
+        world.on_look = spoil
+        world.run(lambda: world.health.tests["failed"] >= 2)
+        world.said = said  # type: ignore[attr-defined]
+        return world
+
+    world = run_threads(size, work)[0]
+    assert world is not None
+    fault = "the weights of the output head are not what was loaded: bad memory?"
+    assert [node.faults for node in world.health.nodes()] == [[]] * (size - 1) + [[fault]]
+    assert world.health.reasons(0.0)[-1] == (size - 1, fault)
+    assert world.said == [f"rank {size - 1}: {fault}"]  # type: ignore[attr-defined]
+    assert isinstance(world.client, Scraper)
+    assert world.client.sample("ollampi_node_status", rank=str(size - 1), status="online") == 1
+    faults = {labels["rank"]: n for name, labels, n in world.health.samples() if name == "ollampi_node_faults"}
+    assert faults == {str(rank): int(rank == size - 1) for rank in range(size)}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_scrape_does_not_wait_for_a_rank_that_is_silent(folder: Path, silent: bool) -> None:
+    messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=4)]
+
+    def work(comm: Communicator) -> tuple[Recorder, int]:
+        world, asked = World(comm, Scraper(messages), tick_s=1.0), []
+        report = world.runner.lead_report
+        world.runner.lead_report = lambda: asked.append(1) or report()  # type: ignore[func-returns-value]
+        world.health._nodes[1].status = "suspect" if silent else "online"
+        world.run(lambda: True)
+        return world.client, len(asked)
+
+    client, asked = on_rank_0(2, work)
+    assert isinstance(client, Scraper)
+    assert asked == (not silent)
+    assert client.sample("ollampi_node_status", rank="1", status="suspect") == silent
