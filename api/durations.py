@@ -32,6 +32,14 @@ def parse_keep_alive(value: object) -> float | None:
     return -1.0 if seconds < 0 else seconds
 
 
+def span_s(text: str) -> float:
+    """Return the seconds of a span with units as Go writes it, such as 1h30m or 250ms; raise ValueError."""
+    if len(text) > 100 or not _DURATION.fullmatch(text):
+        raise ValueError(text)
+    total = sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text, re.ASCII))
+    return -total if text.startswith("-") else total
+
+
 def now_text() -> str:
     """Return the present in UTC with nanoseconds: 2026-01-02T03:04:05.000000006Z."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
@@ -60,7 +68,9 @@ def _parse_duration(text: str) -> float:
     """Return the seconds of a Go duration such as 1h30m; "0" needs no unit."""
     if text in ("0", "+0", "-0"):
         return 0.0
-    if len(text) > 100 or not _DURATION.fullmatch(text):
-        raise bad_request(f'invalid duration "{shown(text, 50)}"; write a number of seconds or, say, "5m" or "1h30m"')
-    total = sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text, re.ASCII))
-    return -total if text.startswith("-") else total
+    try:
+        return span_s(text)
+    except ValueError:
+        raise bad_request(
+            f'invalid duration "{shown(text, 50)}"; write a number of seconds or, say, "5m" or "1h30m"'
+        ) from None

@@ -9,7 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from ollampi.launcher.home import home, store_root
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
+from ollampi.launcher.stalled import LoadWatch
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.devices import CPU, CudaGpus, place
@@ -37,6 +38,7 @@ from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
 from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
+from ollampi.mpiruntime.logged import Logged
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.request import ModelRef
@@ -78,11 +80,20 @@ def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tupl
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
     traced = None if path is None else Trace(path)
-    where = watch(comm, [fact.host for fact in facts], settings.timeout_s, lost or Lost(comm))
-    exact, sums = Watched(exchange.comm, where), Watched(exchange.sums, where)
+    lost = lost or Lost(comm)
+    where = watch(comm, [fact.host for fact in facts], settings.timeout_s, lost)
+    exact, sums = _logged(config, Watched(exchange.comm, where)), _logged(config, Watched(exchange.sums, where))
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
+    if config.engine.load_timeout_s is not None:
+        loads = LoadWatch(config.engine.load_timeout_s, lost)
+        made.while_reading, made.progress = loads.watching, loads.tick
     made.place = placement(facts[comm.rank], can_record(exchange), where)
     return made, exchange.told
+
+
+def _logged(config: Config, comm: Communicator) -> Communicator:
+    """Return a communicator that logs what it does where that is wanted."""
+    return Logged(comm) if config.logging.network else comm
 
 
 def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSettings, crowded: bool) -> Exchange:
@@ -107,9 +118,9 @@ def watch(comm: Communicator, hosts: list[str], limit_s: float, lost: Lost) -> P
 
 
 def model_folders(config: Config) -> list[Path]:
-    """Return the folders that hold models: the given model's own, the configured ones, and the one that ships."""
-    own = model_path(config.model)
-    return [*([own] if own else []), *folders(config.model_folders), CONF / "models"]
+    """Return the folders that hold models: those given by path, the configured ones, and the one that ships."""
+    own = [path for given in (config.model, *config.cluster.preload) if (path := model_path(given))]
+    return [*dict.fromkeys(own), *folders(config.model_folders), CONF / "models"]
 
 
 def find_model(config: Config, given: str) -> ModelRef:
@@ -187,6 +198,7 @@ def front(config: Config, listener: socket.socket, engine_address: str) -> subpr
         "transfer_streams": config.server.transfer_streams,
         "max_body_bytes": config.server.max_body_bytes,
         "context_length": config.engine.context_length,
+        "logs": asdict(config.logging),
         "loopback": host.startswith("127.") or host == "::1",
     }
     return subprocess.Popen(

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Protocol
 
+from ollampi.api.durations import span_s
+
 Value = str | int | float | bool | list[str] | None
 
 
@@ -49,6 +51,37 @@ class Number:
         if value is None:
             return self.or_null
         return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of a number of them, or of a span with units: `90`, `90s`, `1m30s`; raise ValueError."""
+    try:
+        return float(text)
+    except ValueError:
+        return span_s(text)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time from low to high seconds, or null where that is allowed; a number is one of seconds."""
+
+    low: float
+    high: float
+    or_null: bool = False
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        null = " or null" if self.or_null else ""
+        return f"a number from {self.low} to {self.high}{null} (seconds, or with units: 90s, 1m30s)"
+
+    def parse(self, text: str) -> Value:
+        """Return the seconds; raise ValueError."""
+        return None if self.or_null and text == "null" else seconds(text)
+
+    def fits(self, value: Value) -> bool:
+        """Return whether the seconds are in range."""
+        return Number(float, self.low, self.high, self.or_null).fits(value)
 
 
 @dataclass(frozen=True)

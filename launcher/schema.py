@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
+from ollampi.mpiruntime.log_files import LogSettings
 
 
 @dataclass
@@ -25,6 +26,24 @@ class ServerConfig:
     max_body_bytes: int = 33554432
     registries: list[str] = field(default_factory=list)
     transfer_streams: int = 4
+
+
+@dataclass
+class ClusterConfig:
+    """The ranks as nodes of a cluster; times in seconds.
+
+    enabled: False starts one rank; node_name: None for the host's; node_role: of rank 0; load_balancing: between the
+    replicas of a model; preload: models that are loaded at the start and stay.
+    """
+
+    enabled: bool = True
+    node_name: str | None = None
+    node_role: str = "auto"
+    load_balancing: str = "least_connections"
+    heartbeat_interval: float = 1.0
+    node_timeout: float = 15.0
+    health_check_interval: float = 10.0
+    preload: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -60,5 +79,7 @@ class Config:
     pin: bool = False
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     trace: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    logging: LogSettings = field(default_factory=LogSettings)
     server: ServerConfig = field(default_factory=ServerConfig)
     engine: EngineSettings = field(default_factory=EngineSettings)

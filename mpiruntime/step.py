@@ -112,12 +112,19 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class LogFrom:
+    """Log from a level on."""
+
+    level: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """Leave the loop."""
 
 
-Message = Step | Load | Check | Unload | Report | Recall | Stop
-_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, Stop)}
+Message = Step | Load | Check | Unload | Report | Recall | LogFrom | Stop
+_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, LogFrom, Stop)}
 
 
 def encode(message: Message) -> bytes:
