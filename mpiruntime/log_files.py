@@ -69,7 +69,7 @@ def open_logs(settings: LogSettings, names: Mapping[str, str], told: logging.Fil
         logger.addHandler(handler)
         logger.propagate = False
     logging.getLogger().setLevel(logging.WARNING)  # of libraries
-    logging.getLogger(NETWORK).setLevel(logging.DEBUG)
+    logging.getLogger(NETWORK).setLevel(logging.DEBUG if settings.network else logging.NOTSET)
     set_level(settings.level if settings.level != "auto" else "info" if settings.folder else "warning")
 
 

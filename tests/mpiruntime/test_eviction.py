@@ -39,16 +39,18 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let each rank have memory for so many models of the size of the first one that is asked for."""
+    """Let each rank have memory for so many models, which all have one size."""
 
     def limit(count: float) -> None:
         plain = Runner._memory
 
         def memory(self: Runner, check: Any) -> RankMemory:
             found = plain(self, check)
-            one = found.fixed_bytes[0] + check.num_blocks * found.block_bytes
-            held = sum(m.decoder.size_bytes + m.cache.taken_bytes for m in self._models.values())
-            return replace(found, host=f"host{self.comm.rank}", free_bytes=int(count * one) - held)
+            loaded = list(self._models.values())
+            need = found.fixed_bytes[0] + check.num_blocks * found.block_bytes  # more than what it holds later
+            one = loaded[0].decoder.size_bytes + loaded[0].cache.size_bytes if loaded else 0
+            held = sum(m.decoder.size_bytes + m.cache.taken_bytes for m in loaded)
+            return replace(found, holder=f"rank {self.comm.rank}", free_bytes=int(need + (count - 1) * one) - held)
 
         monkeypatch.setattr(Runner, "_memory", memory)
 
@@ -79,7 +81,7 @@ def names(models: Models) -> list[str]:
 def test_the_least_recently_used_model_makes_room_and_no_more_than_must(
     folder: Path, size: int, room_for: Callable[[float], None]
 ) -> None:
-    room_for(3.5)
+    room_for(3)
 
     def work(models: Models) -> list[list[str]]:
         found = []
@@ -98,11 +100,11 @@ def test_several_models_go_for_a_larger_one_and_those_that_stay_for_ever_go_last
     folder: Path, room_for: Callable[[float], None]
 ) -> None:
     def work(models: Models) -> list[str]:
-        room_for(3.5)
+        room_for(3)
         models.pin(ModelRef("stays", str(folder)))
         for name in ("b", "c"):
             models.get(ModelRef(name, str(folder)))
-        room_for(0.99)  # on top: memory of less than one model, so everything has to go
+        room_for(0.5)  # so that nothing is enough
         with pytest.raises(ModelError, match=r"model big: .* needs .* are free"):
             models.get(ModelRef("big", str(folder)))
         assert names(models) == ["stays", "b", "c"]  # nobody left for what cannot be
@@ -110,7 +112,7 @@ def test_several_models_go_for_a_larger_one_and_those_that_stay_for_ever_go_last
 
     assert in_world(1, work) == ["stays", "b", "c"]
 
-    room_for(2.5)
+    room_for(2)
 
     def second(models: Models) -> list[str]:
         models.pin(ModelRef("stays", str(folder)))
@@ -125,7 +127,7 @@ def test_several_models_go_for_a_larger_one_and_those_that_stay_for_ever_go_last
 def test_a_model_that_works_is_waited_for(
     folder: Path, other: Path, size: int, room_for: Callable[[float], None]
 ) -> None:
-    room_for(1.5)
+    room_for(1)
     messages = [
         named("a:latest", generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=8)),
         named("b:latest", generate(2, other, PROMPT, sampling=GREEDY, max_tokens=4)),
@@ -154,7 +156,7 @@ def test_preloaded_models_stay_whatever_keep_alive_says(folder: Path, other: Pat
 def test_what_cannot_be_preloaded_is_refused_and_sends_nobody_away(
     folder: Path, room_for: Callable[[float], None]
 ) -> None:
-    room_for(1.5)
+    room_for(1)
 
     def work(models: Models) -> list[str]:
         models.pin(ModelRef("a", str(folder)))
