@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ollampi.api.access import Permission
 from ollampi.api.engine_client import EngineError
-from ollampi.mpiruntime.log_files import set_level
+from ollampi.api.logs import adopt_gunicorn, log_with_ids
+from ollampi.mpiruntime.log_files import LogSettings, close_logs, set_level
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +62,21 @@ def test_requests_are_logged_without_query_body_or_key(client: Any, caplog: pyte
         client.get("/api/%0Aforged")
     lines = [record.getMessage() for record in caplog.records if record.name == "ollampi.api.logs"]
     assert [line.split(",")[0] for line in lines] == ["POST /api/show 404", "GET /api/\\nforged 404"]
+
+
+def test_what_gunicorn_says_goes_to_the_file_of_this_process(tmp_path: Path) -> None:
+    theirs = logging.getLogger("gunicorn.error")
+    own, propagates = theirs.handlers[:], theirs.propagate
+    theirs.handlers[:], theirs.propagate = [logging.NullHandler()], False
+    try:
+        log_with_ids(LogSettings(folder=str(tmp_path)))
+        adopt_gunicorn()
+        theirs.error("cannot accept connections")
+        assert (tmp_path / "api_server.log").read_text().endswith("ERROR cannot accept connections\n")
+        log_with_ids(LogSettings())
+        theirs.handlers[:] = [kept := logging.NullHandler()]
+        adopt_gunicorn()
+        assert theirs.handlers == [kept]  # on stderr it writes itself
+    finally:
+        close_logs()
+        theirs.handlers[:], theirs.propagate = own, propagates
