@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ollampi.launcher.address import parse_address
 from ollampi.launcher.kinds import Flag, Value, seconds
-from ollampi.launcher.settings import SETTINGS, typed
+from ollampi.launcher.settings import SETTINGS, as_text, typed
 from ollampi.mpiruntime.errors import ConfigError
 from ollampi.mpiruntime.log_files import LEVELS
 
@@ -38,14 +37,14 @@ def plain(path: str) -> Reader:
 
 def unless_zero(path: str) -> Reader:
     """Return a reader to which 0 is the default."""
-    return lambda name, value: Read({} if _text(value) == "0" else {path: typed(path, name, value)})
+    return lambda name, value: Read({} if as_text(value) == "0" else {path: typed(path, name, value)})
 
 
 def nanoseconds(path: str) -> Reader:
     """Return a reader of whole numbers of nanoseconds, and of spans with units."""
 
     def read(name: str, value: object) -> Read:
-        text = _text(value)
+        text = as_text(value)
         if not text.lstrip("+-").isdigit():
             return Read({path: typed(path, name, value)})
         span_s = int(text[:30]) / 1e9
@@ -63,7 +62,7 @@ def span(path: str, forever: Value) -> Reader:
 
     def read(name: str, value: object) -> Read:
         try:
-            span_s = seconds(_text(value))
+            span_s = seconds(as_text(value))
         except ValueError:
             span_s = 0.0
             typed(path, name, value)  # which says what it takes
@@ -75,22 +74,22 @@ def span(path: str, forever: Value) -> Reader:
 
 def address(name: str, value: object) -> Read:
     """Read host, host:port, :port or http://host:port."""
-    address = parse_address(_text(value), name)  # as in Ollama, scheme and path are for clients only
+    address = parse_address(as_text(value), name)  # as in Ollama, scheme and path are for clients only
     return Read({"server.host": address.host, "server.port": address.port})
 
 
 def origins(name: str, value: object) -> Read:
     """Read origins with commas between them, or a list."""
-    parts = value if isinstance(value, list) else [part.strip() for part in _text(value).split(",") if part.strip()]
+    parts = value if isinstance(value, list) else [part.strip() for part in as_text(value).split(",") if part.strip()]
     return Read({"server.origins": typed("server.origins", name, parts)})
 
 
 def cache_type(name: str, value: object) -> Read:
     """Read one of Ollama's types of a KV cache."""
-    found = {"f16": "auto", "q8_0": "int8"}.get(_text(value).lower())
+    found = {"f16": "auto", "q8_0": "int8"}.get(as_text(value).lower())
     if found is None:
         raise ConfigError(
-            f"{name} is {_text(value)!r}; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0"
+            f"{name} is {as_text(value)!r}; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0"
             " (engine.cache_dtype=int8)"
         )
     return Read({"engine.cache_dtype": found})
@@ -98,15 +97,15 @@ def cache_type(name: str, value: object) -> Read:
 
 def level(name: str, value: object) -> Read:
     """Read a level, also by other names."""
-    level = {"warn": "warning", "trace": "debug", "fatal": "error"}.get(_text(value).lower(), _text(value).lower())
+    level = {"warn": "warning", "trace": "debug", "fatal": "error"}.get(as_text(value).lower(), as_text(value).lower())
     if level not in LEVELS:
-        raise ConfigError(f"{name} is {_text(value)!r}; it must be one of {', '.join(LEVELS)}")
+        raise ConfigError(f"{name} is {as_text(value)!r}; it must be one of {', '.join(LEVELS)}")
     return Read({"logging.level": level})
 
 
 def debug(name: str, value: object) -> Read:
     """Read OLLAMA_DEBUG: a flag, or a number for more of it."""
-    text = _text(value).lower()
+    text = as_text(value).lower()
     wanted = text in ("true", "t", "yes", "on") or (text.isdigit() and int(text[:9]) > 0)
     if not wanted and text not in ("0", "false", "f", "no", "off"):
         raise ConfigError(f"{name} is {text!r}; it must be 1 or 0, true or false")
@@ -114,11 +113,11 @@ def debug(name: str, value: object) -> Read:
 
 
 def _flag(name: str, value: object) -> bool:
-    text = _text(value).lower()
+    text = as_text(value).lower()
     try:
         return bool(_FLAG.parse({"1": "true", "0": "false"}.get(text, text)))
     except ValueError:
-        raise ConfigError(f"{name} is {_text(value)!r}; it must be {_FLAG.takes}") from None
+        raise ConfigError(f"{name} is {as_text(value)!r}; it must be {_FLAG.takes}") from None
 
 
 def switch(path: str, on: Value, off: Value = None) -> Reader:
@@ -142,9 +141,9 @@ def below(path: str, folder: str) -> Reader:
 
 def discovery(name: str, value: object) -> Read:
     """Read how nodes find each other."""
-    method, known = _text(value).lower(), ("manual", "multicast", "mdns", "mpi", "slurm")
+    method, known = as_text(value).lower(), ("manual", "multicast", "mdns", "mpi", "slurm")
     if method not in known:
-        raise ConfigError(f"{name} is {_text(value)!r}; it must be one of {', '.join(known)}")
+        raise ConfigError(f"{name} is {as_text(value)!r}; it must be one of {', '.join(known)}")
     return Read(
         {}, "" if method in ("mpi", "slurm") else "mpirun or Slurm says who takes part: ranks find each other by MPI"
     )
@@ -172,7 +171,3 @@ def means_nothing(reason: str) -> Reader:
 def only(default: bool, reason: str) -> Reader:
     """Return a reader of a flag that can have one value only."""
     return lambda name, value: Read({}, "" if _flag(name, value) == default else reason)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -162,8 +162,16 @@ def typed(path: str, name: str, value: object) -> Value:
         return None
     is_number = isinstance(value, int | float) and not isinstance(kind, Text | Texts)
     if not is_number or isinstance(value, bool) != isinstance(kind, Flag):
-        raise ConfigError(f"{name} is {json.dumps(value, default=str)}; it must be {kind.takes}")
+        raise ConfigError(f"{name} is {as_text(value)}; it must be {kind.takes}")
     return parse(kind, name, json.dumps(value))
+
+
+def as_text(value: object) -> str:
+    """Return a text as it is, and anything else that a file may hold as JSON, as far as that can be."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    except (ValueError, TypeError, RecursionError):  # a list of YAML that holds itself, keys that are no texts
+        return repr(value)
 
 
 def parse_text(kind: Kind, name: str, text: str) -> Value:

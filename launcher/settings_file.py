@@ -40,7 +40,10 @@ def read_file(given: str) -> list[tuple[str, object]]:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(e).split())}; correct it there") from e
     if not isinstance(values, dict):
         raise ConfigError(f'{path} is no object; write settings such as {{"server": {{"port": 11500}}}}')
-    return list(_flat(values, "", path))
+    try:
+        return list(_flat(values, "", path))
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply, or holds itself; write settings below each other") from None
 
 
 def _json(text: str) -> object:

@@ -138,7 +138,7 @@ class Models:
         self._hosted: dict[str, HostedModel] = {}
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
-        self._staying: set[ModelRef] = set()  # that were preloaded
+        self._staying: set[str] = set()  # names of those that were preloaded
         self._next_number = 0
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
@@ -168,13 +168,15 @@ class Models:
 
     def preload(self, ref: ModelRef) -> HostedModel:
         """Load a model that stays, beside those that are there; raise ModelError where there is no place for it."""
-        self._staying.add(ref)
+        self._staying.add(ref.name)
         if len(self._hosted) >= self.settings.max_loaded_models and ref.name not in self._hosted:
             raise ModelError(
                 f"model {ref.name} of cluster.preload has no place beside {', '.join(self._hosted)}:"
                 f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
             )
-        return self._hosted.get(ref.name) or self._get_new(ref, None, [], [])
+        hosted = self._hosted.get(ref.name) or self._get_new(ref, None, [], [])
+        hosted.keep_s = hosted.default_keep_s = -1.0
+        return hosted
 
     def _get_new(self, ref: ModelRef, context: int | None, leaving: _Some, others: _Some) -> HostedModel:
         """Load a model; `leaving` go for it, and as many of `others` as memory takes."""
@@ -282,7 +284,7 @@ class Models:
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""
-        if ref in self._staying:
+        if ref.name in self._staying:
             return -1.0
         if self.settings.keep_alive_s is not None:
             return self.settings.keep_alive_s

@@ -288,11 +288,15 @@ def test_authentication_that_is_asked_for_is_had_with_a_file_of_keys() -> None:
     assert found.values == {"server.keys": "/keys"}
 
 
-def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+def test_strange_files_are_one_message_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has more than 1048576 bytes"):
         given(["--config", written(tmp_path, " " * (1 << 20) + "{}")], {})
     with pytest.raises(ConfigError, match=r"cannot be read: .*; correct it there$"):
         given(["--config", written(tmp_path, "a: [", "a.yml")], {})
+    with pytest.raises(ConfigError, match=r"is nested too deeply, or holds itself"):
+        given(["--config", written(tmp_path, "engine: &a {b: *a}", "b.yml")], {})
+    with pytest.raises(ConfigError, match=r"^server\.port in .*c\.yml is \[\[\.\.\.\]\]; it must be a whole number"):
+        given(["--config", written(tmp_path, "server: {port: &a [*a]}", "c.yml")], {})
     (tmp_path / "b.json").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="is no text: byte 0 is not UTF-8"):
         given(["--config", str(tmp_path / "b.json")], {})

@@ -147,10 +147,12 @@ def test_preloaded_models_stay_whatever_keep_alive_says(folder: Path, other: Pat
         hosted = models.get(ModelRef("b", str(other)))
         hosted.keep(None)  # as a request does that says nothing of it
         models.expire(hosted.last_used + 1e9)
-        return [*kept, hosted.keep_s, len(names(models))]
+        kept += [hosted.keep_s, len(names(models))]
+        models.pin(ModelRef("a", str(folder)))
+        return [*kept, models.preload(ModelRef("a", str(folder))).keep_s]
 
     settings = replace(SETTINGS, keep_alive_s=5.0)
-    assert in_world(1, work, settings) == [-1.0, -1.0, -1.0, 1]  # the start model, too, goes after keep_alive_s
+    assert in_world(1, work, settings) == [-1.0, -1.0, -1.0, 1, -1.0]  # the start model goes unless it is named too
 
 
 def test_what_cannot_be_preloaded_is_refused_and_sends_nobody_away(
