@@ -15,6 +15,7 @@ from ollampi.api.embedding import Embeddings
 from ollampi.api.engine_client import Engine
 from ollampi.api.errors import INTERNAL_TEXT, RETRY_AFTER_S, answer_for, comes_back, is_expected
 from ollampi.api.guard import install_guard
+from ollampi.api.logs import install_access_log
 from ollampi.api.metrics import install_metrics, metrics_routes
 from ollampi.api.openapi import openapi_routes
 from ollampi.api.probes import probe_routes
@@ -25,6 +26,7 @@ from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
 from ollampi.api.stream import json_answer
 from ollampi.api.wires.anthropic import anthropic_routes
+from ollampi.api.wires.log_level import log_routes
 from ollampi.api.wires.ollama import ollama_routes
 from ollampi.api.wires.ollama_cloud import cloud_routes
 from ollampi.api.wires.ollama_manage import manage_routes
@@ -50,6 +52,7 @@ def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
     app.url_map.merge_slashes = False  # a digest with `..` is refused, not redirected
     counts = install_metrics(app)  # first, so that it counts what the guard refuses too
     install_guard(app, settings)
+    install_access_log(app)
     prompts, watcher = Prompts(), DisconnectWatcher()
     completions = Completions(engine, store, settings, prompts, watcher)
     embeddings = Embeddings(engine, store, settings, prompts.tokenizers, watcher)
@@ -65,6 +68,7 @@ def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
             *anthropic_routes(store, completions),
             *metrics_routes(engine, counts),
             *probe_routes(engine, settings.keys),
+            *log_routes(engine),
         ],
     )
     app.register_error_handler(HTTPException, _http_answer)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from ollampi.api.errors import bad_request, shown
-from ollampi.mpiruntime.spans import go_seconds
 
 FOREVER_S = 292 * 365 * 86400.0  # how far away Go's clients see "never"
 _MAX_S = 2**63 / 1e9  # a Go duration is a signed 64-bit number of nanoseconds
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = r"(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(ns|us|µs|μs|ms|s|m|h)"
+_DURATION = re.compile(rf"[-+]?(?:{_PART})+", re.ASCII)
 
 
 def parse_keep_alive(value: object) -> float | None:
@@ -27,6 +30,14 @@ def parse_keep_alive(value: object) -> float | None:
     if seconds > _MAX_S:
         raise bad_request("keep_alive is longer than 292 years; use a negative number for ever")
     return -1.0 if seconds < 0 else seconds
+
+
+def span_s(text: str) -> float:
+    """Return the seconds of a span with units as Go writes it, such as 1h30m or 250ms; raise ValueError."""
+    if len(text) > 100 or not _DURATION.fullmatch(text):
+        raise ValueError(text)
+    total = sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text, re.ASCII))
+    return -total if text.startswith("-") else total
 
 
 def now_text() -> str:
@@ -55,8 +66,11 @@ def _seconds(value: float) -> float:
 
 def _parse_duration(text: str) -> float:
     """Return the seconds of a Go duration such as 1h30m; "0" needs no unit."""
+    if text in ("0", "+0", "-0"):
+        return 0.0
     try:
-        return go_seconds(text)
+        return span_s(text)
     except ValueError:
-        text = shown(text, 50)
-        raise bad_request(f'invalid duration "{text}"; write a number of seconds or, say, "5m" or "1h30m"') from None
+        raise bad_request(
+            f'invalid duration "{shown(text, 50)}"; write a number of seconds or, say, "5m" or "1h30m"'
+        ) from None

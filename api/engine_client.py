@@ -119,3 +119,7 @@ class Engine(Protocol):
     def metrics(self) -> list[Sample]:
         """Return what engine and ranks counted; raise EngineError where the engine does not answer in time."""
         ...
+
+    def log_from(self, level: str) -> None:
+        """Have all ranks log from a level on, debug to error; raise EngineError where the engine does not answer."""
+        ...

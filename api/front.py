@@ -19,7 +19,7 @@ from gunicorn.app.base import BaseApplication
 
 from ollampi.api.access import Keys, read_keys
 from ollampi.api.app import create_app
-from ollampi.api.logs import log_with_ids
+from ollampi.api.logs import adopt_gunicorn, log_with_ids
 from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.api.store.catalog import Store
@@ -27,6 +27,7 @@ from ollampi.api.store.local import LocalStore
 from ollampi.api.worker import Worker, adapted
 from ollampi.mpiruntime.heap import return_buffers
 from ollampi.mpiruntime.lifetime import die_with
+from ollampi.mpiruntime.log_files import LogSettings
 
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # the process that started us decides
 MAX_DESCRIPTORS = 65536
@@ -38,7 +39,7 @@ _OWN_DESCRIPTORS = 64  # besides one per thread: for the poller, the engine, the
 class FrontConfig:
     """What the server process is told: a listening socket it inherited, the engine's address, the parent's pid.
 
-    models: folders of models; store: the root of the model store, None for no store.
+    models: folders of models; store: the root of the model store, None for no store; logs: fields of LogSettings.
     """
 
     listen_fd: int
@@ -56,6 +57,7 @@ class FrontConfig:
     keys: str | None = None
     registries: list[str] = field(default_factory=list)
     transfer_streams: int = 4
+    logs: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> Settings:
         """Return the settings of the application; raise ConfigError where the file of keys cannot be used."""
@@ -115,10 +117,15 @@ def gunicorn_options(config: FrontConfig, num_descriptors: int) -> dict[str, Any
         "control_socket_disable": True,
         "forwarded_allow_ips": "",
         "forwarder_headers": "",
-        "when_ready": _ignore_signals,
+        "when_ready": _begin,
         "post_fork": _tie_worker,
         "post_worker_init": _ignore_signals,
     }
+
+
+def _begin(_: Any) -> None:
+    _ignore_signals(None)
+    adopt_gunicorn()
 
 
 def _tie_worker(server: Any, worker: Any) -> None:
@@ -154,7 +161,7 @@ def main(arguments: list[str]) -> None:
     """Serve until SIGTERM or the parent's end."""
     config = FrontConfig(**json.loads(arguments[0]))
     die_with(config.parent)
-    log_with_ids()
+    log_with_ids(LogSettings(**config.logs))
     return_buffers()
     _ignore_signals(None)
     Server(replace(config, listen_fd=beyond_stdio(config.listen_fd)), raise_descriptor_limit()).run()

@@ -216,6 +216,10 @@ class SocketEngine:
         event = self._ask({"op": "metrics"}, METRICS_TIMEOUT_S)
         return [(name, labels, value) for name, labels, value in event["samples"]]
 
+    def log_from(self, level: str) -> None:
+        """Have all ranks log from a level on; raise EngineError."""
+        self._ask({"op": "log_level", "level": level}, QUERY_TIMEOUT_S)
+
     def close(self) -> None:
         """Break the connection; open streams fail with code unavailable."""
         with self._lock:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from ollampi.launcher.home import home, store_root
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
+from ollampi.launcher.stalled import LoadWatch
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.checkup import Checkup
 from ollampi.mpiruntime.communicator import Communicator, Single
@@ -44,11 +45,11 @@ from ollampi.mpiruntime.heartbeat import Heart
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
+from ollampi.mpiruntime.logged import Logged
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.spans import span_seconds
 from ollampi.mpiruntime.trace import Trace, check_path
 from ollampi.mpiruntime.vitals import Vitals
 from ollampi.mpiruntime.watchdog import LONGEST_S, Place, Watchdog
@@ -78,11 +79,15 @@ def runner(
     exchange cannot be had.
     """
     facts = apart(survey(comm)) if config.pin else survey(comm)
-    dog = _watchdog(comm, [fact.host for fact in facts], config, lost or Lost(comm))
+    lost = lost or Lost(comm)
+    dog = _watchdog(comm, [fact.host for fact in facts], config, lost)
     where = Place() if dog is None else dog.place
     watched()
     with where.during("the preparation of the exchange"):
         made, told = _prepared(comm, config, facts, where)
+    if config.engine.load_timeout_s is not None:
+        loads = LoadWatch(config.engine.load_timeout_s, lost)
+        made.while_reading, made.progress = loads.watching, loads.tick
     _give_heart(comm, made, config, where, dog)
     return made, told
 
@@ -101,10 +106,15 @@ def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where:
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
     traced = None if path is None else Trace(path)
-    exact, sums = Watched(exchange.comm, where), Watched(exchange.sums, where)
+    exact, sums = _logged(config, Watched(exchange.comm, where)), _logged(config, Watched(exchange.sums, where))
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)
     return made, exchange.told
+
+
+def _logged(config: Config, comm: Communicator) -> Communicator:
+    """Return a communicator that logs what it does where that is wanted."""
+    return Logged(comm) if config.logging.network else comm
 
 
 def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSettings, crowded: bool) -> Exchange:
@@ -122,7 +132,7 @@ def _watchdog(comm: Communicator, hosts: list[str], config: Config, lost: Lost) 
     """
     if not isinstance(comm, Mpi) or comm.size == 1 or (post := comm.post()) is None:
         return None
-    longest_s = min(LONGEST_S, span_seconds(config.cluster.heartbeat_interval) / 4)
+    longest_s = min(LONGEST_S, config.cluster.heartbeat_interval / 4)
     dog = Watchdog(post, hosts, config.exchange.timeout_s, lost, longest_s)
     dog.start()
     comm.on_finish(dog.stop)
@@ -134,7 +144,7 @@ def _give_heart(comm: Communicator, made: Runner, config: Config, where: Place, 
 
     The watchdog's thread does it; without one rank 0 knows of itself alone, when it is asked.
     """
-    interval_s = span_seconds(config.cluster.heartbeat_interval)
+    interval_s = config.cluster.heartbeat_interval
     health = _health(comm, made, config, where, dog is not None) if comm.rank == 0 else None
     vitals, made.health = Vitals(made.meters, made.activity, where), health
     if dog is not None:
@@ -148,8 +158,8 @@ def _give_heart(comm: Communicator, made: Runner, config: Config, where: Place, 
 def _health(comm: Communicator, made: Runner, config: Config, where: Place, beats: bool) -> Health:
     """Return what rank 0 knows of all ranks; beats: whether the others tell it anything."""
     settings = config.cluster
-    interval_s, timeout_s = span_seconds(settings.heartbeat_interval), span_seconds(settings.node_timeout)
-    health = Health(comm.size, interval_s, timeout_s, span_seconds(settings.health_check_interval), beats)
+    interval_s, timeout_s = settings.heartbeat_interval, settings.node_timeout
+    health = Health(comm.size, interval_s, timeout_s, settings.health_check_interval, beats)
     health.waits = lambda: (bool(where.what) or made.activity.doing == "load", where.turn)
     return health
 
@@ -160,9 +170,9 @@ def checkup(runner: Runner, models: Models, health: Health) -> Checkup:
 
 
 def model_folders(config: Config) -> list[Path]:
-    """Return the folders that hold models: the given model's own, the configured ones, and the one that ships."""
-    own = model_path(config.model)
-    return [*([own] if own else []), *folders(config.model_folders), CONF / "models"]
+    """Return the folders that hold models: those given by path, the configured ones, and the one that ships."""
+    own = [path for given in (config.model, *config.cluster.preload) if (path := model_path(given))]
+    return [*dict.fromkeys(own), *folders(config.model_folders), CONF / "models"]
 
 
 def find_model(config: Config, given: str) -> ModelRef:
@@ -241,6 +251,7 @@ def front(config: Config, listener: socket.socket, engine_address: str) -> subpr
         "transfer_streams": config.server.transfer_streams,
         "max_body_bytes": config.server.max_body_bytes,
         "context_length": config.engine.context_length,
+        "logs": asdict(config.logging),
         "loopback": host.startswith("127.") or host == "::1",
     }
     return subprocess.Popen(

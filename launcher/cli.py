@@ -9,20 +9,15 @@ from typing import Any
 import click
 
 from ollampi import __version__
-from ollampi.launcher import cli_help, cli_models, cli_run, cli_serve, cli_store, cli_transfer
+from ollampi.launcher import cli_config, cli_help, cli_models, cli_run, cli_serve, cli_store, cli_transfer
 from ollampi.launcher.cli_options import INTERRUPTED
+from ollampi.launcher.foreign import ROWS
 from ollampi.mpiruntime.errors import OllampiError
 
 _ALIASES = {"ls": "list", "start": "serve"}
-_VARIABLES = (
+_CLIENT_VARIABLES = (
     ("OLLAMA_HOST", "Where the server listens, and where the commands find it."),
     ("OLLAMA_API_KEY", "Sent to the server as a bearer token."),
-    ("OLLAMA_MODELS", "As the setting store."),
-    ("OLLAMA_CONTEXT_LENGTH", "As the setting engine.context_length."),
-    ("OLLAMA_MAX_LOADED_MODELS", "As the setting engine.max_loaded_models."),
-    ("OLLAMA_MAX_QUEUE", "As the setting engine.max_queue."),
-    ("OLLAMA_MAX_TRANSFER_STREAMS", "As the setting server.transfer_streams."),
-    ("OLLAMA_KV_CACHE_TYPE", "As the setting engine.cache_dtype: f16 for auto, q8_0 for int8."),
 )
 
 
@@ -36,7 +31,7 @@ class _Group(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the variables that the commands heed."""
         with formatter.section("Environment"):
-            formatter.write_dl(_VARIABLES)
+            formatter.write_dl([*_CLIENT_VARIABLES, *_server_variables()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; click prints the error that this makes of ours."""
@@ -47,6 +42,15 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo(err=True)
             sys.exit(INTERRUPTED)
+
+
+def _server_variables() -> list[tuple[str, str]]:
+    """Return the variables that Ollama itself has, and what they are to the server; docs/configuration.md has all."""
+    return [
+        (row.variable, f"As the setting {', '.join(row.paths)}{f': {row.meaning}' if row.meaning else ''}.")
+        for row in ROWS
+        if row.is_ollamas and row.variable != "OLLAMA_HOST"
+    ]
 
 
 @click.group("ollampi", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,6 +74,7 @@ for _command in (
     cli_models.cp,
     cli_models.rm,
     cli_store.verify,
+    cli_config.config,
     cli_help.completion,
     cli_help.man,
 ):

@@ -8,7 +8,8 @@ import click
 
 from ollampi.launcher import mpi
 from ollampi.launcher.documented import documented
-from ollampi.launcher.settings import chosen
+from ollampi.launcher.foreign import ROWS
+from ollampi.launcher.given import chosen
 from ollampi.launcher.supervise import TERMINAL, supervise
 from ollampi.launcher.waiting import local_size, waiting
 from ollampi.mpiruntime.interface import check_interface
@@ -21,8 +22,20 @@ class _WithSettings(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each setting with its default and what it means."""
+        with formatter.section("Options of the server, before or between settings"):
+            formatter.write_dl(_options())
         with formatter.section("Settings, with their defaults"):
             formatter.write_dl([(f"{each.path}={each.default}", each.meaning) for each in documented()])
+
+
+def _options() -> list[tuple[str, str]]:
+    """Return the options that a server takes, with what they mean."""
+    told = [("--config FILE", "settings of a JSON or YAML file; the environment and the command line come before it")]
+    for row in ROWS:
+        if row.option:
+            meaning = "; ".join(filter(None, [", ".join(row.paths) or "means nothing here", row.meaning]))
+            told.append((row.option if row.is_switch else f"{row.option} VALUE", meaning))
+    return told
 
 
 @click.command(cls=_WithSettings, context_settings={**_PASS_ON, "allow_interspersed_args": False})
@@ -49,6 +62,9 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
     fit to be pasted into a shell.
     """
     values = chosen(overrides, os.environ)  # a slip of the pen is one line here, and many once mpirun has started
+    if values.get("cluster.enabled") is False and ranks > 1:
+        click.echo("ollampi: cluster.enabled is false: one rank is started", err=True)
+        ranks = 1
     given = values.get("exchange.interface")
     network = given if isinstance(given, str) else None
     if network is not None and mpi.on_this_host(hostfile, os.environ):  # each rank looks on its own host again

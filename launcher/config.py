@@ -1,9 +1,12 @@
-"""Compose the configuration: defaults, then the environment, then the command line."""
+"""Compose the configuration: defaults, then a file, then the environment, then the command line."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -11,23 +14,28 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ollampi.launcher.given import Given, given
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.schema import Config
-from ollampi.launcher.settings import SETTINGS, check_setting, chosen
+from ollampi.launcher.settings import SETTINGS, check_setting
+from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import ConfigError
-from ollampi.mpiruntime.spans import span_seconds
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def compose_config(overrides: list[str], environ: Mapping[str, str]) -> Config:
     """Return the checked configuration; raise ConfigError with the value, the constraint and the remedy."""
-    values = chosen(overrides, environ)
+    return compose_given(given(overrides, environ))
+
+
+def compose_given(found: Given) -> Config:
+    """Return the checked configuration of what was given; raise ConfigError as `compose_config`."""
     ConfigStore.instance().store(name="schema", node=Config)
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             composed = compose("config")
-        for path, value in values.items():
+        for path, value in found.values.items():
             OmegaConf.update(composed, path, _literal(value))
         for path in SETTINGS:
             value = OmegaConf.select(composed, path)
@@ -43,11 +51,29 @@ def compose_config(overrides: list[str], environ: Mapping[str, str]) -> Config:
 def _check_together(config: Config) -> None:
     """Raise ConfigError where settings that are right by themselves do not fit each other."""
     cluster = config.cluster
-    if span_seconds(cluster.node_timeout) < 2 * span_seconds(cluster.heartbeat_interval):
+    if cluster.node_timeout < 2 * cluster.heartbeat_interval:
         raise ConfigError(
             f"cluster.node_timeout is {cluster.node_timeout}; it must be at least twice cluster.heartbeat_interval,"
             f" which is {cluster.heartbeat_interval}, or ranks would be offline between two heartbeats"
         )
+
+
+def shared(comm: Communicator, own: Config) -> Config:
+    """Return the configuration of rank 0 on all ranks, whatever their hosts' environments say; collective.
+
+    What belongs to a host stays: the name of the node, and the network, which MPI has read already.
+    """
+    told = comm.broadcast(json.dumps(asdict(own)).encode() if comm.rank == 0 else None)
+    config: Config = _made(Config, json.loads(told))
+    config.cluster.node_name = own.cluster.node_name
+    config.exchange.interface = own.exchange.interface
+    return config
+
+
+def _made(kind: Any, values: dict[str, Any]) -> Any:
+    """Return the dataclass that `asdict` took apart."""
+    hints = get_type_hints(kind)
+    return kind(**{n: _made(hints[n], v) if is_dataclass(hints[n]) else v for n, v in values.items()})
 
 
 def _literal(value: Value) -> Value:

@@ -23,6 +23,16 @@ class Documented:
 
 def documented() -> list[Documented]:
     """Return the settings in the file's order, without those that follow another one."""
+    return [each for each in _all() if not each.default.startswith("$")]
+
+
+def followed() -> dict[str, str]:
+    """Return the settings that follow another one, with that one."""
+    return {each.path: each.default[2:-1] for each in _all() if each.default.startswith("$")}
+
+
+def _all() -> list[Documented]:
+    """Return the settings in the file's order."""
     found, group = [], ""
     for line in _FILE.read_text(encoding="utf-8").splitlines():
         match = _LINE.fullmatch(line)
@@ -31,6 +41,6 @@ def documented() -> list[Documented]:
         path = f"{group}.{match['name']}" if match["indent"] else match["name"]
         if not match["default"]:
             group = match["name"]
-        elif path in SETTINGS and not match["default"].startswith("$"):
+        elif path in SETTINGS:
             found.append(Documented(path, match["default"], match["meaning"] or ""))
     return found

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Protocol
 
-from ollampi.mpiruntime.spans import span_seconds
+from ollampi.api.durations import span_s
 
 Value = str | int | float | bool | list[str] | None
 
@@ -53,6 +53,38 @@ class Number:
         return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
 
 
+def seconds(text: str) -> float:
+    """Return the seconds of a number of them, or of a span with units: `90`, `90s`, `1m30s`; raise ValueError."""
+    try:
+        return float(text)
+    except ValueError:
+        return span_s(text)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time from low to high seconds, or null or 0 where that is allowed; a number is one of seconds."""
+
+    low: float
+    high: float
+    or_null: bool = False
+    or_zero: bool = False
+
+    @property
+    def takes(self) -> str:
+        """Return it in words."""
+        more = (" or null" if self.or_null else "") + (" or 0" if self.or_zero else "")
+        return f"a number from {self.low} to {self.high}{more} (seconds, or with units: 90s, 1m30s)"
+
+    def parse(self, text: str) -> Value:
+        """Return the seconds; raise ValueError."""
+        return None if self.or_null and text == "null" else seconds(text)
+
+    def fits(self, value: Value) -> bool:
+        """Return whether the seconds are in range."""
+        return (self.or_zero and value == 0) or Number(float, self.low, self.high, self.or_null).fits(value)
+
+
 @dataclass(frozen=True)
 class Text:
     """A text as it stands, with whatever characters, or null where that is allowed; quotes are taken away."""
@@ -90,35 +122,6 @@ class Bytes:
     def fits(self, value: Value) -> bool:
         """Return whether there are any, and no absurd number of them."""
         return value is None or (isinstance(value, int) and 2**20 <= value < 2**60)
-
-
-@dataclass(frozen=True)
-class Duration:
-    """A time with its unit from low to high, or a whole number of nanoseconds; 0 too where that is allowed."""
-
-    low: str
-    high: str
-    or_zero: bool = False
-
-    @property
-    def takes(self) -> str:
-        """Return it in words."""
-        zero = ", or 0" if self.or_zero else ""
-        what = "a time such as 500ms, 5s or 1m30s, or a whole number of nanoseconds"
-        return f"{what}, from {self.low} to {self.high}{zero}"
-
-    def parse(self, text: str) -> Value:
-        """Return the time with its unit; raise ValueError."""
-        seconds = span_seconds(text)
-        return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s" if text.isdigit() else text
-
-    def fits(self, value: Value) -> bool:
-        """Return whether a time is in range."""
-        try:
-            seconds = span_seconds(str(value))
-        except ValueError:
-            return False
-        return (self.or_zero and seconds == 0) or span_seconds(self.low) <= seconds <= span_seconds(self.high)
 
 
 @dataclass(frozen=True)

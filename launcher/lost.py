@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.log_files import in_files
 from ollampi.mpiruntime.mpi import Mpi
+
+_log = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 1.0  # until MPI kills everybody: all ranks print, and clients get an answer
 _ABORT_S = 5.0  # how long MPI may take for that
@@ -39,6 +43,8 @@ class Lost:
         The process ends also where MPI hangs, or the main thread does not let go of Python's lock.
         """
         print(f"\nollampi: rank {self._comm.rank}: {text}; ending the job", file=sys.stderr, flush=True)
+        if in_files():
+            _log.error("%s; ending the job", text)
         faulthandler.dump_traceback_later(_LAST_WORDS_S + _ABORT_S, exit=True, file=os.open(os.devnull, os.O_WRONLY))
         _outlive(os.getppid())
         self.farewell(f"the server is ending, since {text.partition(': ')[0]}; it must be started again")

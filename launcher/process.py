@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+
+from ollampi.mpiruntime.log_files import in_files
+
+_log = logging.getLogger(__name__)
 
 
 def on_signals(handlers: dict[int, Callable[[], None]]) -> None:
@@ -24,3 +29,5 @@ def print_failure(rank: int) -> None:
     text = traceback.format_exc()
     lines = "".join(f"[rank {rank}] {line}\n" for line in text.splitlines())
     print(f"\nollampi: rank {rank} failed; ending all ranks\n{lines}", file=sys.stderr, flush=True)
+    if in_files():
+        _log.exception("rank %d failed; ending all ranks", rank)

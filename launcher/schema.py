@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
+from ollampi.mpiruntime.log_files import LogSettings
 
 
 @dataclass
@@ -29,15 +30,20 @@ class ServerConfig:
 
 @dataclass
 class ClusterConfig:
-    """The ranks as nodes; times as Go writes durations.
+    """The ranks as nodes of a cluster; times in seconds.
 
-    heartbeat_interval: between two messages in which a rank tells how it is; node_timeout: after which a rank that
-    says nothing is offline; health_check_interval: between two self-tests while there is nothing to do, 0 for none.
+    enabled: False starts one rank; node_name: None for the host's; node_role: of rank 0; load_balancing: between the
+    replicas of a model; preload: models that are loaded at the start and stay.
     """
 
-    heartbeat_interval: str = "1s"
-    node_timeout: str = "15s"
-    health_check_interval: str = "10s"
+    enabled: bool = True
+    node_name: str | None = None
+    node_role: str = "auto"
+    load_balancing: str = "least_connections"
+    heartbeat_interval: float = 1.0
+    node_timeout: float = 15.0
+    health_check_interval: float = 10.0
+    preload: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -74,5 +80,6 @@ class Config:
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     trace: str | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    logging: LogSettings = field(default_factory=LogSettings)
     server: ServerConfig = field(default_factory=ServerConfig)
     engine: EngineSettings = field(default_factory=EngineSettings)

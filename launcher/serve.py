@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
 from ollampi.launcher import assemble
 from ollampi.launcher.banner import banner, exposure, url
-from ollampi.launcher.config import compose_config
+from ollampi.launcher.config import compose_given, shared
+from ollampi.launcher.given import given
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.process import on_signals, print_failure
 from ollampi.launcher.progress import Progress, on_terminal
@@ -24,16 +26,18 @@ from ollampi.launcher.starting import Starting
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.engine import DRAIN, END, Engine
-from ollampi.mpiruntime.errors import OllampiError, WorldError
+from ollampi.mpiruntime.errors import ConfigError, OllampiError, WorldError
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.interface import check_interface
 from ollampi.mpiruntime.lifetime import die_with
+from ollampi.mpiruntime.log_files import OWN, check_folder, in_files, open_logs, parts
 from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Stop
 
+_log = logging.getLogger(f"{OWN}.launcher.serve")  # __name__ is that of a program here
 _FRONT_GRACE_S = 1.5
 _SIGNALS = {signal.SIGINT: END, signal.SIGTERM: END, signal.SIGUSR1: DRAIN}
 
@@ -76,7 +80,7 @@ def main() -> None:
         begun()
         sys.exit(f"ollampi: {e}")
     try:
-        status = run_rank(comm, composed.config, begun)
+        status = run_rank(comm, composed.config, composed.warnings, begun)
         begun()
         _leave(comm)
     except BaseException:
@@ -91,21 +95,33 @@ class Composed:
     """The configuration, composed before MPI starts, since MPI reads the interface then.
 
     timeout_s: how long a rank is waited for that does not come. config: returns it, or raises OllampiError, once all
-    ranks can agree on that.
+    ranks can agree on that; warnings: what means nothing here.
     """
 
     interface: str | None
     timeout_s: float
     config: Callable[[], Config]
+    warnings: Sequence[str] = ()
 
 
 def compose(overrides: list[str]) -> Composed:
     """Return the configuration of this rank, or what raises why there is none. Before MPI starts."""
     try:
-        config = compose_config(overrides, os.environ)
+        found = given(overrides, os.environ)
+        config = compose_given(found)
     except OllampiError as e:
         return Composed(None, ExchangeSettings().timeout_s, partial(_refuse, e))
-    return Composed(config.exchange.interface, config.exchange.timeout_s, lambda: _checked(config))
+    return Composed(config.exchange.interface, config.exchange.timeout_s, lambda: _checked(config), found.warnings)
+
+
+def _prepare(comm: Communicator, config: Config) -> None:
+    """Open the logs of this rank; raise ConfigError where they cannot be written, or there shall be one rank."""
+    if comm.size > 1 and not config.cluster.enabled:
+        raise ConfigError(f"cluster.enabled is false, and there are {comm.size} ranks; start one, or set it to true")
+    open_logs(config.logging, parts(comm.rank))
+    if comm.rank == 0:
+        check_folder(config.logging)
+    _log.info("rank %d of %d begins: process %d on %s", comm.rank, comm.size, os.getpid(), socket.gethostname())
 
 
 def _refuse(error: OllampiError) -> NoReturn:
@@ -119,15 +135,24 @@ def _checked(config: Config) -> Config:
     return config
 
 
-def run_rank(comm: Communicator, composed: Callable[[], Config], watched: Callable[[], None] = lambda: None) -> int:
+def run_rank(
+    comm: Communicator,
+    composed: Callable[[], Config],
+    warnings: Sequence[str] = (),
+    watched: Callable[[], None] = lambda: None,
+) -> int:
     """Return the exit status of a rank that served or, with 1, was refused; collective.
 
-    composed: returns the configuration or raises OllampiError; watched: called once this rank's watchdog has begun.
+    composed: returns the configuration or raises OllampiError; warnings: what rank 0 prints first; watched: called
+    once this rank's watchdog has begun.
     What a user can mend is agreed on by all ranks and printed once. Anything else is raised.
     """
     on_signals({number: partial(comm.notify, note) for number, note in _SIGNALS.items()})
     try:
-        config = agree(comm, composed)
+        config = shared(comm, agree(comm, composed))
+        agree(comm, lambda: _prepare(comm, config))
+        for warning in warnings if comm.rank == 0 else ():
+            _announce(warning)
         lost = Lost(comm)
         runner, exchange = assemble.runner(comm, config, lost, watched)
         with runner.place.where.during("the opening of the port"):
@@ -157,15 +182,22 @@ def _open(config: Config, runner: Runner) -> _Doors:
 def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine, config.exchange.synchronization_points)
-    progress = Progress(_write, on_terminal(sys.stderr, os.environ))
-    runner.announce, runner.progress = _announce, progress
+    progress, tick = Progress(_write, on_terminal(sys.stderr, os.environ)), runner.progress
+
+    def show(name: str, passed: int, total: int) -> None:
+        tick(name, passed, total)
+        progress(name, passed, total)
+
+    runner.announce, runner.progress = _announce, show
     try:
         draft = assemble.find_model(config, config.draft) if config.draft else None
         hosted = models.pin(assemble.find_adapted(config), draft)
         hosted.keep(None)
+        preload(config, models)
         warning = exposure(doors.listener, config.server.keys is not None)
         address = url(doors.listener)
         print(banner(hosted, runner.facts, library, exchange, runner.choice, address, warning), flush=True)
+        _log.info("serving %s at %s", hosted.ref.name, address)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         supervise, announce = _care(runner, models, doors)
@@ -197,9 +229,18 @@ def _care(runner: Runner, models: Models, doors: _Doors) -> tuple[Callable[[], N
     return supervise, announce
 
 
+def preload(config: Config, models: Models) -> None:
+    """Load the models that shall be there from the start and stay; raise ModelError where one cannot."""
+    for wanted in config.cluster.preload:
+        name = models.preload(assemble.find_model(config, wanted)).ref.name
+        _announce(f"{name} is loaded and stays")
+
+
 def _announce(line: str) -> None:
-    """Print a line to the operator."""
+    """Print a line to the operator; where logs are files, it is there too."""
     _write(f"ollampi: {line}\n")
+    if in_files():
+        _log.info("%s", line)
 
 
 def _write(text: str) -> None:

@@ -1,13 +1,13 @@
-"""Know every setting: what it takes, and what values a command line and the environment give.
+"""Know every setting, and read the value of one.
 
 Imports nothing heavy, so that `ollampi launch` can check a command line before it starts anything.
 """
 
-from collections.abc import Mapping, Sequence
+import json
 
-from ollampi.launcher.address import parse_address
-from ollampi.launcher.kinds import Choice, Duration, Flag, Kind, Number, Text, Texts, Value
+from ollampi.launcher.kinds import Choice, Flag, Kind, Number, Span, Text, Texts, Value
 from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.log_files import LEVELS
 
 _DTYPE = Choice(
     ("auto", "float32", "bfloat16"),
@@ -55,6 +55,14 @@ _LOAD = Choice(
     ("slices", "scatter"),
     "each rank reads its part of the files, or rank 0 reads for all, where many readers make a file system slow",
 )
+_ROLE = Choice(
+    ("auto", "coordinator", "worker", "mixed"),
+    "of rank 0: mixed computes too, coordinator does not; other ranks are workers; auto: mixed",
+)
+_BALANCING = Choice(
+    ("least_connections", "round_robin", "random", "prefix_aware"), "which replica of a model a request goes to"
+)
+_LEVEL = Choice(("auto", *LEVELS), "auto: info in a folder, warning on stderr")
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
@@ -69,7 +77,7 @@ SETTINGS: dict[str, Kind] = {
     "load": _LOAD,
     "experts": _EXPERTS,
     "deterministic": Flag(),
-    "drain_timeout_s": Number(float, 0, 86400),
+    "drain_timeout_s": Span(0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
     "pin": Flag(),
     "exchange.link": _LINK,
@@ -79,12 +87,23 @@ SETTINGS: dict[str, Kind] = {
     "exchange.synchronization_points": _POINTS,
     "exchange.prefetch_factor": _PREFETCH,
     "exchange.overlap": _OVERLAP,
-    "exchange.timeout_s": Number(float, 0.1, 86400),
+    "exchange.timeout_s": Span(0.1, 86400),
     "exchange.table": Text("the path of a file, or null", or_null=True),
     "trace": Text("the path of a file to write, or null", or_null=True),
-    "cluster.heartbeat_interval": Duration("100ms", "1h"),
-    "cluster.node_timeout": Duration("200ms", "24h"),
-    "cluster.health_check_interval": Duration("100ms", "24h", or_zero=True),
+    "cluster.enabled": Flag(),
+    "cluster.node_name": Text("a name for this node, or null", or_null=True),
+    "cluster.node_role": _ROLE,
+    "cluster.load_balancing": _BALANCING,
+    "cluster.heartbeat_interval": Span(0.05, 3600),
+    "cluster.node_timeout": Span(0.1, 86400),
+    "cluster.health_check_interval": Span(0.1, 86400, or_zero=True),
+    "cluster.preload": Texts("the name of a model or the path of its folder, or several in brackets: [a,b]"),
+    "logging.folder": Text("the path of a folder, or null", or_null=True),
+    "logging.format": Choice(("text", "json"), "json writes one object in each line"),
+    "logging.level": _LEVEL,
+    "logging.max_bytes": Number(int, 1024, 2**40),
+    "logging.files": Number(int, 2, 1000),
+    "logging.network": Flag(),
     "server.host": Text("an address of this host"),
     "server.port": Number(int, 0, 65535),
     "server.threads": Number(int, 1, 4096),
@@ -104,10 +123,11 @@ SETTINGS: dict[str, Kind] = {
     "engine.max_running": Number(int, 1, 2**16),
     "engine.max_stretch": Number(float, 1, 1e6),
     "engine.max_drafts": Number(int, 0, 64, or_null=True),
-    "engine.timeout_s": Number(float, 0.001, 1e9, or_null=True),
+    "engine.timeout_s": Span(0.001, 1e9, or_null=True),
     "engine.max_queue": Number(int, 0, 2**20),
     "engine.max_loaded_models": Number(int, 1, 64),
-    "engine.keep_alive_s": Number(float, -(2**31), 2**31, or_null=True),
+    "engine.keep_alive_s": Span(-(2**31), 2**31, or_null=True),
+    "engine.load_timeout_s": Span(0.1, 1e9, or_null=True),
     "engine.deterministic": Flag(),
     "engine.quantize": _QUANTIZE,
     "engine.shard_cache": _CACHE,
@@ -116,30 +136,6 @@ SETTINGS: dict[str, Kind] = {
     "engine.stream": _STREAM,
     "engine.prefetch_factor": _PREFETCH,
 }
-_ENVIRONMENT = {
-    "OLLAMA_MODELS": "store",
-    "OLLAMA_CONTEXT_LENGTH": "engine.context_length",
-    "OLLAMA_MAX_QUEUE": "engine.max_queue",
-    "OLLAMA_MAX_LOADED_MODELS": "engine.max_loaded_models",
-    "OLLAMA_KV_CACHE_TYPE": "engine.cache_dtype",
-    "OLLAMA_MAX_TRANSFER_STREAMS": "server.transfer_streams",
-}
-_CACHE_TYPES = {"f16": "auto", "q8_0": "int8"}
-_ZERO_IS_DEFAULT = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_MAX_TRANSFER_STREAMS")
-
-
-def chosen(overrides: Sequence[str], environ: Mapping[str, str]) -> dict[str, Value]:
-    """Return path -> value of the settings that the environment or, before it, the command line gives.
-
-    Raise ConfigError for the first that cannot be used, with its name, its value and what it takes.
-    """
-    values = _from_environment(environ)
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if override.startswith("-") or not equals or not path:
-            raise ConfigError(f"{override!r} is no setting; write key=value, for example server.port=11500")
-        values[path] = _parse(path, path, text)
-    return values
 
 
 def check_setting(path: str, value: Value, name: str, shown: str) -> None:
@@ -148,36 +144,43 @@ def check_setting(path: str, value: Value, name: str, shown: str) -> None:
         raise ConfigError(f"{name} is {shown}; it must be {SETTINGS[path].takes}")
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
-    """Return the settings that Ollama's environment variables give."""
-    given = {name: environ.get(name, "").strip().strip("\"'") for name in (*_ENVIRONMENT, "OLLAMA_HOST")}
-    values: dict[str, Value] = {}
-    if given["OLLAMA_HOST"]:  # as in Ollama, scheme and path are for clients only
-        address = parse_address(given["OLLAMA_HOST"], "OLLAMA_HOST")
-        values |= {"server.host": address.host, "server.port": address.port}
-    for name, path in _ENVIRONMENT.items():
-        if given[name] and not (given[name] == "0" and name in _ZERO_IS_DEFAULT):
-            values[path] = _parse(
-                path, name, _cache_dtype(given[name]) if path == "engine.cache_dtype" else given[name]
-            )
-    return values
-
-
-def _cache_dtype(cache_type: str) -> str:
-    """Return the setting for one of Ollama's cache types; raise ConfigError where there is none."""
-    if cache_type.lower() not in _CACHE_TYPES:
-        raise ConfigError(
-            f"OLLAMA_KV_CACHE_TYPE is {cache_type!r}; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0"
-            " (engine.cache_dtype=int8)"
-        )
-    return _CACHE_TYPES[cache_type.lower()]
-
-
-def _parse(path: str, name: str, text: str) -> Value:
-    """Return the value of a setting that was given under `name`."""
+def parse_setting(path: str, name: str, text: str) -> Value:
+    """Return the value of a setting that was given under `name`; raise ConfigError, also where there is none."""
     if path not in SETTINGS:
-        raise ConfigError(_unknown(path))
+        raise ConfigError(unknown(path))
     return parse(SETTINGS[path], name, text)
+
+
+def typed(path: str, name: str, value: object) -> Value:
+    """Return the value of a setting that a file gives as a value of its own; raise ConfigError as `parse` does."""
+    kind = SETTINGS[path]
+    if isinstance(value, str):
+        return parse_text(kind, name, value)
+    if isinstance(kind, Texts) and isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return [str(part) for part in value]
+    if value is None and kind.fits(None) and not isinstance(kind, Texts):
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(kind, Text | Texts)
+    if not is_number or isinstance(value, bool) != isinstance(kind, Flag):
+        raise ConfigError(f"{name} is {as_text(value)}; it must be {kind.takes}")
+    return parse(kind, name, json.dumps(value))
+
+
+def as_text(value: object) -> str:
+    """Return a text as it is, and anything else that a file may hold as JSON, as far as that can be."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    except (ValueError, TypeError, RecursionError):  # a list of YAML that holds itself, keys that are no texts
+        return repr(value)
+
+
+def parse_text(kind: Kind, name: str, text: str) -> Value:
+    """Return the value of a text; one that stands for itself keeps its quotes. Raise ConfigError as `parse` does."""
+    if not isinstance(kind, Text):
+        return parse(kind, name, text)
+    if not kind.fits(text):
+        raise ConfigError(f"{name} is {text!r}; it must be {kind.takes}")
+    return text
 
 
 def parse(kind: Kind, name: str, text: str) -> Value:
@@ -193,7 +196,7 @@ def parse(kind: Kind, name: str, text: str) -> Value:
     return value
 
 
-def _unknown(path: str) -> str:
+def unknown(path: str) -> str:
     """Return the message for a path that is no setting: the names on the level at which it goes astray."""
     if group := _names(path):
         return f"{path!r} is a group of settings; set one of them: {', '.join(f'{path}.{name}' for name in group)}"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from ollampi.api.names import Name, parse_name
 from ollampi.api.store.local import LocalStore
 from ollampi.api.store.verify import OK, Finding, verify
+from ollampi.launcher.given import chosen
 from ollampi.launcher.home import store_root
-from ollampi.launcher.settings import chosen
 from ollampi.launcher.words import human_size
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from ollampi.launcher.settings import chosen
+from ollampi.launcher.given import chosen
 from ollampi.mpiruntime.errors import ConfigError
 
 _LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")

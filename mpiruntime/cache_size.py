@@ -9,6 +9,10 @@ from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.memory import human
 
 
+class NoRoom(ModelError):
+    """A load needs more memory than is free; other models may go."""
+
+
 @dataclass(frozen=True)
 class RankMemory:
     """What a load needs on one rank, and what there is, in bytes.
@@ -60,7 +64,7 @@ def room(
     count = counts[-1]
     local = next(local for local in holders if _left(local, count) < least * _block_bytes(local))
     needed = sum(r.fixed_bytes[count] for r in local) + least * _block_bytes(local)
-    raise ModelError(
+    raise NoRoom(
         f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} ranks)"
         f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free;"
         " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"

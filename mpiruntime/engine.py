@@ -10,8 +10,9 @@ from dataclasses import asdict, replace
 from ollampi.mpiruntime.active import Active
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.errors import OllampiError, ShutdownError, code_of
+from ollampi.mpiruntime.eviction import NotYet
 from ollampi.mpiruntime.guides import Guides
-from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
+from ollampi.mpiruntime.hosted import HostedModel, Models
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.inside import InsideView
 from ollampi.mpiruntime.metrics import RequestMeter
@@ -19,8 +20,9 @@ from ollampi.mpiruntime.porter import LATE_TEXT, Answered, Porter
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
-from ollampi.mpiruntime.step import Stop
+from ollampi.mpiruntime.step import LogFrom, Stop
 from ollampi.mpiruntime.stepper import Progress, Stepper, StepTimes
+from ollampi.mpiruntime.token_check import check_tokens
 from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
 from ollampi.mpiruntime.wire import Message
 
@@ -104,8 +106,6 @@ class Engine:
         """Return whether the loop is over."""
         return self._stop_at is not None and (not self._active or time.monotonic() >= self._stop_at)
 
-    # ---- messages ----
-
     def _take_messages(self, wait_s: float) -> None:
         """Act on every message that is there; wait for the first one for at most wait_s."""
         while (taken := self._porter.get(wait_s)) is not None:
@@ -144,6 +144,9 @@ class Engine:
             client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
         elif op == "metrics":
             client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
+        elif op == "log_level":
+            self.runner.lead(LogFrom(message["level"]))
+            client.post({"id": number, "kind": "log_level"})
         elif op == "cancel":
             self._cancel(client, number, message.get("reason", "cancel"))
         elif op == "gone":
@@ -159,7 +162,7 @@ class Engine:
         """Queue a request, loading its model first where needed."""
         began = time.monotonic()
         model = self._model(request.model, request.context)
-        model.check_tokens(request)
+        check_tokens(model.config, request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
         sequence.load_ns = int((time.monotonic() - began) * 1e9)
@@ -250,8 +253,6 @@ class Engine:
         del self._by_id[active.client, active.id]
         active.model.touch()
         self._retry_due = True
-
-    # ---- steps ----
 
     def _step_all(self) -> None:
         """Make one step of every model that has work; check the block accounting where no message brought any."""

@@ -15,12 +15,13 @@ class EngineSettings:
     max_step_tokens: tokens in one forward pass; max_running, max_queue: requests; max_stretch: how many times as long a
     step may take where prompts join running answers; max_drafts: tokens that are proposed for one answer in a step,
     None as in HostedModel.max_drafts; timeout_s: after which a request ends with an error, None for never;
-    keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; deterministic: the same bits
-    in any batch and world, at a price (docs/determinism.md); quantize: none, q8, q4, or auto for what the checkpoint
-    has; shard_cache: the folder that keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or
-    spread whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0
-    reads all; stream: auto, never or always: whether layers are read in every step from a file in shard_cache, auto
-    those for which there is no memory; prefetch_factor: how many ahead.
+    keep_alive_s: how long an idle model stays, negative for ever, None for KEEP_ALIVE_S; load_timeout_s: how long a
+    load may bring no byte before the job ends, None for ever; deterministic: the same bits in any batch and world, at a
+    price (docs/determinism.md); quantize: none, q8, q4, or auto for what the checkpoint has; shard_cache: the folder
+    that keeps quantised weights, None for nowhere (docs/quantization.md); experts: cut, or spread whole over the ranks;
+    load: slices, where each rank reads its part of the files, or scatter, where rank 0 reads all; stream: auto, never
+    or always: whether layers are read in every step from a file in shard_cache, auto those for which there is no
+    memory; prefetch_factor: how many ahead.
     """
 
     dtype: str = "auto"
@@ -37,6 +38,7 @@ class EngineSettings:
     max_loaded_models: int = 3
     timeout_s: float | None = None
     keep_alive_s: float | None = None
+    load_timeout_s: float | None = None
     deterministic: bool = False
     quantize: str = "auto"
     shard_cache: str | None = None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.draft_model import DraftModel
 from ollampi.mpiruntime.engine_settings import EngineSettings
-from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.eviction import await_idle, in_order, make_room
 from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.log_files import SCHEDULER
 from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.pace import Pace
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef
+from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.scheduler import Scheduler
 from ollampi.mpiruntime.step import Check, Load, Unload
@@ -23,27 +27,8 @@ from ollampi.mpiruntime.synchronization import is_approximate, told
 
 KEEP_ALIVE_S = 300.0
 MAX_DRAFTS = 16
+_log = logging.getLogger(SCHEDULER)
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
-
-
-class NotYet(Exception):
-    """A model cannot be had before another one, or its own smaller self, is idle; `names` are the models concerned."""
-
-    def __init__(self, names: set[str]) -> None:
-        super().__init__(f"{' and '.join(sorted(names))} must be idle first")
-        self.names = names
-
-
-@dataclass(frozen=True)
-class DraftModel:
-    """A smaller model on all ranks that drafts for another one; context bounds its positions."""
-
-    number: int
-    context: int
-    max_step_tokens: int
-    name: str
-    reports: list[LoadReport]
-    pace: Pace = field(default_factory=Pace)
 
 
 class HostedModel:
@@ -89,6 +74,11 @@ class HostedModel:
         self.keep_s = default_keep_s
         self.last_used = time.monotonic()
 
+    @property
+    def idle(self) -> bool:
+        """Return whether the model has no work."""
+        return self.scheduler.idle
+
     def numbers(self) -> list[int]:
         """Return the numbers of all that the ranks hold for the model: its own and its draft model's."""
         return [self.number, *([self.draft.number] if self.draft else [])]
@@ -119,21 +109,6 @@ class HostedModel:
         """Return whether the model is idle and its time is over."""
         return self.scheduler.idle and 0 <= self.keep_s <= now - self.last_used
 
-    def check_tokens(self, request: GenerateRequest) -> None:
-        """Raise RequestError for an empty prompt, a token that the model does not have, or a model without a head."""
-        if not self.config.has_head:
-            raise RequestError("the model makes embeddings only; ask for these, or use a model with an output head")
-        tokens = request.prompt
-        if not tokens:
-            raise RequestError("the prompt has no tokens; send at least one character")
-        strange = [t for t, _ in request.sampling.logit_bias if not 0 <= t < self.config.vocab_size]
-        if strange:
-            raise RequestError(
-                f"logit_bias names token {strange[0]}; the model's tokens are 0 to {self.config.vocab_size - 1}"
-            )
-        if not 0 <= min(tokens) <= max(tokens) < self.config.vocab_size:
-            raise RequestError(f"the prompt has token {max(tokens)}, the model's vocabulary {self.config.vocab_size}")
-
     def listing(self) -> LoadedModel:
         """Return what /api/ps tells of the model."""
         drafting = self.draft.reports if self.draft else []
@@ -149,6 +124,9 @@ class HostedModel:
         )
 
 
+_Some = Sequence[HostedModel]
+
+
 class Models:
     """The models in memory by name."""
 
@@ -160,6 +138,7 @@ class Models:
         self._hosted: dict[str, HostedModel] = {}
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
+        self._staying: set[str] = set()  # names of those that were preloaded
         self._next_number = 0
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
@@ -182,14 +161,28 @@ class Models:
         hosted = self._hosted.get(ref.name)
         if hosted is not None and hosted.ref == ref and min(context or 0, hosted.config.max_context) <= hosted.context:
             return hosted
-        leaving = hosted
-        if hosted is None and len(self._hosted) >= self.settings.max_loaded_models:
-            leaving = min(self._hosted.values(), key=lambda m: (not m.scheduler.idle, m.keep_s < 0, m.last_used))
-        if leaving is not None and not leaving.scheduler.idle:
-            raise NotYet({ref.name, leaving.ref.name})
+        too_many = len(self._hosted) >= self.settings.max_loaded_models
+        leaving = [hosted] if hosted is not None else in_order(self._hosted.values())[:too_many]
+        await_idle(ref.name, leaving)
+        return self._get_new(ref, context, leaving, in_order(m for m in self._hosted.values() if m not in leaving))
+
+    def preload(self, ref: ModelRef) -> HostedModel:
+        """Load a model that stays, beside those that are there; raise ModelError where there is no place for it."""
+        self._staying.add(ref.name)
+        if len(self._hosted) >= self.settings.max_loaded_models and ref.name not in self._hosted:
+            raise ModelError(
+                f"model {ref.name} of cluster.preload has no place beside {', '.join(self._hosted)}:"
+                f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
+            )
+        hosted = self._hosted.get(ref.name) or self._get_new(ref, None, [], [])
+        hosted.keep_s = hosted.default_keep_s = -1.0
+        return hosted
+
+    def _get_new(self, ref: ModelRef, context: int | None, leaving: _Some, others: _Some) -> HostedModel:
+        """Load a model; `leaving` go for it, and as many of `others` as memory takes."""
         with self.while_loading():
             try:
-                return self._load(ref, context, leaving)
+                return self._load(ref, context, leaving, others)
             except ModelError as e:
                 raise ModelError(f"model {ref.name}: {e}") from e
 
@@ -200,7 +193,7 @@ class Models:
     def expire(self, now: float) -> None:
         """Unload every model whose time is over."""
         for hosted in [m for m in self._hosted.values() if m.expired(now)]:
-            self._unload(hosted)
+            self._unload(hosted, f"idle for {hosted.keep_s:g} s")
 
     def unload_when_idle(self, name: str) -> None:
         """Unload a model, after its running requests where there are any; one that is not there is ignored."""
@@ -216,8 +209,8 @@ class Models:
         """Return what /api/ps tells of the models in memory."""
         return [m.listing() for m in self._hosted.values()]
 
-    def _load(self, ref: ModelRef, context: int | None, leaving: HostedModel | None) -> HostedModel:
-        """Load a model on all ranks in place of another one, or in addition."""
+    def _load(self, ref: ModelRef, context: int | None, leaving: _Some, others: _Some) -> HostedModel:
+        """Load a model on all ranks in place of others, or in addition; raise NotYet where one of these has work."""
         config = read_config(Path(ref.path))
         settings = self.settings
         quantize = "none" if settings.deterministic and settings.quantize == "auto" else settings.quantize
@@ -244,18 +237,25 @@ class Models:
             **asdict(load),
             most_blocks=load.num_blocks * (settings.max_running if settings.cache_tokens is None else 1),
             fraction=settings.cache_fraction,
-            leaving=leaving.numbers() if leaving else [],
             drafts=[self._draft.path] if self._draft and ref == self._pinned else [],
             stream=settings.stream,
         )
-        load = replace(load, **asdict(self.runner.lead_check(check)))
-        if leaving is not None:
-            self._unload(leaving)
+        found, going = make_room(
+            lambda some: self.runner.lead_check(replace(check, leaving=[n for m in some for n in m.numbers()])),
+            leaving,
+            others,
+        )
+        await_idle(ref.name, going)
+        for each in going:
+            self._unload(each, f"makes room for {ref.name}")
+        load = replace(load, **asdict(found))
         reports = self.runner.lead_load(load)
         counts = self.counts.setdefault(ref.name, ModelCounts())
         hosted = HostedModel(load.model, ref, config, load, reports, settings, self._default_keep_s(ref), counts)
         self._next_number += 1
         self._hosted[ref.name] = hosted
+        held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
+        _log.info("%s loaded: context %d, %s, %d bytes, %.1f s", ref.name, load.context, load.dtype, held, slowest_s)
         if ref == self._pinned and self._draft is not None:
             hosted.draft = self._load_draft(self._draft, hosted, load)
         return hosted
@@ -277,19 +277,22 @@ class Models:
             self.runner.lead_check(Check(**asdict(draft)))
             reports = self.runner.lead_load(draft)
         except ModelError:
-            self._unload(hosted)
+            self._unload(hosted, "its draft model cannot be had")
             raise
         self._next_number += 1
         return DraftModel(draft.model, length, self.settings.max_step_tokens, ref.name, reports)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""
+        if ref.name in self._staying:
+            return -1.0
         if self.settings.keep_alive_s is not None:
             return self.settings.keep_alive_s
         return -1.0 if ref == self._pinned else KEEP_ALIVE_S
 
-    def _unload(self, hosted: HostedModel) -> None:
+    def _unload(self, hosted: HostedModel, why: str) -> None:
         """Free a model on all ranks."""
+        _log.info("%s unloaded: %s", hosted.ref.name, why)
         del self._hosted[hosted.ref.name]
         for number in hosted.numbers():
             self.runner.lead(Unload(number))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.kv_cache import KVCache
 from ollampi.mpiruntime.layer_file import Damaged
 from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.log_files import set_level
 from ollampi.mpiruntime.meters import Meters, ModelMeter
 from ollampi.mpiruntime.model_config import is_idle, paired_heads, read_config
 from ollampi.mpiruntime.needed import needed
@@ -37,7 +39,20 @@ from ollampi.mpiruntime.same_files import check_same
 from ollampi.mpiruntime.self_test import Finding, SelfTest
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.slice_parts import empty_cache, kept_shards
-from ollampi.mpiruntime.step import Check, Examine, Load, Message, Recall, Report, Step, Stop, Unload, decode, encode
+from ollampi.mpiruntime.step import (
+    Check,
+    Examine,
+    Load,
+    LogFrom,
+    Message,
+    Recall,
+    Report,
+    Step,
+    Stop,
+    Unload,
+    decode,
+    encode,
+)
 from ollampi.mpiruntime.stepping import Steps
 from ollampi.mpiruntime.streaming import key_of, remedy, residence
 from ollampi.mpiruntime.synchronization import sums_once
@@ -46,6 +61,7 @@ from ollampi.mpiruntime.vitals import Activity
 from ollampi.mpiruntime.weights import Loaded
 from ollampi.mpiruntime.world import RankFacts
 
+_log = logging.getLogger(__name__)
 _NOT_KEPT = "load=scatter keeps no quantised weights in the folder of cache=; use load=slices to keep them"
 
 
@@ -88,6 +104,7 @@ class Runner:
         self.health: Health | None = None  # on rank 0 of a server
         self._self_test = SelfTest(comm, sums or comm)
         self._models: dict[int, _Loaded] = {}
+        self.while_reading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered while it reads a slice
         self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; every rank's is called
         self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, likewise
 
@@ -127,11 +144,11 @@ class Runner:
         self.comm.broadcast(encode(recall))
         return self.meters.events(recall.zero)
 
-    def lead(self, message: Unload | Stop) -> None:
+    def lead(self, message: Unload | LogFrom | Stop) -> None:
         """Send any other message to all ranks and act on it. Rank 0 only."""
         self.comm.broadcast(encode(message))
-        if isinstance(message, Unload):
-            self.unload(message)
+        if not isinstance(message, Stop):
+            self._act(message)
 
     def follow(self) -> None:
         """Act on what rank 0 sends until it says stop. All ranks but 0."""
@@ -144,6 +161,8 @@ class Runner:
             self.step(message)
         elif isinstance(message, Unload):
             self.unload(message)
+        elif isinstance(message, LogFrom):
+            set_level(message.level)
         elif isinstance(message, Report):
             self.meters.samples()
         elif isinstance(message, Examine):
@@ -230,6 +249,7 @@ class Runner:
         except OllampiError as e:
             self.unload(Unload(load.model))
             raise ModelError(str(e)) from e
+        _log.info("%s: %d bytes read in %.1f s", load.name, report.read_bytes, report.seconds)
         reports = [LoadReport(**json.loads(m)) for m in self.comm.collect(json.dumps(asdict(report)).encode())]
         for note in [report.note for report in reports if report.note][:1]:
             self.announce(note)
@@ -254,7 +274,8 @@ class Runner:
     def _load_slice(self, load: Load, reading: Reading) -> LoadReport:
         """Read this rank's slice and make its cache; return what it holds."""
         try:
-            return self._read_slice(load, reading)
+            with self.while_reading():
+                return self._read_slice(load, reading)
         except Damaged as e:
             path, what = e.path, str(e)
         path.unlink(missing_ok=True)  # here nothing of the first try is held any more

@@ -119,12 +119,19 @@ class Examine:
 
 
 @dataclass(frozen=True)
+class LogFrom:
+    """Log from a level on."""
+
+    level: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """Leave the loop."""
 
 
-Message = Step | Load | Check | Unload | Report | Recall | Examine | Stop
-_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, Examine, Stop)}
+Message = Step | Load | Check | Unload | Report | Recall | LogFrom | Examine | Stop
+_BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, LogFrom, Examine, Stop)}
 
 
 def encode(message: Message) -> bytes:

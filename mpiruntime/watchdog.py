@@ -73,8 +73,8 @@ class Watchdog:
     """The watch over one rank; `look` is called often, by one thread.
 
     hosts: of all ranks; lost: called once, with what is to be said, where a rank is missing; longest_s: between two
-    looks. beside: called with the time at each look; heard: called with a rank and what it sent by `tell`. Both may be set
-    at any time.
+    looks. beside: called with the time at each look; heard: called with a rank and what it sent by `tell`. Both may be
+    set at any time.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ TORCH_FREE = {
     "heap",
     "json_file",
     "lifetime",
+    "log_files",
     "model_config",
     "request",
     "safetensors_header",

@@ -177,6 +177,9 @@ class FakeEngine:
     def unload(self, model: ModelRef) -> None:
         self.calls.append(("unload", model.name))
 
+    def log_from(self, level: str) -> None:
+        self.calls.append(("log_from", level))
+
     def loaded(self) -> list[LoadedModel]:
         return self.models
 

@@ -46,6 +46,22 @@ def test_launch_dry_run_prints_a_line_for_the_shell(mpirun: str, monkeypatch: py
     assert result.output.startswith("OMPI_MCA_btl='^ofi' ")
 
 
+def test_launch_passes_options_of_the_server_on(mpirun: str, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.json"
+    file.write_text('{"api_port": 11500}')
+    given = ["--config", str(file), "--listen", ":1", "--log-level=debug"]
+    result = CliRunner().invoke(main, ["launch", "-n", "4", "--mpirun", mpirun, "--dry-run", *given, "model=x"])
+    assert result.exit_code == 0
+    assert shlex.split(result.output)[-6:] == [*given, "model=x"]
+
+
+def test_launch_starts_one_rank_where_no_cluster_is_wanted(mpirun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_CLUSTER_ENABLED", "false")
+    result = CliRunner().invoke(main, ["launch", "-n", "4", "--mpirun", mpirun, "--dry-run"])
+    assert result.stderr == "ollampi: cluster.enabled is false: one rank is started\n"
+    assert shlex.split(result.stdout)[-5:] == ["-n", "1", sys.executable, "-m", "ollampi.launcher.serve"]
+
+
 def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
 
@@ -74,6 +90,7 @@ def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest
         (["--mpirun", "/nowhere/mpirun"], "Error: no program '/nowhere/mpirun'"),
         (["-n", "0"], "Error: cannot start 0 ranks: ask for at least 1"),
         (["server.prot=1"], "Error: unknown setting 'server.prot'; server has: host, port,"),
+        (["--config", "/nowhere.json"], "Error: --config names /nowhere.json, which is no file; give the path"),
         (["--colour"], "Error: '--colour' is no setting; write key=value"),
         (["engine.context_length=abc", "model=demo"], "Error: engine.context_length is 'abc'; it must be a whole"),
         (["exchange.interface=eth99"], "Error: exchange.interface is 'eth99', which"),

@@ -9,7 +9,7 @@ import yaml
 
 from ollampi.launcher import config
 from ollampi.launcher.config import CONF, compose_config
-from ollampi.launcher.kinds import Choice, Flag, Number, Text, Texts
+from ollampi.launcher.kinds import Choice, Flag, Number, Span, Text, Texts
 from ollampi.launcher.schema import Config
 from ollampi.launcher.settings import SETTINGS
 from ollampi.mpiruntime.errors import ConfigError
@@ -29,6 +29,8 @@ def wanted_type(path: str) -> Any:
     kind = SETTINGS[path]
     if isinstance(kind, Number):
         return kind.kind | None if kind.or_null else kind.kind
+    if isinstance(kind, Span):
+        return float | None if kind.or_null else float
     if isinstance(kind, Text):
         return str | None if kind.or_null else str
     if isinstance(kind, Flag):

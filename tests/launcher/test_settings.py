@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ollampi.launcher.given import chosen
 from ollampi.launcher.kinds import Value
-from ollampi.launcher.settings import SETTINGS, chosen
+from ollampi.launcher.settings import SETTINGS
 from ollampi.mpiruntime.errors import ConfigError
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -179,6 +180,6 @@ def test_every_setting_says_what_it_takes() -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); import ollampi.launcher.settings; print(len(sys.modules))"
+    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); import ollampi.launcher.given; print(len(sys.modules))"
     code += "; assert not {'torch', 'hydra', 'omegaconf', 'yaml', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=60)

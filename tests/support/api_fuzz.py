@@ -85,6 +85,9 @@ class EchoEngine:
         """Unload at once."""
         self.models.pop(model.name, None)
 
+    def log_from(self, level: str) -> None:
+        """Log as before."""
+
     def loaded(self) -> list[LoadedModel]:
         """Return what was asked for last."""
         return [LoadedModel(model.name, model.path, 1, 0, 64, None) for model in self.models.values()]
