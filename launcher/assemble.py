@@ -38,6 +38,7 @@ from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
+from ollampi.mpiruntime.network_figures import measure_network
 from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
@@ -74,6 +75,7 @@ def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tupl
     facts = place(comm, facts, config.device, CudaGpus())
     settings = replace(config.exchange, communication_strategy="none") if config.deterministic else config.exchange
     exchange = _exchange(comm, facts, settings, crowded(facts, comm.rank, threads))
+    network = measure_network(comm, facts, 2 * settings.timeout_s)
     own = home(os.environ)
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
@@ -82,6 +84,7 @@ def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tupl
     exact, sums = Watched(exchange.comm, where), Watched(exchange.sums, where)
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)
+    made.network = network
     return made, exchange.told
 
 

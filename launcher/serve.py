@@ -21,6 +21,7 @@ from ollampi.launcher.process import on_signals, print_failure
 from ollampi.launcher.progress import Progress, on_terminal
 from ollampi.launcher.schema import Config
 from ollampi.mpiruntime.agreement import agree
+from ollampi.mpiruntime.cluster_view import ClusterView, node_names
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.engine import DRAIN, END, Engine
 from ollampi.mpiruntime.errors import OllampiError, WorldError
@@ -148,6 +149,9 @@ def _open(config: Config) -> _Doors:
 def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
     models = Models(runner, config.engine, config.exchange.synchronization_points)
+    names = node_names([fact.host for fact in runner.facts])
+    view = ClusterView(runner.facts, models, names, doors.listener.getsockname()[1], os.environ, runner.network)
+    doors.inbox.aside["cluster"] = view.answer  # also while the first model is being loaded
     progress = Progress(_write, on_terminal(sys.stderr, os.environ))
     runner.announce, runner.progress = _announce, progress
     try:
@@ -159,7 +163,9 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exc
         print(banner(hosted, runner.facts, library, exchange, runner.choice, address, warning), flush=True)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
-        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce).run()
+        engine = Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=doors.watch, announce=_announce)
+        view.leaving_s, view.refused = engine.leaving_s, engine.num_refused
+        engine.run()
     except OllampiError:
         runner.lead(Stop())
         raise

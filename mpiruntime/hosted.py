@@ -161,6 +161,7 @@ class Models:
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._next_number = 0
+        self.loading: ModelRef | None = None  # for those who look on from other threads
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
@@ -189,9 +190,12 @@ class Models:
             raise NotYet({ref.name, leaving.ref.name})
         with self.while_loading():
             try:
+                self.loading = ref
                 return self._load(ref, context, leaving)
             except ModelError as e:
-                raise ModelError(f"model {ref.name}: {e}") from e
+                raise type(e)(f"model {ref.name}: {e}") from e
+            finally:
+                self.loading = None
 
     def busy(self) -> list[HostedModel]:
         """Return the models that have work."""

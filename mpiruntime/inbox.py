@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ollampi.mpiruntime import wire
 
 Event = dict[str, Any]
+Aside = Callable[["Client", wire.Message], None]
 _GONE: wire.Message = {"op": "gone"}
 
 
@@ -28,7 +29,12 @@ class Client(Protocol):
 
 
 class Inbox(Protocol):
-    """Where the engine's loop takes its messages from."""
+    """Where the engine's loop takes its messages from.
+
+    aside: who answers messages with such an `op` in the thread that reads them, so that they wait for no step or load.
+    """
+
+    aside: dict[str, Aside]
 
     def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
         """Return the next message and its sender, or None where none came in time. 0 does not wait."""
@@ -41,6 +47,7 @@ class Local:
     """An inbox and client inside one process: for the first load, tests and benchmarks."""
 
     def __init__(self) -> None:
+        self.aside: dict[str, Aside] = {}
         self.messages: queue.SimpleQueue[wire.Message] = queue.SimpleQueue()
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
@@ -147,6 +154,7 @@ class SocketInbox:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.aside: dict[str, Aside] = {}
         self._messages: queue.SimpleQueue[tuple[Client, wire.Message]] = queue.SimpleQueue()
         self._clients: set[SocketClient] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -198,6 +206,17 @@ class SocketInbox:
         """Queue a message for the engine; forget a client that is gone."""
         if message is _GONE:
             self._clients.discard(client)
+        elif (answer := self.aside.get(str(message.get("op")))) is not None:
+            _answer(answer, client, message)
+            return
         else:
             message["arrived"] = time.monotonic()  # a loop that is busy with a load may take it much later
         self._messages.put((client, message))
+
+
+def _answer(answer: Aside, client: Client, message: wire.Message) -> None:
+    """Answer a message; a failure is its sender's answer, and the thread that reads goes on."""
+    try:
+        answer(client, message)
+    except Exception as e:
+        client.post({"id": message.get("id", 0), "kind": "error", "code": "internal", "message": str(e)})
