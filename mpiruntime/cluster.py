@@ -85,7 +85,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Pace:
-    """What the link to a rank can do, from rank 0: the round trip of 8 bytes, and bytes per second of large messages."""
+    """What the link from rank 0 to a rank can do: the round trip of 8 bytes, and the rate of large messages."""
 
     rank: int
     host: str
@@ -95,7 +95,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Network:
-    """What was measured when the job began: links to one rank of each host, and sums of so many bytes over all ranks."""
+    """What was measured when the job began: links to one rank of each host, and sums over all ranks."""
 
     links: list[Pace]
     all_reduce: list[tuple[int, float]]  # bytes, seconds
@@ -117,7 +117,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The job; leaving_s: the seconds after which it ends at the latest, None where it does not end."""
+    """The job; leaving_s: the seconds after which it ends at the latest, None where it does not end.
+
+    load_balancing: how the replica is chosen that takes a request.
+    """
 
     world: int
     uptime_s: float
@@ -128,6 +131,7 @@ class Cluster:
     traffic: Traffic = field(default_factory=Traffic)
     network: Network | None = None
     leaving_s: float | None = None
+    load_balancing: str = "least_connections"
 
     @classmethod
     def from_wire(cls, values: Mapping[str, Any]) -> Cluster:
@@ -156,6 +160,11 @@ class Wish:
     shards: int | None = None
     replicas: int | None = None
     ranks: list[list[int]] | None = None
+
+    @classmethod
+    def from_wire(cls, message: Mapping[str, Any]) -> Wish:
+        """Return what a message with the fields of a wish asks for."""
+        return _known(cls, message)
 
 
 def placement_from(values: Mapping[str, Any]) -> Placement:

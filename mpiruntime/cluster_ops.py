@@ -71,7 +71,7 @@ class ClusterOps:
 
     def _place(self, client: Client, number: int, message: Message) -> None:
         """Place a model as it is wished; its sender learns how far that is, and then where it lies."""
-        wish = Wish(**{name: message.get(name) for name in Wish.__dataclass_fields__})
+        wish = Wish.from_wire(message)
         _check(wish, self._models.runner.comm.size)
         with self._telling(client, number):
             hosted = self._hold(ModelRef(**message["model"]), wish.context)

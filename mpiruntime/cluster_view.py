@@ -143,7 +143,7 @@ def placement_of(hosted: HostedModel) -> Placement:
 
 
 def _columns(config: ModelConfig, reports: list[LoadReport]) -> list[list[int]]:
-    """Return the columns of the MLP that each shard holds; nothing for a mixture, whose experts are cut or dealt out."""
+    """Return the columns of the MLP that each shard holds; nothing for a mixture, whose experts may be dealt out."""
     if config.experts is not None:
         return []
     parts = [Shard(place, len(reports)).of(config.mlp_width, unit=GROUP) for place in range(len(reports))]

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from support.clusters import a_cluster, a_placement
 from support.coordinators import USAGE, FakeCoordinator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ollampi.api.app import create_app
-from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Loading, Placed, Tokens
 from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
 from ollampi.api.text_tokenizer import TextTokenizer
+from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
 from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
 
@@ -103,7 +105,7 @@ class FakeStream:
             if isinstance(event, EngineError):
                 raise event
             yield event
-            if isinstance(event, Done):
+            if isinstance(event, Done | Placed):
                 return
 
     def cancel(self, reason: str = "cancel") -> None:
@@ -129,6 +131,9 @@ class FakeEngine:
         self.calls: list[tuple[Any, ...]] = []
         self.models: list[LoadedModel] = []
         self.samples: list[Sample] = []
+        self.job: Cluster | Exception = a_cluster()
+        self.placing: list[Event | EngineError] = [Loading(1, 2), Placed(a_placement())]
+        self.wishes: list[Wish] = []
 
     def says(self, text: str, reason: str = "stop", logprobs: bool = False) -> None:
         """Script an answer, one token at a time."""
@@ -165,6 +170,27 @@ class FakeEngine:
 
     def unload(self, model: ModelRef) -> None:
         self.calls.append(("unload", model.name))
+
+    def unload_idle(self, model: ModelRef) -> None:
+        if self.refusal:
+            raise self.refusal
+        self.calls.append(("unload idle", model.name))
+
+    def place(self, model: ModelRef, wish: Wish) -> FakeStream:
+        self.wishes.append(wish)
+        self.streams.append(FakeStream(self.placing))
+        return self.streams[-1]
+
+    def cluster(self) -> Cluster:
+        if isinstance(self.job, Exception):
+            raise self.job
+        return self.job
+
+    def leave(self, graceful: bool, timeout_s: float) -> int:
+        if self.refusal:
+            raise self.refusal
+        self.calls.append(("leave", graceful, timeout_s))
+        return 0
 
     def loaded(self) -> list[LoadedModel]:
         return self.models

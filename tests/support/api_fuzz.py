@@ -24,8 +24,10 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Loading, Placed, Tokens
+from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from support.clusters import a_cluster, a_placement
 
 NOWHERE = "127.0.0.1:1/library/nothing:latest"
 CHECKS = [status_code_conformance, content_type_conformance, response_headers_conformance, unsupported_method]
@@ -84,6 +86,24 @@ class EchoEngine:
     def unload(self, model: ModelRef) -> None:
         """Unload at once."""
         self.models.pop(model.name, None)
+
+    def unload_idle(self, model: ModelRef) -> None:
+        """Unload at once, as `unload` does; raise EngineError where the model is not there."""
+        if self.models.pop(model.name, None) is None:
+            raise EngineError("absent", "it is not loaded")
+
+    def place(self, model: ModelRef, wish: Wish) -> EventList:
+        """Place at once."""
+        self.models[model.name] = model
+        return EventList([Loading(1, 2), Placed(a_placement(model.name))])
+
+    def cluster(self) -> Cluster:
+        """Return a job with all models that were asked for."""
+        return a_cluster(models=[a_placement(name) for name in self.models])
+
+    def leave(self, graceful: bool, timeout_s: float) -> int:
+        """Leave with nothing unfinished."""
+        return 0
 
     def loaded(self) -> list[LoadedModel]:
         """Return what was asked for last."""
