@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from ollampi import __version__
-from ollampi.launcher import cli_help, cli_models, cli_run, cli_serve, cli_store, cli_transfer
+from ollampi.launcher import (
+    cli_cluster,
+    cli_help,
+    cli_models,
+    cli_proxy,
+    cli_run,
+    cli_serve,
+    cli_store,
+    cli_transfer,
+)
 from ollampi.launcher.cli_options import INTERRUPTED
 from ollampi.mpiruntime.errors import OllampiError
 
@@ -70,6 +79,8 @@ for _command in (
     cli_models.cp,
     cli_models.rm,
     cli_store.verify,
+    cli_cluster.cluster,
+    cli_proxy.proxy,
     cli_help.completion,
     cli_help.man,
 ):

@@ -67,7 +67,7 @@ class ClusterOps:
     def farewell(self, unfinished: int) -> None:
         """Tell those who had the job leave that it has left, with so many requests unfinished."""
         for client, number in self._leavers:
-            client.post({"id": number, "kind": "left", "unfinished": unfinished})
+            client.post({"id": number, "kind": "farewell", "unfinished": unfinished})
 
     def _place(self, client: Client, number: int, message: Message) -> None:
         """Place a model as it is wished; its sender learns how far that is, and then where it lies."""

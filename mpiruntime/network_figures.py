@@ -34,6 +34,7 @@ def measure_network(comm: Communicator, facts: list[RankFacts], limit_s: float) 
         return None
     others = [ranks[0] for ranks in by_host(facts) if 0 not in ranks] or [1]
     links = [_pace(link, rank, facts[rank].host) for rank in others]
+    comm.all_reduce(torch.zeros(LARGE_BYTES // 4))  # for the first time, it takes far longer
     sums = measure({_SUM: comm.all_reduce}, comm, (SMALL_BYTES, LARGE_BYTES))[_SUM]
     return Network(links, sorted(sums.items()))
 
