@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from flask import Response, request
+from pydantic import BaseModel
 
 from ollampi.api.access import Permission
 from ollampi.api.disconnect import DisconnectWatcher
@@ -35,6 +36,7 @@ from ollampi.api.wires.cluster_wishes import check_join, check_leave, wish_of
 from ollampi.mpiruntime.cluster import Cluster
 from ollampi.mpiruntime.errors import ModelError
 
+View = Callable[[], Response]
 NO_NODES = "No nodes discovered"
 _HINTS = {
     "memory": (
@@ -47,7 +49,8 @@ _HINTS = {
 }
 _AWAY = {503: "there is no engine, or it is leaving"}
 _LOADS = {404: "", 409: "it is being loaded", 500: "out of memory, or the model cannot be used"}
-_UNLOADS = {409: "it is being loaded, or at work"}
+_DAMAGED = {500: "the model cannot be used"}
+_UNLOADS = _DAMAGED | {409: "it is being loaded, or at work"}
 _JOINS = _AWAY | {409: "a rank cannot join alone", 501: "there are no gateways yet"}
 _LEAVES = _AWAY | {404: "there is no such node", 409: "a rank cannot leave alone, or the job is leaving already"}
 
@@ -60,11 +63,11 @@ class ClusterRoutes:
         self._store = store
         self._watcher = watcher
 
-    def shows(self, entry: Callable[[Cluster], Json]) -> Callable[[], Response]:
+    def shows(self, entry: Callable[[Cluster], Json]) -> View:
         """Return a view that answers what `entry` makes of the job; raise ApiError where there is none."""
         return lambda: json_answer(entry(self._cluster()))
 
-    def proxy(self, entry: Callable[[Cluster], Json]) -> Callable[[], Response]:
+    def proxy(self, entry: Callable[[Cluster], Json]) -> View:
         """Return the same for the routes of the proxy, whose errors have a message beside them."""
 
         def view() -> Response:
@@ -179,38 +182,30 @@ def _fail(error: EngineError) -> NoReturn:
 def cluster_routes(engine: Engine, store: Store, watcher: DisconnectWatcher) -> list[Route]:
     """Return the routes."""
     views = ClusterRoutes(engine, store, watcher)
-    read, proxy = Permission.READ, "/api/v1/proxy"
     plain = _job_routes(views) + _model_routes(views)
+    proxy = "/api/v1/proxy"
     return [
         *plain,
         *(replace(route, path=route.path.replace("/api/", "/api/v1/", 1)) for route in plain),
-        Route(
-            "GET", "/api/v1/health", read, "how the job does", views.shows(alive_answer), None, answers.Alive, "", _AWAY
-        ),
-        *(
-            Route("GET", f"{proxy}/{name}", read, summary, views.proxy(entry), None, answer, "", _AWAY)
-            for name, summary, entry, answer in (
-                ("status", "how many replicas are well", proxy_status, answers.ProxyStatus),
-                ("instances", "the replicas of all models", proxy_instances, answers.Instances),
-                ("metrics", "what the replicas had to do", proxy_metrics, answers.ProxyMetrics),
-            )
-        ),
+        _shown("/api/v1/health", "how the job does", views.shows(alive_answer), answers.Alive),
+        _shown(f"{proxy}/status", "how many replicas are well", views.proxy(proxy_status), answers.ProxyStatus),
+        _shown(f"{proxy}/instances", "the replicas of all models", views.proxy(proxy_instances), answers.Instances),
+        _shown(f"{proxy}/metrics", "what the replicas had to do", views.proxy(proxy_metrics), answers.ProxyMetrics),
     ]
+
+
+def _shown(path: str, summary: str, view: View, answer: type[BaseModel]) -> Route:
+    """Return a route that shows what the engine tells of the job."""
+    return Route("GET", path, Permission.READ, summary, view, None, answer, "", _AWAY)
 
 
 def _job_routes(views: ClusterRoutes) -> list[Route]:
     """Return the routes about the job and its nodes."""
-    read, manage, at = Permission.READ, Permission.MANAGE, "/api/cluster"
-    shown_ = [
-        ("status", "what the job is like", status_answer, answers.Status),
-        ("nodes", "the ranks of the job", _nodes, answers.Nodes),
-        ("health", "how the ranks and the network do", health_answer, answers.Health),
-    ]
+    manage, at = Permission.MANAGE, "/api/cluster"
     return [
-        *(
-            Route("GET", f"{at}/{name}", read, summary, views.shows(entry), None, answer, "", _AWAY)
-            for name, summary, entry, answer in shown_
-        ),
+        _shown(f"{at}/status", "what the job is like", views.shows(status_answer), answers.Status),
+        _shown(f"{at}/nodes", "the ranks of the job", views.shows(_nodes), answers.Nodes),
+        _shown(f"{at}/health", "how ranks and network do", views.shows(health_answer), answers.Health),
         Route("POST", f"{at}/join", manage, "join a region", views.join, JoinBody, answers.JoinedAnswer, "", _JOINS),
         Route("POST", f"{at}/leave", manage, "end the job", views.leave, LeaveBody, answers.LeftAnswer, "", _LEAVES),
     ]
@@ -218,19 +213,14 @@ def _job_routes(views: ClusterRoutes) -> list[Route]:
 
 def _model_routes(views: ClusterRoutes) -> list[Route]:
     """Return the routes about models."""
-    read, use, at = Permission.READ, Permission.USE, "/api/cluster/model"
-    where, what = "where the loaded models lie", "where a model lies, and why"
-    info = {400: "", 404: "", 500: "the model cannot be used"} | _AWAY
-    gone = {500: "the model cannot be used"} | _UNLOADS
+    use, at = Permission.USE, "/api/cluster/model"
+    loads, unloads = (f"{at}/load", use, "place a model"), (f"{at}/unload", use, "unload a model")
+    info = _shown(f"{at}/info", "where a model lies, and why", views.info, answers.PlacementInfo)
     return [
-        Route("GET", f"{at}/list", read, where, views.shows(_models), None, answers.Placements, "", _AWAY),
-        Route("GET", f"{at}/info", read, what, views.info, None, answers.PlacementInfo, "", info, query=("model",)),
-        Route(
-            "POST", f"{at}/load", use, "place a model", views.load, LoadBody, answers.LoadedAnswer, NDJSON_TYPE, _LOADS
-        ),
-        Route(
-            "POST", f"{at}/unload", use, "unload a model", views.unload, UnloadBody, answers.UnloadedAnswer, "", gone
-        ),
+        _shown(f"{at}/list", "where the loaded models lie", views.shows(_models), answers.Placements),
+        replace(info, query=("model",), reasons=_AWAY | _DAMAGED),
+        Route("POST", *loads, views.load, LoadBody, answers.LoadedAnswer, NDJSON_TYPE, _LOADS),
+        Route("POST", *unloads, views.unload, UnloadBody, answers.UnloadedAnswer, "", _UNLOADS),
     ]
 
 

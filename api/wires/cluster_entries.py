@@ -12,8 +12,17 @@ from ollampi.mpiruntime.cluster import Cluster, Network, Node, Placement, Replic
 MAX_ROUND_TRIP_S = 0.002
 MIN_BITS_PER_S = 1e9
 _NO_CLUSTER_PORT = 0  # ranks talk through MPI, which listens where it likes
-_HEALTH = ("since", "seen_s", "cpu_percent", "memory_total", "memory_available", "process_bytes", "step_ms")
-_HEALTH += ("last_token_s", "faults")
+_HEALTH = (
+    "since",
+    "seen_s",
+    "cpu_percent",
+    "memory_total",
+    "memory_available",
+    "process_bytes",
+    "step_ms",
+    "last_token_s",
+    "faults",
+)
 
 Json = dict[str, Any]
 
