@@ -10,6 +10,7 @@ import click
 from ollampi import __version__
 
 _NOTHING = r"\&"
+_WIDE = 1000  # characters: summaries of commands are not cut, since whoever shows the page folds lines
 _SIGNS = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"}
 
 
@@ -36,7 +37,7 @@ def page(group: click.Group, name: str) -> str:
             raise KeyError(name)
         command = command.commands[part]
         context = click.Context(command, context, part, **command.context_settings)
-    title, roff = _title(group, name), _Roff()
+    title, roff = _title(group, name), _Roff(width=_WIDE)
     command.format_help(context, roff)
     above = [name.rpartition(" ")[0]] if name else []
     below = [f"{name} {each}".strip() for each in command.commands] if isinstance(command, click.Group) else []
