@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ollampi.api.access import Permission
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.engine_client import Engine, EngineError, Loading
-from ollampi.api.errors import ApiError, bad_request, public
+from ollampi.api.errors import RETRY_AFTER_S, ApiError, bad_request, public
 from ollampi.api.routes import NDJSON as NDJSON_TYPE
 from ollampi.api.routes import Route
 from ollampi.api.store.catalog import Store
@@ -75,7 +75,9 @@ class ClusterRoutes:
             try:
                 return json_answer(entry(self._engine.cluster()))
             except EngineError as e:
-                return json_answer({"error": NO_NODES, "message": public(str(e))}, 503)
+                response = json_answer({"error": NO_NODES, "message": public(str(e))}, 503)
+                response.headers["Retry-After"] = str(RETRY_AFTER_S)
+                return response
 
         return view
 

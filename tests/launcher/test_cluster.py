@@ -95,7 +95,7 @@ def test_health_has_the_network_of_the_start(job: Server) -> None:
     assert link["node"] == "node-1"
     assert link["round_trip_ms"] > 0
     assert link["mbit_per_s"] > 0
-    assert [each["bytes"] for each in answer["network"]["all_reduce"]] == [8192, 1 << 20]
+    assert [each["bytes"] for each in answer["network"]["all_reduce"]] == [8192, 1 << 17]
 
 
 def test_where_the_models_lie(job: Server) -> None:
@@ -209,7 +209,7 @@ def test_the_commands(job: Server) -> None:
     assert [line.split()[0] for line in run(job, "cluster", "nodes").splitlines()] == ["ID", *NODES]
     assert run(job, "cluster", "health").startswith("The cluster is healthy.\n")
     diagnosis = run(job, "cluster", "diagnose")
-    assert "all-reduce of 1048576 bytes" in diagnosis
+    assert "all-reduce of 131072 bytes" in diagnosis
     assert run(job, "proxy", "status").splitlines()[1] == "Instances:        1 of 1 healthy"
     assert json.loads(run(job, "proxy", "instances", "--json"))["instances"][0]["status"] == "healthy"
     assert "total_requests" in json.loads(run(job, "proxy", "metrics", "--json"))

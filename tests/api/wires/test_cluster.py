@@ -247,6 +247,7 @@ def test_without_an_engine_the_proxy_has_a_message(client, engine, name: str) ->
         503,
         {"error": "No nodes discovered", "message": "the engine is away"},
     )
+    assert "Retry-After" in response.headers
 
 
 def test_models_that_nobody_knows_or_has_loaded(client, engine) -> None:
