@@ -81,7 +81,12 @@ def check_join(body: JoinBody, cluster: Cluster) -> None:
 
 
 def check_leave(body: LeaveBody, cluster: Cluster) -> None:
-    """Raise ApiError where a body cannot be right (400), or a rank would have to leave alone (404, 409)."""
+    """Raise ApiError where a body cannot be right (400), or a rank would have to leave alone (404, 409).
+
+    A body with none of its fields was meant for another route: it ends no job.
+    """
+    if not body.model_fields_set:
+        raise bad_request("leave ends the whole job: say how with graceful, timeout or both")
     if not 0 <= body.timeout <= MAX_TIMEOUT_S:
         raise bad_request(f"timeout is {body.timeout:g}; it must be between 0 and {MAX_TIMEOUT_S:g} seconds")
     if not body.node_id:

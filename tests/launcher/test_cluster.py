@@ -179,6 +179,7 @@ def test_nobody_joins_or_leaves_alone(job: Server) -> None:
     status, text = refusal(job, "leave", {"node_id": "node-1"})
     assert (status, "the replica of demo:latest on node-0, node-1 would stop" in text) == (409, True)
     assert refusal(job, "leave", {"timeout": -1})[0] == 400
+    assert "leave ends the whole job" in refusal(job, "leave", {"model": "demo"})[1]
 
 
 def test_the_proxys_routes(job: Server) -> None:
@@ -237,19 +238,19 @@ def test_the_commands_for_models(job: Server) -> None:
 def leaving(job: Server, body: dict[str, Any]) -> tuple[threading.Thread, list[tuple[int, Any]]]:
     """Return a thread that has the job leave, and where it puts the answer."""
     answers: list[tuple[int, Any]] = []
-    thread = threading.Thread(target=lambda: answers.append(job.request("POST", f"{AT}/leave", body)))
+    thread = threading.Thread(target=lambda: answers.append(job.request("POST", f"{AT}/leave", body, 300)))
     thread.start()
     return thread, answers
 
 
 def test_a_job_that_leaves_finishes_what_runs_and_takes_nothing_new(tmp_path: Path) -> None:
     with server(2, tmp_path, f"model={endless_model(tmp_path)}") as job:
-        connection = HTTPConnection("127.0.0.1", job.port, timeout=60)
-        body = {"model": "endless", "prompt": "import", "options": {"num_predict": 1500}}
+        connection = HTTPConnection("127.0.0.1", job.port, timeout=300)
+        body = {"model": "endless", "prompt": "import", "options": {"num_predict": 800}}
         connection.request("POST", "/api/generate", json.dumps(body))
         response = connection.getresponse()
         response.readline()
-        thread, answers = leaving(job, {"graceful": True, "timeout": 60})
+        thread, answers = leaving(job, {"graceful": True, "timeout": 300})
         wait_until(lambda: ask(job, "GET", f"{AT}/status")["status"] == "leaving", 10, "the job to be leaving")
         refused = HTTPConnection("127.0.0.1", job.port, timeout=60)
         refused.request("POST", "/api/generate", json.dumps(body))
@@ -260,8 +261,8 @@ def test_a_job_that_leaves_finishes_what_runs_and_takes_nothing_new(tmp_path: Pa
         assert (status, "is leaving already" in again["error"]) == (409, True)
         last = json.loads(response.read().decode().splitlines()[-1])
         connection.close()
-        assert (last["done_reason"], last["eval_count"]) == ("length", 1500)
-        thread.join(30)
+        assert (last["done_reason"], last["eval_count"]) == ("length", 800)
+        thread.join(60)
         assert answers == [(200, {"status": "left", "message": "Node successfully left the cluster"})]
         assert job.process.wait(10) == 0
 

@@ -217,8 +217,10 @@ def test_what_the_engine_refuses_to_unload(client, engine, code: str, status: in
 
 def test_a_job_leaves_once(client, engine) -> None:
     engine.refusal = EngineError("conflict", "the job is leaving already")
-    assert client.post(f"{AT}/leave", json={}).status_code == 409
+    assert client.post(f"{AT}/leave", json={"graceful": True}).status_code == 409
     engine.refusal = None
+    for body in ({}, {"model": "demo"}, {"graceful": None}):  # for another route
+        assert client.post(f"{AT}/leave", json=body).status_code == 400
     assert client.post(f"{AT}/leave", json={"graceful": False, "timeout": 1.5}).status_code == 200
     assert engine.calls == [("leave", False, 1.5)]
 
