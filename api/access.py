@@ -52,7 +52,7 @@ class Keys:
             return
         role = self.role(key)
         if role is None:
-            raise ApiError(401, "unauthorized: send a key of this server as `Authorization: Bearer KEY`")
+            raise ApiError(401, "Unauthorized access: send a key of this server as `Authorization: Bearer KEY`")
         if permission not in ROLES[role]:
             raise ApiError(403, f"a key with the role {role} may not do this: it needs the permission {permission}")
 

@@ -26,6 +26,7 @@ from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
 from ollampi.api.stream import json_answer
 from ollampi.api.wires.anthropic import anthropic_routes
+from ollampi.api.wires.cluster import cluster_routes
 from ollampi.api.wires.log_level import log_routes
 from ollampi.api.wires.ollama import ollama_routes
 from ollampi.api.wires.ollama_cloud import cloud_routes
@@ -62,6 +63,7 @@ def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
             *ollama_routes(engine, store, completions, embeddings),
             *manage_routes(store.local or _NO_STORE, store, settings, watcher),
             *cloud_routes(store),
+            *cluster_routes(engine, store, watcher),
             *openapi_routes(app, bool(settings.keys.roles)),
             *openai_routes(store, completions, embeddings),
             *responses_routes(completions),

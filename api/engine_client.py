@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from ollampi.mpiruntime.cluster import Cluster, Placement, Wish
 from ollampi.mpiruntime.errors import OllampiError
 from ollampi.mpiruntime.request import (
     EmbedRequest,
@@ -23,8 +24,8 @@ from ollampi.mpiruntime.request import (
 class EngineError(OllampiError):
     """The engine refused or lost a request.
 
-    code: busy, context, model, shutdown, internal, request, unavailable (no connection), ended (there will be none
-    again) or cancelled.
+    code: absent, busy, conflict, context, memory, model, shutdown, internal, request, unavailable (no connection),
+    ended (there will be none again) or cancelled.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -56,7 +57,22 @@ class Done:
     usage: Usage
 
 
-Event = Tokens | Embedding | Done
+@dataclass(frozen=True)
+class Loading:
+    """How many bytes of a model have been read, and of how many."""
+
+    completed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The end of a load: where the model lies."""
+
+    placement: Placement
+
+
+Event = Tokens | Embedding | Done | Loading | Placed
 E = TypeVar("E", covariant=True)
 
 
@@ -106,6 +122,25 @@ class Engine(Protocol):
 
     def unload(self, model: ModelRef) -> None:
         """Unload a model, whether it is loaded or not; raise EngineError where it fails."""
+        ...
+
+    def unload_idle(self, model: ModelRef) -> None:
+        """Unload a model; raise EngineError where it is not there (absent) or at work (conflict)."""
+        ...
+
+    def place(self, model: ModelRef, wish: Wish) -> Stream[Loading | Placed]:
+        """Start to place a model and return its stream, which ends with Placed; raise EngineError as `generate`."""
+        ...
+
+    def cluster(self) -> Cluster:
+        """Return what the job is like, whatever it does now; raise EngineError where the engine is away."""
+        ...
+
+    def leave(self, graceful: bool, timeout_s: float) -> int:
+        """End the job, graceful once its requests are done; return how many were not when it had to.
+
+        Raise EngineError where it is leaving already (conflict).
+        """
         ...
 
     def loaded(self) -> list[LoadedModel]:

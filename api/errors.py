@@ -12,7 +12,9 @@ INTERNAL_TEXT = "internal server error"
 RETRY_AFTER_S = 5
 
 _ENGINE_STATUS = {
+    "absent": 404,
     "busy": 503,
+    "conflict": 409,
     "shutdown": 503,
     "unavailable": 503,
     "ended": 503,
@@ -20,6 +22,7 @@ _ENGINE_STATUS = {
     "request": 400,
     "cancelled": 499,
     "timeout": 504,
+    "memory": 500,
     "model": 500,
     "internal": 500,
 }

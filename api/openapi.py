@@ -65,9 +65,9 @@ def _operation(route: Route, components: Components, with_keys: bool) -> JSON:
         "x-permission": str(route.permission),
         "responses": _responses(route, components),
     }
-    if names := _VARIABLE.findall(route.path):
+    if places := [*((name, "path") for name in _VARIABLE.findall(route.path)), *((n, "query") for n in route.query)]:
         string = {"type": "string", "minLength": 1}
-        operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": string} for name in names]
+        operation["parameters"] = [{"name": n, "in": where, "required": True, "schema": string} for n, where in places]
     if route.body is not None:
         content: JSON = {"application/json": {"schema": components.of(route.body)}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -102,7 +102,7 @@ def _common(route: Route) -> list[int]:
         found += [401]
     if route.permission is Permission.USE:
         found += [404, 503, 504]
-    if "<" in route.path:
+    if "<" in route.path or route.query:
         found += [400, 404]
     return found
 

@@ -24,7 +24,8 @@ class Route:
     answer: what it returns, as a pydantic model or a JSON schema; None for an empty answer; for what is no JSON its
     content type, "" for text/plain. content: of a body that the view reads itself, OpenAPI's schemas by content type.
     stream: the content type of its answer while it grows, "" where it never does. reasons: statuses besides 200 and
-    what is common to all, with what they mean. zstd: whether its body may be compressed so.
+    what is common to all, with what they mean. zstd: whether its body may be compressed so. query: the texts that the
+    view reads from the query, which must be there.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Route:
     reasons: dict[int, str] = field(default_factory=dict)
     content: dict[str, Any] = field(default_factory=dict)
     zstd: bool = False
+    query: tuple[str, ...] = ()
 
     @property
     def endpoint(self) -> str:

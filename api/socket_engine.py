@@ -8,24 +8,17 @@ import os
 import queue
 import socket
 import threading
-from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Generic, TypeVar
 
-from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Loading, Placed, Tokens
+from ollampi.api.engine_events import done_of, embedding_of, error_of, model_of, placing_of, tokens_of
 from ollampi.api.mailbox import Mailbox, Message
 from ollampi.mpiruntime import wire
+from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.request import (
-    EmbedRequest,
-    GenerateRequest,
-    LoadedModel,
-    ModelRef,
-    Readiness,
-    Sample,
-    TokenLogprob,
-    Usage,
-)
+from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Readiness, Sample
 
 GONE_TEXT = "the engine went away; try again in a few seconds"
 QUERY_TIMEOUT_S = 10.0
@@ -137,12 +130,12 @@ class SocketStream(Generic[_E]):
             if event["kind"] == "cancelling":
                 timeout_s = CANCEL_TIMEOUT_S
                 continue
-            if event["kind"] in ("tokens", "embedding"):
+            if event["kind"] in ("tokens", "embedding", "progress"):
                 yield self._read(event)
                 continue
             self._finish()
-            if event["kind"] != "done":
-                raise _error(event)
+            if event["kind"] not in ("done", "placed"):
+                raise error_of(event)
             yield self._read(event)
             return
 
@@ -183,23 +176,40 @@ class SocketEngine:
 
     def generate(self, request: GenerateRequest) -> SocketStream[Tokens | Done]:
         """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
-        return SocketStream(_tokens, *self._open({"op": "generate", "request": request.to_wire()}))
+        return SocketStream(tokens_of, *self._open({"op": "generate", "request": request.to_wire()}))
 
     def embed(self, request: EmbedRequest) -> SocketStream[Embedding | Done]:
         """Start a request and return its stream; raise EngineError where the coordinator cannot be reached."""
-        return SocketStream(_embedding, *self._open({"op": "embed", "request": request.to_wire()}))
+        return SocketStream(embedding_of, *self._open({"op": "embed", "request": request.to_wire()}))
 
     def load(
         self, model: ModelRef, context: int | None, keep_alive_s: float | None, timeout_s: float | None = None
     ) -> SocketStream[Done]:
         """Start to load a model, however long that takes; raise EngineError where the coordinator cannot be reached."""
-        message = {"op": "load", "model": _model(model), "context": context, "keep_alive_s": keep_alive_s}
+        message = {"op": "load", "model": model_of(model), "context": context, "keep_alive_s": keep_alive_s}
         message["timeout_s"] = timeout_s
-        return SocketStream(_done, *self._open(message))
+        return SocketStream(done_of, *self._open(message))
 
     def unload(self, model: ModelRef) -> None:
         """Unload a model and wait until it is gone; raise EngineError."""
-        self._ask({"op": "unload", "model": _model(model)}, None)
+        self._ask({"op": "unload", "model": model_of(model)}, None)
+
+    def unload_idle(self, model: ModelRef) -> None:
+        """Unload a model that is at rest; raise EngineError."""
+        self._ask({"op": "unload idle", "model": model_of(model)}, None)
+
+    def place(self, model: ModelRef, wish: Wish) -> SocketStream[Loading | Placed]:
+        """Start to place a model, however long that takes; raise EngineError where the engine cannot be reached."""
+        return SocketStream(placing_of, *self._open({"op": "place", "model": model_of(model), **asdict(wish)}))
+
+    def cluster(self) -> Cluster:
+        """Return what the job is like; raise EngineError."""
+        return Cluster.from_wire(self._ask({"op": "cluster"}, QUERY_TIMEOUT_S)["cluster"])
+
+    def leave(self, graceful: bool, timeout_s: float) -> int:
+        """End the job and return how many requests were not done; raise EngineError."""
+        event = self._ask({"op": "leave", "graceful": graceful, "timeout_s": timeout_s}, None)
+        return int(event["unfinished"])
 
     def loaded(self) -> list[LoadedModel]:
         """Return the models in memory; raise EngineError."""
@@ -237,7 +247,7 @@ class SocketEngine:
         finally:
             connection.forget(number)
         if event["kind"] == "error":
-            raise _error(event)
+            raise error_of(event)
         return event
 
     def _open(self, message: Message) -> tuple[_Connection, int, Mailbox]:
@@ -249,12 +259,12 @@ class SocketEngine:
                 return connection, number, connection.open(number, {**message, "id": number})
             except wire.Closed:
                 self._drop(connection)
-        raise _error(connection.gone())
+        raise error_of(connection.gone())
 
     def _connected(self) -> _Connection:
         with self._lock:
             if self._connection is not None and self._connection.ending is not None:
-                raise _error(self._connection.gone())
+                raise error_of(self._connection.gone())
             if self._connection is None or not self._connection.alive:
                 self._connection = _Connection(self._address)
             return self._connection
@@ -278,31 +288,3 @@ def _connect(address: str) -> socket.socket:
         connection.close()
         raise EngineError("unavailable", "the engine's socket belongs to another user; restart the server")
     return connection
-
-
-def _model(model: ModelRef) -> Message:
-    return {"name": model.name, "path": model.path}
-
-
-def _done(event: Message) -> Done:
-    return Done(event["reason"], Usage(**event["usage"]))
-
-
-def _embedding(event: Message) -> Embedding | Done:
-    if event["kind"] == "done":
-        return _done(event)
-    return Embedding(event["place"], array("f", event["values"]))
-
-
-def _tokens(event: Message) -> Tokens | Done:
-    if event["kind"] == "done":
-        return _done(event)
-    logprobs = [
-        TokenLogprob(entry["token"], entry["logprob"], [(token, value) for token, value in entry["top"]])
-        for entry in event.get("logprobs") or []
-    ]
-    return Tokens(event["tokens"], logprobs)
-
-
-def _error(event: Message) -> EngineError:
-    return EngineError(event.get("code", "internal"), event.get("message", "the engine failed"))

@@ -47,6 +47,7 @@ from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
 from ollampi.mpiruntime.logged import Logged
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
+from ollampi.mpiruntime.network_figures import measure_network
 from ollampi.mpiruntime.placement import placement
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
@@ -102,6 +103,7 @@ def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where:
     facts = place(comm, facts, config.device, CudaGpus())
     settings = replace(config.exchange, communication_strategy="none") if config.deterministic else config.exchange
     exchange = _exchange(comm, facts, settings, crowded(facts, comm.rank, threads))
+    network = measure_network(comm, facts, 2 * settings.timeout_s)
     own = home(os.environ)
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
@@ -109,6 +111,7 @@ def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where:
     exact, sums = _logged(config, Watched(exchange.comm, where)), _logged(config, Watched(exchange.sums, where))
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)
+    made.network = network
     return made, exchange.told
 
 
@@ -220,8 +223,10 @@ def listen(config: Config) -> socket.socket:
 
 def inbox(runner: Runner) -> SocketInbox:
     """Return the coordinator's inbox at an address that nobody can guess and that leaves no file behind."""
-    aside = (lambda message: None) if runner.health is None else runner.health.answer
-    return SocketInbox(f"unix:@ollampi-{os.getpid()}-{secrets.token_hex(8)}", aside)
+    made = SocketInbox(f"unix:@ollampi-{os.getpid()}-{secrets.token_hex(8)}")
+    if (health := runner.health) is not None:
+        made.aside["readiness"] = lambda client, message: client.post(health.answer(message))
+    return made
 
 
 def front(config: Config, listener: socket.socket, engine_address: str) -> subprocess.Popen[bytes]:

@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from ollampi import __version__
-from ollampi.launcher import cli_config, cli_help, cli_models, cli_run, cli_serve, cli_store, cli_transfer
+from ollampi.launcher import (
+    cli_cluster,
+    cli_config,
+    cli_help,
+    cli_models,
+    cli_proxy,
+    cli_run,
+    cli_serve,
+    cli_store,
+    cli_transfer,
+)
 from ollampi.launcher.cli_options import INTERRUPTED
 from ollampi.launcher.foreign import ROWS
 from ollampi.mpiruntime.errors import OllampiError
@@ -75,6 +85,8 @@ for _command in (
     cli_models.rm,
     cli_store.verify,
     cli_config.config,
+    cli_cluster.cluster,
+    cli_proxy.proxy,
     cli_help.completion,
     cli_help.man,
 ):

@@ -7,7 +7,7 @@ import sys
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 
-from ollampi.launcher.roff import page
+from ollampi.launcher.roff import command_names, page
 
 _SHELLS = ("bash", "zsh", "fish")
 _BASH_COLONS = 'COMP_WORDBREAKS="${COMP_WORDBREAKS//:/}"  # a colon is part of a model\'s name\n'
@@ -32,19 +32,20 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 
 @click.command()
-@click.argument("command", default="")
+@click.argument("command", nargs=-1)
 @click.pass_context
-def man(ctx: click.Context, command: str) -> None:
+def man(ctx: click.Context, command: tuple[str, ...]) -> None:
     """Show the man page of a command.
 
     Behind a pipe it is printed in roff. `python -m ollampi.launcher.man FOLDER` writes all pages.
     """
     group = ctx.find_root().command
     assert isinstance(group, click.Group)
-    known = group.get_command(ctx, command) if command else group
-    if known is None:
-        raise click.UsageError(f"No such command {command!r}.")
-    text = page(group, str(known.name) if command else "")
+    known = group.get_command(ctx, command[0]) if command else None  # which knows aliases
+    name = " ".join([str(known.name), *command[1:]]) if known is not None else " ".join(command)
+    if name not in ("", *command_names(group)):
+        raise click.UsageError(f"No such command {' '.join(command)!r}.")
+    text = page(group, name)
     if sys.stdout.isatty() and shutil.which("man"):
         subprocess.run(["man", "-l", "-"], input=text, text=True, check=False)
     else:

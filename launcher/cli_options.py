@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import TextIO
 
@@ -27,17 +28,22 @@ def _to_client(ctx: click.Context, _param: click.Parameter, value: str) -> Clien
     return Client(parse_address(value, name).url, os.environ.get("OLLAMA_API_KEY", ""))
 
 
-host_option: Decorator = click.option(
-    "--host",
-    "client",
-    metavar="URL",
-    envvar="OLLAMA_HOST",
-    default="127.0.0.1:11434",
-    show_default=True,
-    show_envvar=True,
-    callback=_to_client,
-    help="The server: host, host:port, :port or http://host:port.",
-)
+def server_option(*names: str) -> Decorator:
+    """Return the option that names the server, under one name or several."""
+    return click.option(
+        *names,
+        "client",
+        metavar="URL",
+        envvar="OLLAMA_HOST",
+        default="127.0.0.1:11434",
+        show_default=True,
+        show_envvar=True,
+        callback=_to_client,
+        help="The server: host, host:port, :port or http://host:port.",
+    )
+
+
+host_option = server_option("--host")
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print what the server answers, as JSON.")
 insecure_option: Decorator = click.option(
     "--insecure", is_flag=True, help="Let the server use a registry without TLS, or with a certificate nobody knows."
@@ -69,7 +75,23 @@ def write(text: str) -> None:
 
 def print_json(answer: Json) -> None:
     """Write an object of the server, its keys in the server's order."""
-    click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    click.echo(json_text(answer), nl=False)
+
+
+def json_text(answer: Json) -> str:
+    """Return an object of the server as text, its keys in the server's order."""
+    return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+
+
+def watching(show: Callable[[], str], interval_s: float | None) -> None:
+    """Write what `show` returns, once, or anew every interval_s until Ctrl-C."""
+    write(show())
+    while interval_s is not None:
+        time.sleep(interval_s)
+        text = show()
+        if moves(sys.stdout):
+            click.clear()
+        write(text)
 
 
 def bars() -> Bars:

@@ -89,7 +89,7 @@ class Client:
             connection.close()
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[Json, None, None]:
-        """Yield the objects that answer body as they come; the last has `done`, or the status `success`.
+        """Yield the objects that answer body as they come; the last has `done`, or the status `success` or `loaded`.
 
         Closing the iterator hangs up.
         """
@@ -98,7 +98,7 @@ class Client:
         try:
             for line in response:
                 piece = _decode(line, response.status)
-                done = bool(piece.get("done")) or piece.get("status") == "success"
+                done = bool(piece.get("done")) or piece.get("status") in ("success", "loaded")
                 yield piece
         except (OSError, HTTPException) as error:
             raise UnreachableError(f"lost the connection to {self.url}: {_reason(error)}") from error

@@ -10,26 +10,38 @@ import click
 from ollampi import __version__
 
 _NOTHING = r"\&"
+_WIDE = 1000  # characters: summaries of commands are not cut, since whoever shows the page folds lines
 _SIGNS = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "~": r"\(ti", "^": r"\(ha"}
 
 
 def pages(group: click.Group) -> dict[str, str]:
-    """Return the text of every page by its file's name: the group's own, and one for each command."""
-    names = ["", *group.commands]
-    return {f"{_title(group, name)}.1": page(group, name) for name in names}
+    """Return the text of every page by its file's name: the group's own, and one for each command at any depth."""
+    return {f"{_title(group, name)}.1": page(group, name) for name in ["", *command_names(group)]}
+
+
+def command_names(group: click.Group) -> list[str]:
+    """Return the names of all commands below a group, those of inner groups behind theirs: `cluster status`."""
+    names = []
+    for name, command in group.commands.items():
+        inner = command_names(command) if isinstance(command, click.Group) else []
+        names += [name, *(f"{name} {each}" for each in inner)]
+    return names
 
 
 def page(group: click.Group, name: str) -> str:
-    """Return the page of a command, of the group where the name is empty."""
+    """Return the page of a command, of the group where the name is empty; raise KeyError where there is none."""
     context = click.Context(group, info_name=group.name, **group.context_settings)
     command: click.Command = group
-    if name:
-        command = group.commands[name]
-        context = click.Context(command, context, name, **command.context_settings)
-    title, roff = _title(group, name), _Roff()
+    for part in name.split():
+        if not isinstance(command, click.Group):
+            raise KeyError(name)
+        command = command.commands[part]
+        context = click.Context(command, context, part, **command.context_settings)
+    title, roff = _title(group, name), _Roff(width=_WIDE)
     command.format_help(context, roff)
-    others = [other for other in ["", *group.commands] if other != name] if not name else [""]
-    also = ", ".join(f"\\fB{_escaped(_title(group, other))}\\fP(1)" for other in others)
+    above = [name.rpartition(" ")[0]] if name else []
+    below = [f"{name} {each}".strip() for each in command.commands] if isinstance(command, click.Group) else []
+    also = ", ".join(f"\\fB{_escaped(_title(group, other))}\\fP(1)" for other in [*above, *below])
     summary = _escaped(command.get_short_help_str(200).rstrip("."))
     return (
         f'.TH {_escaped(title.upper())} 1 "" "ollampi {_escaped(__version__)}" "User Commands"\n'
@@ -38,7 +50,7 @@ def page(group: click.Group, name: str) -> str:
 
 
 def _title(group: click.Group, name: str) -> str:
-    return f"{group.name}-{name}" if name else str(group.name)
+    return "-".join([str(group.name), *name.split()])
 
 
 class _Roff(click.HelpFormatter):

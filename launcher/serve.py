@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ from ollampi.launcher.progress import Progress, on_terminal
 from ollampi.launcher.schema import Config
 from ollampi.launcher.starting import Starting
 from ollampi.mpiruntime.agreement import agree
+from ollampi.mpiruntime.cluster_view import ClusterView, node_names
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.engine import DRAIN, END, Engine
 from ollampi.mpiruntime.errors import ConfigError, OllampiError, WorldError
@@ -157,6 +159,7 @@ def run_rank(
         runner, exchange = assemble.runner(comm, config, lost, watched)
         with runner.place.where.during("the opening of the port"):
             doors = agree(comm, lambda: _open(config, runner) if comm.rank == 0 else None)
+            named = comm.collect(json.dumps(config.cluster.node_name).encode())
         if config.pin:  # this thread and those that it makes from now on, to compute; not what rank 0 has opened
             os.sched_setaffinity(0, runner.facts[comm.rank].cores)
         if doors is None:
@@ -164,7 +167,7 @@ def run_rank(
         else:
             lost.farewell = doors.inbox.abandon
             library = comm.library if isinstance(comm, Mpi) else "no MPI"
-            _coordinate(config, runner, doors, library, exchange)
+            _coordinate(config, runner, doors, library, exchange, [json.loads(name) for name in named])
     except OllampiError as e:
         if comm.rank == 0:
             _announce(str(e))
@@ -179,9 +182,15 @@ def _open(config: Config, runner: Runner) -> _Doors:
     return _Doors(listener, inbox, assemble.front(config, listener, inbox.address))
 
 
-def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
-    """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
+def _coordinate(
+    config: Config, runner: Runner, doors: _Doors, library: str, exchange: str, names: list[str | None]
+) -> None:
+    """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow.
+
+    names: what cluster.node_name is on each rank.
+    """
     models = Models(runner, config.engine, config.exchange.synchronization_points)
+    view = _view(runner, models, doors, names)
     progress, tick = Progress(_write, on_terminal(sys.stderr, os.environ)), runner.progress
 
     def show(name: str, passed: int, total: int) -> None:
@@ -201,12 +210,24 @@ def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exc
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         supervise, announce = _care(runner, models, doors)
-        Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=supervise, announce=announce).run()
+        engine = Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=supervise, announce=announce)
+        view.leaving_s, view.refused = engine.leaving_s, engine.num_refused
+        engine.run()
     except OllampiError:
         runner.lead(Stop())
         raise
     finally:
         doors.close()
+
+
+def _view(runner: Runner, models: Models, doors: _Doors, names: list[str | None]) -> ClusterView:
+    """Return what answers how the job is, from now on: also while the first model is being loaded."""
+    known = node_names([fact.host for fact in runner.facts], names)
+    view = ClusterView(runner.facts, models, known, doors.listener.getsockname()[1], os.environ, runner.network)
+    if (health := runner.health) is not None:
+        view.health = lambda: {node.rank: asdict(node) for node in health.nodes()}
+    doors.inbox.aside["cluster"] = view.answer
+    return view
 
 
 def _care(runner: Runner, models: Models, doors: _Doors) -> tuple[Callable[[], None], Callable[[str], None]]:

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.errors import MemoryShortError
 from ollampi.mpiruntime.memory import human
-
-
-class NoRoom(ModelError):
-    """A load needs more memory than is free; other models may go."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def room(
     """Return what the host, or GPU, with the least memory allows: as few streamed layers as can be, then blocks.
 
     Blocks from `least` to `most`; beyond `least`, at most `fraction` of what the weights leave over. always: stream all
-    layers that can be. Raise ModelError about `what` where a host cannot have `least`; remedy: one more to name.
+    layers that can be. Raise MemoryShortError about `what` where a host cannot have `least`; remedy: one more to name.
     """
     holders = [[rank for rank in ranks if _holder(rank) == holder] for holder in dict.fromkeys(map(_holder, ranks))]
     counts = range(min(len(rank.fixed_bytes) for rank in ranks))
@@ -64,7 +60,7 @@ def room(
     count = counts[-1]
     local = next(local for local in holders if _left(local, count) < least * _block_bytes(local))
     needed = sum(r.fixed_bytes[count] for r in local) + least * _block_bytes(local)
-    raise NoRoom(
+    raise MemoryShortError(
         f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} ranks)"
         f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free;"
         " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"

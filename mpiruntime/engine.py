@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
+from ollampi.mpiruntime.cluster_ops import ClusterOps
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.errors import OllampiError, ShutdownError, code_of
 from ollampi.mpiruntime.eviction import NotYet
@@ -59,11 +60,12 @@ class Engine:
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
+        self._cluster = ClusterOps(models, inbox, self._model, self._leave, lambda: self.stop_at)
         self._active: dict[Sequence, Active] = {}
         self._by_id: dict[tuple[Client, int], Active] = {}
         self._waiting = WaitingRoom(models.settings.max_queue)
         self._retry_due = False
-        self._stop_at: float | None = None
+        self.stop_at: float | None = None  # when the loop ends at the latest, once it is about to end
         self._unchecked: set[HostedModel] = set()  # that worked since their block accounting was checked
 
     def run(self) -> None:
@@ -81,6 +83,7 @@ class Engine:
             self._step_all()
             self._retry()
         self._refuse_waiting()
+        self._cluster.farewell(len(self._by_id))
         for active in list(self._by_id.values()):
             self._fail(active, "shutdown", _SHUTDOWN_TEXT)
         self._guides.close()
@@ -94,17 +97,30 @@ class Engine:
         """
         now = time.monotonic()
         if note == END:
-            if self._stop_at is None or self._stop_at > now:
+            if self.stop_at is None or self.stop_at > now:
                 self.announce(f"stopping; requests that end unfinished: {len(self._by_id)}")
-            self._stop_at = now
-        elif self._stop_at is None:
+            self.stop_at = now
+        elif self.stop_at is None:
             self.announce(f"draining for at most {self.drain_timeout_s:g} s; running requests: {len(self._by_id)}")
-            self._stop_at = now + self.drain_timeout_s
+            self.stop_at = now + self.drain_timeout_s
         self._refuse_waiting()
+
+    def _leave(self, timeout_s: float) -> None:
+        """End as `stop` does, after so many seconds at the latest."""
+        self.drain_timeout_s = timeout_s
+        self.stop(DRAIN if timeout_s else END)
+
+    def leaving_s(self) -> float | None:
+        """Return the seconds after which the loop ends at the latest, None where it does not end; for any thread."""
+        return None if (ends := self.stop_at) is None else max(0.0, ends - time.monotonic())
+
+    def num_refused(self) -> int:
+        """Return how many requests never began; for any thread."""
+        return self._inside.refused.total()
 
     def _finished(self) -> bool:
         """Return whether the loop is over."""
-        return self._stop_at is not None and (not self._active or time.monotonic() >= self._stop_at)
+        return self.stop_at is not None and (not self._active or time.monotonic() >= self.stop_at)
 
     def _take_messages(self, wait_s: float) -> None:
         """Act on every message that is there; wait for the first one for at most wait_s."""
@@ -134,14 +150,6 @@ class Engine:
             self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline)
         elif op == "embed":
             self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline)
-        elif op == "load":
-            usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
-            client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
-        elif op == "unload":
-            self.models.unload_when_idle(message["model"]["name"])
-            client.post({"id": number, "kind": "done", "reason": "unload", "usage": asdict(Usage())})
-        elif op == "loaded":
-            client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
         elif op == "metrics":
             client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
         elif op == "log_level":
@@ -151,12 +159,8 @@ class Engine:
             self._cancel(client, number, message.get("reason", "cancel"))
         elif op == "gone":
             self._forget(client)
-
-    def _load(self, ref: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
-        """Load a model unless it is there; return how long that took."""
-        began = time.monotonic()
-        self._model(ref, context).keep(keep_alive_s)
-        return Usage(load_ns=int((time.monotonic() - began) * 1e9))
+        else:
+            self._cluster.act(client, message)
 
     def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
         """Queue a request, loading its model first where needed."""
@@ -189,7 +193,7 @@ class Engine:
 
         Raise ShutdownError once the server is about to end.
         """
-        if self._stop_at is not None:
+        if self.stop_at is not None:
             raise ShutdownError(_SHUTDOWN_TEXT)
         if self._waiting.concerns(ref.name):
             raise NotYet({ref.name})

@@ -4,9 +4,12 @@ OllampiError                a message with the value, the constraint and the rem
 |- ConfigError              the configuration or the command line
 |  `- WorldError            the number of ranks or how they were started
 |- ModelError               a model folder: config, tensors, tokenizer
-|  `- CheckpointError       a file of weights
+|  |- CheckpointError       a file of weights
+|  `- MemoryShortError      the model needs more memory than there is
 |- RequestError             one request; others go on
 |  |- ContextError          the prompt does not fit the context
+|  |- AbsentError           what it is about is not there
+|  |- ConflictError         what it is about is in no state for it
 |  `- BusyError             no room now; a later try may succeed
 `- RankFailure              another rank of this world failed
 
@@ -35,12 +38,24 @@ class CheckpointError(ModelError):
     """A file of weights is missing, damaged or does not hold what the model needs."""
 
 
+class MemoryShortError(ModelError):
+    """A model needs more memory than some host or GPU has."""
+
+
 class RequestError(OllampiError):
     """One request cannot be served; others go on."""
 
 
 class ContextError(RequestError):
     """A prompt does not fit the context length."""
+
+
+class AbsentError(RequestError):
+    """What a request is about is not there."""
+
+
+class ConflictError(RequestError):
+    """What a request is about is in a state that does not allow it."""
 
 
 class BusyError(RequestError):
@@ -72,6 +87,9 @@ _CODES: list[tuple[type[OllampiError], str]] = [
     (ShutdownError, "shutdown"),
     (BusyError, "busy"),
     (ContextError, "context"),
+    (AbsentError, "absent"),
+    (ConflictError, "conflict"),
+    (MemoryShortError, "memory"),
     (ModelError, "model"),
     (RequestError, "request"),
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from ollampi.mpiruntime.cache_size import NoRoom, Room
+from ollampi.mpiruntime.cache_size import Room
+from ollampi.mpiruntime.errors import MemoryShortError
 from ollampi.mpiruntime.request import ModelRef
 
 
@@ -47,13 +48,13 @@ def make_room(check: Callable[[Sequence[M]], Room], leaving: Sequence[M], others
     """Return what a load gets, and which models must go for it.
 
     leaving: those that go in any case; as many of `others`, in their order, as it takes go too. check: returns what the
-    load gets where some models go; raises NoRoom where that is not enough. Raise NoRoom where nothing is.
+    load gets where some models go; raises MemoryShortError where that is not enough. Raise it where nothing is.
     """
     going, staying = list(leaving), list(others)
     while True:
         try:
             return check(going), going
-        except NoRoom:
+        except MemoryShortError:
             if not staying:
                 raise
             going.append(staying.pop(0))

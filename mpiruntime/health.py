@@ -210,10 +210,8 @@ class Health:
                 found += [(rank, fault) for fault in node.faults]
         return found
 
-    def answer(self, message: Message) -> Message | None:
-        """Return the answer to a message that asks whether the job can serve, None to any other."""
-        if message.get("op") != "readiness":
-            return None
+    def answer(self, message: Message) -> Message:
+        """Return the answer to a message that asks whether the job can serve; called by the threads that read."""
         now = time.monotonic()
         self.refresh(now)
         told = {"live": not self.hangs(now), "reasons": self.reasons(now)}

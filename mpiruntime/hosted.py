@@ -140,6 +140,7 @@ class Models:
         self._draft: ModelRef | None = None
         self._staying: set[str] = set()  # names of those that were preloaded
         self._next_number = 0
+        self.loading: ModelRef | None = None  # for those who look on from other threads
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
@@ -182,9 +183,12 @@ class Models:
         """Load a model; `leaving` go for it, and as many of `others` as memory takes."""
         with self.while_loading():
             try:
+                self.loading = ref
                 return self._load(ref, context, leaving, others)
             except ModelError as e:
-                raise ModelError(f"model {ref.name}: {e}") from e
+                raise type(e)(f"model {ref.name}: {e}") from e
+            finally:
+                self.loading = None
 
     def busy(self) -> list[HostedModel]:
         """Return the models that have work."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ollampi.mpiruntime import wire
 
 Event = dict[str, Any]
+Aside = Callable[["Client", wire.Message], None]
 _GONE: wire.Message = {"op": "gone"}
 _LAST_WORDS_S = 0.3  # how long a client that is behind may take to read why it is abandoned
 
@@ -29,7 +30,12 @@ class Client(Protocol):
 
 
 class Inbox(Protocol):
-    """Where the engine's loop takes its messages from."""
+    """Where the engine's loop takes its messages from.
+
+    aside: who answers messages with such an `op` in the thread that reads them, so that they wait for no step or load.
+    """
+
+    aside: dict[str, Aside]
 
     def get(self, timeout_s: float) -> tuple[Client, wire.Message] | None:
         """Return the next message and its sender, or None where none came in time. 0 does not wait."""
@@ -42,6 +48,7 @@ class Local:
     """An inbox and client inside one process: for the first load, tests and benchmarks."""
 
     def __init__(self) -> None:
+        self.aside: dict[str, Aside] = {}
         self.messages: queue.SimpleQueue[wire.Message] = queue.SimpleQueue()
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
@@ -148,15 +155,11 @@ class SocketClient:
 
 
 class SocketInbox:
-    """Listens at an address of this host for processes of the same user.
+    """Listens at an address of this host for processes of the same user."""
 
-    aside: returns the answer to a message that is not for the engine's loop, else None; called by the reading threads,
-    so it answers also while the loop is busy.
-    """
-
-    def __init__(self, address: str, aside: Callable[[wire.Message], Event | None] = lambda message: None) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
-        self._aside = aside
+        self.aside: dict[str, Aside] = {}
         self._messages: queue.SimpleQueue[tuple[Client, wire.Message]] = queue.SimpleQueue()
         self._clients: set[SocketClient] = set()
         self._ending: Event | None = None
@@ -215,9 +218,17 @@ class SocketInbox:
         """Queue a message for the engine; forget a client that is gone."""
         if message is _GONE:
             self._clients.discard(client)
-        elif (event := self._aside(message)) is not None:
-            client.post(event)
+        elif (answer := self.aside.get(str(message.get("op")))) is not None:
+            _answer(answer, client, message)
             return
         else:
             message["arrived"] = time.monotonic()  # a loop that is busy with a load may take it much later
         self._messages.put((client, message))
+
+
+def _answer(answer: Aside, client: Client, message: wire.Message) -> None:
+    """Answer a message; a failure is its sender's answer, and the thread that reads goes on."""
+    try:
+        answer(client, message)
+    except Exception as e:
+        client.post({"id": message.get("id", 0), "kind": "error", "code": "internal", "message": str(e)})

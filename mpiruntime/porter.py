@@ -17,7 +17,7 @@ from ollampi.mpiruntime.wire import Message
 
 LATE_TEXT = "the request was not complete in its time; ask for less, or raise options.timeout or engine.timeout_s"
 _LOOK_S = 0.02
-_TIMED = ("generate", "embed", "load")
+_TIMED = ("generate", "embed", "load", "place")
 
 
 class Answered(Exception):

@@ -18,6 +18,7 @@ from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.cache_size import RankMemory, Room, room
 from ollampi.mpiruntime.checkpoint import open_checkpoint
+from ollampi.mpiruntime.cluster import Network
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Decoder, Output
 from ollampi.mpiruntime.decoder_layer import Cut, Watch, look_away
@@ -96,6 +97,7 @@ class Runner:
         self.comm = comm
         self.facts = facts
         self.trace = trace
+        self.network: Network | None = None  # what was measured at the start, if anything was
         self.choice = choice
         self.meters = Meters(comm, facts, trace, sums)
         self.shard = Shard(comm.rank, comm.size)

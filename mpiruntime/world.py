@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ class RankFacts:
     """What one rank can use.
 
     cores: the numbers of the cores that it may run on; usable: how many of them the ranks of its host may keep busy;
-    threads: its share of these; memory_bytes: what is free on its host, shared by the local_size ranks there. device:
-    as torch calls it; of a GPU its name, an identity that no other GPU has, and its free bytes (mpiruntime.devices).
+    threads: its share of these; memory_bytes: what is free on its host, shared by the local_size ranks there, of
+    memory_total. device: as torch calls it; of a GPU its name, an identity that no other GPU has, and its free bytes
+    (mpiruntime.devices).
     """
 
     rank: int
@@ -35,6 +37,7 @@ class RankFacts:
     gpu: str = ""
     identity: str = ""
     gpu_bytes: int = 0
+    memory_total: int = 0
 
 
 def survey(comm: Communicator) -> list[RankFacts]:
@@ -42,6 +45,7 @@ def survey(comm: Communicator) -> list[RankFacts]:
     cores = sorted(os.sched_getaffinity(0))
     mine = {"host": socket.gethostname(), "cores": cores, "usable": usable_cores(os.environ, len(cores))}
     mine |= {"per_task": cores_per_task(os.environ, len(cores)), "memory_bytes": free_memory()}
+    mine["memory_total"] = total_memory()
     told = [json.loads(m) for m in comm.collect(json.dumps(mine).encode())]
     facts = []
     for rank, fact in enumerate(told):
@@ -87,26 +91,25 @@ def _sharing(cores: list[int], local: list[list[int]]) -> int:
 
 def free_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """Return the bytes that can still be taken on this host: what is available, within the limits of all cgroups."""
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    return max(0, min([available, *_left_in_cgroups(root, membership)]))
+    return max(0, min([_meminfo(meminfo, "MemAvailable"), *_left_in_cgroups(root, membership)]))
 
 
 def total_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
-    """Return the bytes of this host's memory, or what the tightest limit of a cgroup leaves of it."""
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return min([int(fields["MemTotal"].split()[0]) * 1024, *_limits(root, membership)])
+    """Return the bytes that this host has, or the tightest of its cgroups."""
+    return min([_meminfo(meminfo, "MemTotal"), *_limits(root, membership)])
+
+
+def _meminfo(path: Path, name: str) -> int:
+    """Return a field of /proc/meminfo in bytes."""
+    fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
+    return int(fields[name].split()[0]) * 1024
 
 
 def _limits(root: Path, membership: Path) -> Iterator[int]:
-    """Yield the memory limits of this process's cgroups."""
+    """Yield each memory limit of this process's cgroups."""
     for version, folder in limiting("memory", root, membership):
-        try:
-            text = (folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            yield int(text)
+        with suppress(OSError, ValueError):  # "max" is no number
+            yield int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text())
 
 
 def _left_in_cgroups(root: Path, membership: Path) -> Iterator[int]:

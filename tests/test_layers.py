@@ -15,6 +15,7 @@ FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"
 TORCH_FREE = {
     "adapter_config",
     "checkpoint_files",
+    "cluster",
     "errors",
     "families",
     "folder_templates",

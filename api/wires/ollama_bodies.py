@@ -26,6 +26,9 @@ EmbedOptions = Annotated[dict[str, Any], WithJsonSchema({OPTIONS_MARK: "EmbedOpt
 Objects = Annotated[list[dict[str, Any]], Field(max_length=MAX_OBJECTS)]
 
 
+KeepAlive = Annotated[Any, WithJsonSchema(_DURATION)]
+
+
 class Named(Body):
     """A body that names a model; older clients call it name."""
 
@@ -41,7 +44,7 @@ class Named(Body):
 class KeptBody(Named):
     """What requests share that need a loaded model; keep_alive is seconds or a duration such as "5m"."""
 
-    keep_alive: Annotated[Any, WithJsonSchema(_DURATION)] = None
+    keep_alive: KeepAlive = None
     options: EmbedOptions = {}
 
 

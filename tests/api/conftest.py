@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from support.clusters import a_cluster, a_placement
 from support.coordinators import USAGE, FakeCoordinator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ollampi.api.app import create_app
-from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Loading, Placed, Tokens
 from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
 from ollampi.api.text_tokenizer import TextTokenizer
+from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.request import (
     EmbedRequest,
     GenerateRequest,
@@ -112,7 +114,7 @@ class FakeStream:
             if isinstance(event, EngineError):
                 raise event
             yield event
-            if isinstance(event, Done):
+            if isinstance(event, Done | Placed):
                 return
 
     def cancel(self, reason: str = "cancel") -> None:
@@ -140,6 +142,9 @@ class FakeEngine:
         self.samples: list[Sample] = []
         self.well: Readiness | EngineError = Readiness(True)
         self.asked = 0  # for readiness
+        self.job: Cluster | Exception = a_cluster()
+        self.placing: list[Event | EngineError] = [Loading(1, 2), Placed(a_placement())]
+        self.wishes: list[Wish] = []
 
     def says(self, text: str, reason: str = "stop", logprobs: bool = False) -> None:
         """Script an answer, one token at a time."""
@@ -179,6 +184,27 @@ class FakeEngine:
 
     def log_from(self, level: str) -> None:
         self.calls.append(("log_from", level))
+
+    def unload_idle(self, model: ModelRef) -> None:
+        if self.refusal:
+            raise self.refusal
+        self.calls.append(("unload idle", model.name))
+
+    def place(self, model: ModelRef, wish: Wish) -> FakeStream:
+        self.wishes.append(wish)
+        self.streams.append(FakeStream(self.placing))
+        return self.streams[-1]
+
+    def cluster(self) -> Cluster:
+        if isinstance(self.job, Exception):
+            raise self.job
+        return self.job
+
+    def leave(self, graceful: bool, timeout_s: float) -> int:
+        if self.refusal:
+            raise self.refusal
+        self.calls.append(("leave", graceful, timeout_s))
+        return 0
 
     def loaded(self) -> list[LoadedModel]:
         return self.models

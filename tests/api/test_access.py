@@ -54,6 +54,7 @@ def test_roles(app, authorization):
             refused = 403 if READER in authorization or USER in authorization else 401
             assert response.status_code == refused, (route.method, path)
             assert ("WWW-Authenticate" in response.headers) == (refused == 401)
+            assert ("Unauthorized access: " in response.text) == (refused == 401 and route.method != "HEAD")
 
 
 def test_unknown_paths_and_preflights_need_no_key(app):

@@ -108,13 +108,13 @@ def test_the_loop_tests_watches_and_tells_that_it_ends(capsys: pytest.CaptureFix
     models: Any = SimpleNamespace(hosted=list, busy=list)
     doors: Any = SimpleNamespace(watch=lambda: looks.append("watch"))
     supervise, announce = serve._care(runner, models, doors)
-    assert health.answer({"op": "readiness"})["reasons"][0] == (0, "starting")  # type: ignore[index]
+    assert health.answer({"op": "readiness"})["reasons"][0] == (0, "starting")
     supervise()
     supervise()
     assert looks == ["watch"] * 2
     assert health.tests == {"passed": 0, "failed": 1}  # the next one is not due
-    assert health.answer({"op": "readiness"})["reasons"] == [(1, "layer 0 is bad")]  # type: ignore[index]
+    assert health.answer({"op": "readiness"})["reasons"] == [(1, "layer 0 is bad")]
     announce("draining for at most 60 s; running requests: 1")
-    assert health.answer({"op": "readiness"})["reasons"] == [(0, "shutting down"), (1, "layer 0 is bad")]  # type: ignore[index]
+    assert health.answer({"op": "readiness"})["reasons"] == [(0, "shutting down"), (1, "layer 0 is bad")]
     told = capsys.readouterr().err.splitlines()
     assert told == ["ollampi: rank 1: layer 0 is bad", "ollampi: draining for at most 60 s; running requests: 1"]

@@ -13,16 +13,18 @@ from click.testing import CliRunner
 
 from ollampi.launcher.cli import main
 from ollampi.launcher.man import main as write_pages
-from ollampi.launcher.roff import page, pages
+from ollampi.launcher.roff import command_names, page, pages
 
+NAMES = command_names(main)
 MACROS = {".TH", ".SH", ".PP", ".TP"}
 
 
 def test_there_is_a_page_for_every_command() -> None:
-    assert set(pages(main)) == {"ollampi.1"} | {f"ollampi-{name}.1" for name in main.commands}
+    assert set(pages(main)) == {"ollampi.1"} | {f"ollampi-{name.replace(' ', '-')}.1" for name in NAMES}
+    assert {"cluster", "cluster status", "cluster model load", "proxy metrics"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", ["", *main.commands])
+@pytest.mark.parametrize("name", ["", *NAMES])
 def test_a_page_is_sound_roff(name: str) -> None:
     text = page(main, name)
     assert text.isascii()
@@ -37,10 +39,14 @@ def test_a_page_is_sound_roff(name: str) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", main.commands)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_has_every_option(name: str) -> None:
     text = page(main, name).replace(r"\-", "-")
-    for parameter in main.commands[name].params:
+    command: click.Command = main
+    for part in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[part]
+    for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert all(flag in text for flag in parameter.opts), parameter.name
 

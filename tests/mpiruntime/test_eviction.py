@@ -12,10 +12,10 @@ import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, named, run_engine
 
-from ollampi.mpiruntime.cache_size import NoRoom, RankMemory
+from ollampi.mpiruntime.cache_size import RankMemory
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.engine_settings import EngineSettings
-from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.errors import MemoryShortError, ModelError
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.request import ModelRef, Sampling
 from ollampi.mpiruntime.runner import Runner
@@ -179,4 +179,4 @@ def test_what_cannot_be_preloaded_is_refused_and_sends_nobody_away(
 
 
 def test_the_error_of_memory_is_one_of_the_model() -> None:
-    assert issubclass(NoRoom, ModelError)
+    assert issubclass(MemoryShortError, ModelError)

@@ -24,8 +24,10 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
+from ollampi.api.engine_client import Done, Embedding, EngineError, Loading, Placed, Tokens
+from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from support.clusters import a_cluster, a_placement
 
 NOWHERE = "127.0.0.1:1/library/nothing:latest"
 CHECKS = [status_code_conformance, content_type_conformance, response_headers_conformance, unsupported_method]
@@ -87,6 +89,24 @@ class EchoEngine:
 
     def log_from(self, level: str) -> None:
         """Log as before."""
+
+    def unload_idle(self, model: ModelRef) -> None:
+        """Unload at once, as `unload` does; raise EngineError where the model is not there."""
+        if self.models.pop(model.name, None) is None:
+            raise EngineError("absent", "it is not loaded")
+
+    def place(self, model: ModelRef, wish: Wish) -> EventList:
+        """Place at once."""
+        self.models[model.name] = model
+        return EventList([Loading(1, 2), Placed(a_placement(model.name))])
+
+    def cluster(self) -> Cluster:
+        """Return a job with all models that were asked for."""
+        return a_cluster(models=[a_placement(name) for name in self.models])
+
+    def leave(self, graceful: bool, timeout_s: float) -> int:
+        """Leave with nothing unfinished."""
+        return 0
 
     def loaded(self) -> list[LoadedModel]:
         """Return what was asked for last."""
@@ -220,8 +240,11 @@ def error_text(text: str) -> str:
 def aimed(case: Any, model: str | None) -> Any:
     """Return a case that names a model which is there, and bounds its answer, where its body is as it should be.
 
-    Nothing is ever pulled from or pushed to another host.
+    Nothing is ever pulled from or pushed to another host, and no server is ended.
     """
+    if case.path.endswith("/cluster/leave") and isinstance(case.body, dict):
+        case.body["node_id"] = "nobody"
+        return case
     if case.path in ("/api/pull", "/api/push") and isinstance(case.body, dict):
         named = [key for key in ("model", "name") if case.body.get(key) and isinstance(case.body[key], str)]
         case.body.update(dict.fromkeys(named, NOWHERE))

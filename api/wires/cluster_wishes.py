@@ -1,0 +1,108 @@
+"""Check what clients ask of the cluster against what it is: nodes, shards, strategies, timeouts."""
+
+from __future__ import annotations
+
+from ollampi.api.errors import ApiError, bad_request, shown
+from ollampi.api.model import Model
+from ollampi.api.wires.cluster_bodies import MAX_TIMEOUT_S, NODE_ROLES, JoinBody, LeaveBody, LoadBody
+from ollampi.mpiruntime.cluster import STRATEGIES, Cluster, Node, Wish
+
+_FAILED = "Failed to load model"
+
+
+def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
+    """Return how a model shall be placed; raise ApiError (400, 404).
+
+    Nodes with distributed=true share one replica; each of them has one of its own else. Without nodes, distributed
+    means all of them, as far as the model has heads, unless shards or a strategy say otherwise, and distributed=false
+    one.
+    """
+    if body.strategy not in STRATEGIES:
+        raise bad_request(f"strategy {shown(body.strategy, 40)!r} is unknown; it must be {', '.join(STRATEGIES)}")
+    if body.context is not None and body.context < 1:
+        raise bad_request(f"context is {body.context}; it must be 1 or more tokens")
+    nodes = [find_node(name, cluster) for name in body.node_ids]
+    if len({node.rank for node in nodes}) < len(nodes):
+        raise bad_request(f"{_FAILED}: node_ids names a node twice; name each once")
+    ranks = None
+    if nodes:
+        together = [node.rank for node in nodes]
+        ranks = [together] if body.distributed or body.shards not in (None, 1) else [[rank] for rank in together]
+    shards = _shards(body, model, len(nodes) or cluster.world, bool(nodes))
+    if ranks is not None and shards is not None and shards != len(ranks[0]):
+        raise bad_request(
+            f"{_FAILED}: {shards} shards do not fill the {len(ranks[0])} nodes of node_ids; leave one out"
+        )
+    return Wish(body.context, body.keep_alive_s(), body.strategy, shards, None, ranks)
+
+
+def _shards(body: LoadBody, model: Model, num_nodes: int, named: bool) -> int | None:
+    """Return how many shards are asked for, None where the strategy decides; raise ApiError (400)."""
+    heads = model.text_config.get("num_attention_heads")
+    most = min(num_nodes, heads) if type(heads) is int and heads > 0 else num_nodes
+    if body.shards is None:
+        if body.distributed is False and not named:
+            return 1
+        return most if body.distributed and not named and body.strategy == "auto" else None
+    if body.shards < 1:
+        raise bad_request(f"{_FAILED}: shards is {body.shards}; it must be 1 or more")
+    if body.shards > most:
+        what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} nodes"
+        raise bad_request(f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shards")
+    if body.distributed is False and body.shards > 1:
+        raise bad_request(f"{_FAILED}: {body.shards} shards are distributed; leave out distributed=false, or shards")
+    return body.shards
+
+
+def find_node(name: str, cluster: Cluster) -> Node:
+    """Return the node with this id or name; raise ApiError (404) where there is none."""
+    for node in cluster.nodes:
+        if name in (node.id, node.name):
+            return node
+    some = ", ".join(node.id for node in cluster.nodes[:16])
+    more = f" and {len(cluster.nodes) - 16} more" if len(cluster.nodes) > 16 else ""
+    raise ApiError(404, f"node {shown(name, 100)!r} is not in this cluster, which has: {some}{more}")
+
+
+def check_join(body: JoinBody, cluster: Cluster) -> None:
+    """Raise ApiError (400) where a body cannot be right, (409) where a rank of this job shall join alone."""
+    if not body.coordinator_host:
+        raise bad_request("coordinator_host is required: the address of the gateway")
+    if not 1 <= body.coordinator_port <= 65535:
+        raise bad_request(f"coordinator_port is {body.coordinator_port}; it must be between 1 and 65535")
+    if body.node_role not in NODE_ROLES:
+        raise bad_request(f"node_role {shown(body.node_role, 40)!r} is unknown; it must be {', '.join(NODE_ROLES)}")
+    if cluster.world > 1 and any(body.node_name in (node.id, node.name) for node in cluster.nodes):
+        raise ApiError(
+            409,
+            f"Failed to register with coordinator: {shown(body.node_name, 100)} is a rank of this job of"
+            f" {cluster.world}, and only the whole job can join; leave out node_name",
+        )
+
+
+def check_leave(body: LeaveBody, cluster: Cluster) -> None:
+    """Raise ApiError where a body cannot be right (400), or a rank would have to leave alone (404, 409).
+
+    A body with none of its fields was meant for another route: it ends no job.
+    """
+    if not body.model_fields_set:
+        raise bad_request("leave ends the whole job: say how with graceful, timeout or both")
+    if not 0 <= body.timeout <= MAX_TIMEOUT_S:
+        raise bad_request(f"timeout is {body.timeout:g}; it must be between 0 and {MAX_TIMEOUT_S:g} seconds")
+    if not body.node_id:
+        return
+    node = find_node(body.node_id, cluster)
+    if cluster.world == 1:
+        return
+    stopped = [
+        f"the replica of {model.name} on {', '.join(cluster.nodes[rank].id for rank in replica.ranks)}"
+        for model in cluster.models
+        for replica in model.replicas
+        if node.rank in replica.ranks
+    ]
+    what = " and ".join(stopped) or "nothing that is loaded now"
+    raise ApiError(
+        409,
+        f"{node.id} is a rank of an MPI job of {cluster.world} and cannot leave alone: {what} would stop; unload its"
+        " models instead, or let the whole job leave by leaving out node_id",
+    )

@@ -1,0 +1,140 @@
+"""Act on messages about whole models and the job: load, place, unload, list, leave. Rank 0, main thread."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from ollampi.mpiruntime.cluster import Wish
+from ollampi.mpiruntime.cluster_view import placement_of
+from ollampi.mpiruntime.errors import AbsentError, ConflictError, RequestError
+from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.inbox import Client, Inbox
+from ollampi.mpiruntime.request import ModelRef, Usage
+from ollampi.mpiruntime.wire import Message
+
+Hold = Callable[[ModelRef, int | None], HostedModel]
+_TELL_S = 0.1  # between two events about the progress of a load
+
+
+class ClusterOps:
+    """What the engine's loop does for those who manage the job.
+
+    hold: returns a model, loaded where it is not there, or raises as Engine's; end: ends the job after so many seconds
+    at the latest; stops_at: returns when it ends on time.monotonic's clock, None where it does not.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        inbox: Inbox,
+        hold: Hold,
+        end: Callable[[float], None],
+        stops_at: Callable[[], float | None],
+    ) -> None:
+        self._models = models
+        self._inbox = inbox
+        self._hold = hold
+        self._end = end
+        self._stops_at = stops_at
+        self._leavers: list[tuple[Client, int]] = []
+
+    def act(self, client: Client, message: Message) -> None:
+        """Act on one message, on none of another kind; raise OllampiError for its sender, NotYet where it must wait."""
+        op, number = message.get("op"), message.get("id", 0)
+        if op == "load":
+            began = time.monotonic()
+            self._hold(ModelRef(**message["model"]), message["context"]).keep(message["keep_alive_s"])
+            _done(client, number, "load", int((time.monotonic() - began) * 1e9))
+        elif op == "place":
+            self._place(client, number, message)
+        elif op == "unload":
+            self._models.unload_when_idle(message["model"]["name"])
+            _done(client, number, "unload")
+        elif op == "unload idle":
+            self._unload_idle(message["model"]["name"])
+            _done(client, number, "unload")
+        elif op == "loaded":
+            client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self._models.listing()]})
+        elif op == "leave":
+            self._leave(client, number, message["graceful"], message["timeout_s"])
+        elif (answer := self._inbox.aside.get(str(op))) is not None:  # it came before there was one
+            answer(client, message)
+
+    def farewell(self, unfinished: int) -> None:
+        """Tell those who had the job leave that it has left, with so many requests unfinished."""
+        for client, number in self._leavers:
+            client.post({"id": number, "kind": "farewell", "unfinished": unfinished})
+
+    def _place(self, client: Client, number: int, message: Message) -> None:
+        """Place a model as it is wished; its sender learns how far that is, and then where it lies."""
+        wish = Wish.from_wire(message)
+        _check(wish, self._models.runner.comm.size)
+        with self._telling(client, number):
+            hosted = self._hold(ModelRef(**message["model"]), wish.context)
+        hosted.keep(wish.keep_alive_s)
+        client.post({"id": number, "kind": "placed", "placement": asdict(placement_of(hosted))})
+
+    @contextmanager
+    def _telling(self, client: Client, number: int) -> Iterator[None]:
+        """Have a client hear how many bytes of a load have passed, besides those who hear it anyway."""
+        runner, next_s = self._models.runner, 0.0
+        told = runner.progress
+
+        def tell(name: str, passed: int, total: int) -> None:
+            nonlocal next_s
+            told(name, passed, total)
+            if (now := time.monotonic()) >= next_s:
+                next_s = now + _TELL_S
+                client.post({"id": number, "kind": "progress", "completed": passed, "total": total})
+
+        runner.progress = tell
+        try:
+            yield
+        finally:
+            runner.progress = told
+
+    def _unload_idle(self, name: str) -> None:
+        """Unload a model; raise AbsentError where it is not there, ConflictError where it is at work."""
+        hosted = next((model for model in self._models.hosted() if model.ref.name == name), None)
+        if hosted is None:
+            raise AbsentError(f"model '{name}' is not loaded; `cluster model list` names those that are")
+        if not hosted.scheduler.idle:
+            running = len(hosted.scheduler.running) + len(hosted.scheduler.waiting)
+            raise ConflictError(
+                f"model '{name}' is busy with {running} requests; wait for them, or send a request with keep_alive 0,"
+                " which unloads it after them"
+            )
+        self._models.unload_when_idle(name)
+
+    def _leave(self, client: Client, number: int, graceful: bool, timeout_s: float) -> None:
+        """End the job, now or when its requests are done; raise ConflictError where it is leaving already."""
+        ends = self._stops_at()
+        if graceful and ends is not None:
+            left_s = math.ceil(max(0.0, ends - time.monotonic()))
+            raise ConflictError(
+                f"the job is leaving already: it ends when its running requests are done, in {left_s} s at the latest;"
+                " graceful=false ends it now"
+            )
+        self._leavers.append((client, number))
+        self._end(timeout_s if graceful else 0.0)
+
+
+def _done(client: Client, number: int, reason: str, load_ns: int = 0) -> None:
+    """Post the end of a request without text."""
+    client.post({"id": number, "kind": "done", "reason": reason, "usage": asdict(Usage(load_ns=load_ns))})
+
+
+def _check(wish: Wish, world: int) -> None:
+    """Raise RequestError for a placement other than one replica over all ranks, by no special strategy."""
+    whole = [list(range(world))]
+    if wish.strategy not in ("auto", "balanced"):
+        raise RequestError(f"strategy={wish.strategy} cannot be had in this version; use auto")
+    if wish.shards not in (None, world) or wish.replicas not in (None, 1) or wish.ranks not in (None, whole):
+        raise RequestError(
+            f"this version places a model on all ranks, as one replica of {world} shards, and not as asked for;"
+            " leave out shards, node_ids and distributed=false"
+        )
