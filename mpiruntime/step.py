@@ -27,11 +27,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass of one model over some chunks; halved: computed in two halves."""
+    """One forward pass of one model over some chunks; halved: computed in two halves; probed: to find broken values."""
 
     model: int
     chunks: list[Chunk]
     halved: bool = False
+    probed: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -49,7 +50,7 @@ class Load:
     whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0 reads all;
     adapters: the folders of LoRA adapters that are merged into it in turn; points: as
     ExchangeSettings.synchronization_points; num_streamed: how many layers are read from a file in every step,
-    prefetch_factor: how many ahead.
+    prefetch_factor: how many ahead; ranks: those of the group that holds it, none for all.
     """
 
     model: int
@@ -69,6 +70,7 @@ class Load:
     points: str = "all"
     num_streamed: int = 0
     prefetch_factor: int = 2
+    ranks: list[int] = field(default_factory=list)
 
     @property
     def kept(self) -> str:
@@ -116,12 +118,13 @@ class Stop:
     """Leave the loop."""
 
 
+_STEPS = [b"S", b"H", b"P", b"Q"]  # plain, halved; the same probed
 Message = Step | Load | Check | Unload | Report | Recall | Stop
 _BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, Stop)}
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as bytes: a step as native int32s behind "S", or "H" where halved, anything else as JSON."""
+    """Return the message as bytes: a step as native int32s behind a letter of _STEPS, anything else as JSON."""
     if not isinstance(message, Step):
         return json.dumps([type(message).__name__, asdict(message)]).encode()
     flat = array("i", [message.model])
@@ -129,18 +132,19 @@ def encode(message: Message) -> bytes:
         flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits, c.num_pooled, c.num_behind))
         flat.extend(c.tokens)
         flat.extend(c.blocks)
-    return (b"H" if message.halved else b"S") + flat.tobytes()
+    return _STEPS[2 * message.probed + message.halved] + flat.tobytes()
 
 
 def decode(data: bytes) -> Message:
     """Return the message that `encode` wrote."""
-    if data[:1] not in (b"S", b"H"):
+    if data[:1] not in _STEPS:
         name, values = json.loads(data)
         message: Message = _BY_NAME[name](**values)
         return message
     flat = array("i")
     flat.frombytes(data[1:])
-    return Step(flat[0], list(_chunks(flat)), data[:1] == b"H")
+    kind = _STEPS.index(data[:1])
+    return Step(flat[0], list(_chunks(flat)), halved=kind % 2 == 1, probed=kind > 1)
 
 
 def _chunks(flat: array[int]) -> Iterator[Chunk]:
