@@ -34,6 +34,8 @@ from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.exchange import Exchange, choose_exchange
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
+from ollampi.mpiruntime.group_maker import GroupMaker
+from ollampi.mpiruntime.groups import Groups
 from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.kernel_choice import choose_kernels
@@ -78,10 +80,14 @@ def runner(comm: Communicator, config: Config, lost: Lost | None = None) -> tupl
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
     traced = None if path is None else Trace(path)
-    where = watch(comm, [fact.host for fact in facts], settings.timeout_s, lost or Lost(comm))
-    exact, sums = Watched(exchange.comm, where), Watched(exchange.sums, where)
+    dog = watch(comm, [fact.host for fact in facts], settings.timeout_s, lost or Lost(comm))
+    where, idle = (Place(), Place()) if dog is None else (dog.place, dog.idle)
+    exact, sums = Watched(exchange.comm, where, idle), Watched(exchange.sums, where, idle)
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)
+    made.replies.where = idle
+    group_of = GroupMaker(comm, facts, settings, crowded(facts, comm.rank, threads), exchange, dog)
+    made.groups = Groups(made.groups.world, group_of)
     return made, exchange.told
 
 
@@ -93,17 +99,17 @@ def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSett
     return choose_gpu_exchange(comm, facts, settings, lambda: choose_exchange(comm, facts, inner, crowded))
 
 
-def watch(comm: Communicator, hosts: list[str], limit_s: float, lost: Lost) -> Place:
-    """Return where this rank shall say what it waits for; a watchdog calls `lost` where a rank is missing. Collective.
+def watch(comm: Communicator, hosts: list[str], limit_s: float, lost: Lost) -> Watchdog | None:
+    """Return the watchdog of this rank, which calls `lost` where a rank is missing; collective.
 
     Nobody watches where MPI serves no threads, or the rank is alone.
     """
     if not isinstance(comm, Mpi) or comm.size == 1 or (post := comm.post()) is None:
-        return Place()
+        return None
     dog = Watchdog(post, hosts, limit_s, lost)
     dog.start()
     comm.on_finish(dog.stop)
-    return dog.place
+    return dog
 
 
 def model_folders(config: Config) -> list[Path]:

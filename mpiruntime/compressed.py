@@ -34,6 +34,7 @@ class Compressed(Around):
         self._room = Room()
         self._thread = ExchangeThread()
         self._moved = 0
+        self.leave = self._leave
 
     @property
     def wire_bytes(self) -> int:
@@ -95,6 +96,11 @@ class Compressed(Around):
         shared = torch.empty(rows.shape)
         shared[order.cpu()] = joined.float()
         return shared.to(rows.device)
+
+    def _leave(self) -> None:
+        """End the thread, and free what lies beneath; collective."""
+        self._thread.stop()
+        self._inner.leave()
 
     def _counted(self, summed: tuple[Tensor, int]) -> Tensor:
         """Return the sum [...] and count its bytes on the wire. In the thread that computes."""

@@ -23,7 +23,7 @@ class ExchangeThread:
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], bool, Future[Any]]] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], bool, Future[Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self, job: Callable[[], T]) -> Callable[[], T]:
@@ -38,12 +38,19 @@ class ExchangeThread:
         self._jobs.put((job, torch.is_inference_mode_enabled(), outcome))
         return outcome.result
 
+    def stop(self) -> None:
+        """End the thread, where there is one, when it has done its jobs."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
     def _run(self) -> None:
         """Do the jobs, each in the mode of the thread that asked for it."""
         stay_alone()
         failure: BaseException | None = None
-        while True:
-            job, inference, outcome = self._jobs.get()
+        while (taken := self._jobs.get()) is not None:
+            job, inference, outcome = taken
             try:
                 if failure is not None:
                     raise failure
@@ -52,4 +59,4 @@ class ExchangeThread:
             except BaseException as e:
                 failure = e
                 outcome.set_exception(e)
-            del job, outcome  # with their tensors, while this thread waits
+            del taken, job, outcome  # with their tensors, while this thread waits

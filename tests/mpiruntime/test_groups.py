@@ -91,7 +91,9 @@ def test_a_group_is_made_once_for_all_its_models_and_freed_behind_the_last(folde
 
 
 @pytest.mark.parametrize("ranks", [(1, 2), (0, 2), (2,)])
-def test_what_cannot_be_loaded_leaves_no_group_behind(folders: list[Path], tmp_path: Path, ranks: tuple[int, ...]) -> None:
+def test_what_cannot_be_loaded_leaves_no_group_behind(
+    folders: list[Path], tmp_path: Path, ranks: tuple[int, ...]
+) -> None:
     bad = write_checkpoint(tmp_path / "bad")
     data = (bad / "model.safetensors").read_bytes()
     (bad / "model.safetensors").write_bytes(data[:-100])

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from support.worlds import BLOCK, load_message
 
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Chunk, Step, Unload
+from support.worlds import BLOCK, load_message
 
 
 @dataclass
@@ -27,10 +27,10 @@ class Reading:
         """Return whether all tokens were read."""
         return len(self.rows) == len(self.tokens)
 
-    def send(self, runner: Runner) -> Step:
-        """Send the step of the next token."""
+    def send(self, runner: Runner, padding: int = 0) -> Step:
+        """Send the step of the next token; padding: entries of its block table that nobody needs."""
         at = len(self.rows)
-        step = Step(self.number, [Chunk([self.tokens[at]], at, list(range(at // BLOCK + 1)), 1)])
+        step = Step(self.number, [Chunk([self.tokens[at]], at, [*range(at // BLOCK + 1), *[0] * padding], 1)])
         runner.send(step)
         return step
 
