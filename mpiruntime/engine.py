@@ -5,28 +5,34 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Series
 from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.errors import OllampiError, ShutdownError, code_of
+from ollampi.mpiruntime.flight import StepTimes
 from ollampi.mpiruntime.guides import Guides
-from ollampi.mpiruntime.hosted import HostedModel, Models, NotYet
+from ollampi.mpiruntime.hosted import Models, NotYet
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.inside import InsideView
 from ollampi.mpiruntime.metrics import RequestMeter
+from ollampi.mpiruntime.model_ops import ModelOps
 from ollampi.mpiruntime.porter import LATE_TEXT, Answered, Porter
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import Stop
-from ollampi.mpiruntime.stepper import Progress, Stepper, StepTimes
+from ollampi.mpiruntime.stepper import Progress, Stepper
+from ollampi.mpiruntime.token_check import check_tokens
 from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
 from ollampi.mpiruntime.wire import Message
 
 DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
+_REPLY_POLL_S = 0.002  # of one that waits for other ranks alone, between two looks for messages
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 
 
@@ -52,6 +58,7 @@ class Engine:
         self.drain_timeout_s = drain_timeout_s
         self._guides = Guides()
         self._inside = InsideView(runner, models, observe)
+        self._ops = ModelOps(models, self._check_open)
         self._porter = Porter(inbox, models.settings.timeout_s, self._inside.refused)
         models.while_loading = lambda: self._porter.standing_in(self._end_late)
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
@@ -68,7 +75,7 @@ class Engine:
         """Serve until a note or `stop` ends it, then tell all ranks to leave. Rank 0, main thread."""
         next_look = 0.0
         while not self._finished():
-            self._take_messages(wait_s=0.0 if self._active else _IDLE_POLL_S)
+            self._take_messages(wait_s=0.0 if self._active or self.models.loading else _IDLE_POLL_S)
             for note in self.runner.comm.notes():
                 self.stop(note)
             if (now := time.monotonic()) >= next_look:
@@ -76,6 +83,8 @@ class Engine:
                 self.supervise()
                 self.models.expire(now)
                 self._end_late(now)
+            if self.models.loading and self.models.go_on():
+                self._retry_due = True
             self._step_all()
             self._retry()
         self._refuse_waiting()
@@ -134,32 +143,20 @@ class Engine:
             self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline)
         elif op == "embed":
             self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline)
-        elif op == "load":
-            usage = self._load(ModelRef(**message["model"]), message["context"], message["keep_alive_s"])
-            client.post({"id": number, "kind": "done", "reason": "load", "usage": asdict(usage)})
-        elif op == "unload":
-            self.models.unload_when_idle(message["model"]["name"])
-            client.post({"id": number, "kind": "done", "reason": "unload", "usage": asdict(Usage())})
-        elif op == "loaded":
-            client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self.models.listing()]})
         elif op == "metrics":
             client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
         elif op == "cancel":
             self._cancel(client, number, message.get("reason", "cancel"))
         elif op == "gone":
             self._forget(client)
-
-    def _load(self, ref: ModelRef, context: int | None, keep_alive_s: float | None) -> Usage:
-        """Load a model unless it is there; return how long that took."""
-        began = time.monotonic()
-        self._model(ref, context).keep(keep_alive_s)
-        return Usage(load_ns=int((time.monotonic() - began) * 1e9))
+        else:
+            self._ops.act(client, message)
 
     def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
         """Queue a request, loading its model first where needed."""
         began = time.monotonic()
-        model = self._model(request.model, request.context)
-        model.check_tokens(request)
+        model = self._model(request.model, request.context, request.prompt)
+        check_tokens(model.config, request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
         sequence.load_ns = int((time.monotonic() - began) * 1e9)
@@ -181,16 +178,17 @@ class Engine:
         self._active.update(dict.fromkeys(first, active))
         model.keep(request.keep_alive_s)
 
-    def _model(self, ref: ModelRef, context: int | None) -> HostedModel:
-        """Return a model in memory; raise NotYet where it, or an earlier request for it, must wait.
+    def _model(self, ref: ModelRef, context: int | None, prompt: Series[int] = ()) -> HostedModel:
+        """Return a replica in memory that takes a prompt; raise as `_check_open`, and NotYet as Models does."""
+        self._check_open(ref)
+        return self.models.get(ref, context, prompt)
 
-        Raise ShutdownError once the server is about to end.
-        """
+    def _check_open(self, ref: ModelRef) -> None:
+        """Raise NotYet where an earlier request for a model waits, ShutdownError once the server is about to end."""
         if self._stop_at is not None:
             raise ShutdownError(_SHUTDOWN_TEXT)
         if self._waiting.concerns(ref.name):
             raise NotYet({ref.name})
-        return self.models.get(ref, context)
 
     def _retry(self) -> None:
         """Take the messages that wait again, in order and before all others, where a request has ended since."""
@@ -258,12 +256,13 @@ class Engine:
         if not self._active:
             self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()
-        moved = False
-        for model in self.models.busy():
-            moved |= self._stepper.step(model, self._deliver)
-            self._unchecked.add(model)
+        busy = self.models.busy()
+        moved = self._stepper.turn(busy, self._deliver)
+        self._unchecked.update(busy)
         if self._guides and not moved:
             self._guides.wait(_GUIDE_POLL_S)
+        elif not moved and self.runner.replies.num_expected:
+            self.runner.replies.wait(_REPLY_POLL_S)
 
     def _settle(self) -> None:
         """End the requests whose grammars are complete, refused or failed."""

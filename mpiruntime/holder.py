@@ -110,6 +110,10 @@ class Holder:
         finally:
             if comm is not self.comm:
                 comm.leave()
+        firsts = {rank.host: place for place, rank in reversed(list(enumerate(ranks)))}
+        for host, place in firsts.items():
+            promised = ranks[place].promised_bytes + check.beside.get(host, 0)
+            ranks[place] = replace(ranks[place], promised_bytes=promised)
         check_same([rank.host for rank in ranks], [rank.files for rank in ranks], self._of(check.ranks))
         paths = " and ".join([check.path, *check.drafts])
         what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from ollampi.mpiruntime.block_manager import BlockManager
+from ollampi.mpiruntime.balancing import Balancer
+from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.mpiruntime.hosted_model import HostedModel, Stay
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.metrics import ModelCounts
-from ollampi.mpiruntime.model_config import ModelConfig, read_config
-from ollampi.mpiruntime.pace import Pace
-from ollampi.mpiruntime.request import GenerateRequest, LoadedModel, ModelRef
+from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.placed import Coming, Placed
+from ollampi.mpiruntime.placing import Placer
+from ollampi.mpiruntime.plan import shard_size
+from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.scheduler import Scheduler
-from ollampi.mpiruntime.step import Check, Load, Unload
-from ollampi.mpiruntime.synchronization import is_approximate, told
+from ollampi.mpiruntime.shard import Shard
+from ollampi.mpiruntime.step import Unload
+from ollampi.mpiruntime.strategy import Chooser, Layout, Wish
+from ollampi.mpiruntime.synchronization import num_sums
 
 KEEP_ALIVE_S = 300.0
-MAX_DRAFTS = 16
-DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
+_WAIT_S = 0.05
 
 
 class NotYet(Exception):
@@ -34,133 +38,26 @@ class NotYet(Exception):
         self.names = names
 
 
-@dataclass(frozen=True)
-class DraftModel:
-    """A smaller model on all ranks that drafts for another one; context bounds its positions."""
-
-    number: int
-    context: int
-    max_step_tokens: int
-    name: str
-    reports: list[LoadReport]
-    pace: Pace = field(default_factory=Pace)
-
-
-class HostedModel:
-    """A model in memory on all ranks."""
+class Models:
+    """The models in memory by name. A model is loaded on all ranks that hold weights, unless it is placed otherwise."""
 
     def __init__(
-        self,
-        number: int,
-        ref: ModelRef,
-        config: ModelConfig,
-        load: Load,
-        reports: list[LoadReport],
-        settings: EngineSettings,
-        default_keep_s: float,
-        counts: ModelCounts,
+        self, runner: Runner, settings: EngineSettings, points: str = "all", cluster: ClusterSettings | None = None
     ) -> None:
-        self.number = number
-        self.ref = ref
-        self.config = config
-        self.context = load.context
-        self.dtype = load.dtype
-        self.exact_enough = load.dtype == "float32" or load.deterministic
-        self.cache_tokens = load.num_blocks * load.block_size
-        self.cache_dtype = load.kept
-        self.synchronization = told(config, load.points, len(reports), load.deterministic)
-        self.is_approximate = is_approximate(config, load.points, len(reports), load.deterministic)
-        self.num_streamed = load.num_streamed
-        self.reports = reports
-        self.draft: DraftModel | None = None
-        self.settings = settings
-        self.pace = Pace()
-        self.scheduler = Scheduler(
-            BlockManager(load.num_blocks, load.block_size),
-            settings.max_step_tokens,
-            settings.max_running,
-            settings.max_queue,
-            lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
-            counts,
-            config.encoder,
-        )
-        self.counts = counts
-        self.default_keep_s = default_keep_s
-        self.keep_s = default_keep_s
-        self.last_used = time.monotonic()
-
-    def numbers(self) -> list[int]:
-        """Return the numbers of all that the ranks hold for the model: its own and its draft model's."""
-        return [self.number, *([self.draft.number] if self.draft else [])]
-
-    def max_drafts(self, asked: int | None) -> int:
-        """Return how many tokens may be proposed for one answer in a step, where a request asks for so many.
-
-        In bf16 a token's logits depend visibly on how many go through the model together: there drafts are made for
-        those only who ask for them, or for a draft model.
-        """
-        limit = self.settings.max_drafts
-        if asked is not None:
-            return min(asked, MAX_DRAFTS if limit is None else limit)
-        if limit is None:
-            return MAX_DRAFTS if self.exact_enough or self.draft is not None else 0
-        return limit
-
-    def keep(self, keep_alive_s: float | None) -> None:
-        """Set how long the model stays once idle: the value sent last wins, None is the default."""
-        self.keep_s = self.default_keep_s if keep_alive_s is None else keep_alive_s
-        self.touch()
-
-    def touch(self) -> None:
-        """Start the time over which the model stays."""
-        self.last_used = time.monotonic()
-
-    def expired(self, now: float) -> bool:
-        """Return whether the model is idle and its time is over."""
-        return self.scheduler.idle and 0 <= self.keep_s <= now - self.last_used
-
-    def check_tokens(self, request: GenerateRequest) -> None:
-        """Raise RequestError for an empty prompt, a token that the model does not have, or a model without a head."""
-        if not self.config.has_head:
-            raise RequestError("the model makes embeddings only; ask for these, or use a model with an output head")
-        tokens = request.prompt
-        if not tokens:
-            raise RequestError("the prompt has no tokens; send at least one character")
-        strange = [t for t, _ in request.sampling.logit_bias if not 0 <= t < self.config.vocab_size]
-        if strange:
-            raise RequestError(
-                f"logit_bias names token {strange[0]}; the model's tokens are 0 to {self.config.vocab_size - 1}"
-            )
-        if not 0 <= min(tokens) <= max(tokens) < self.config.vocab_size:
-            raise RequestError(f"the prompt has token {max(tokens)}, the model's vocabulary {self.config.vocab_size}")
-
-    def listing(self) -> LoadedModel:
-        """Return what /api/ps tells of the model."""
-        drafting = self.draft.reports if self.draft else []
-        left = None if self.keep_s < 0 else self.keep_s - (time.monotonic() - self.last_used)
-        return LoadedModel(
-            name=self.ref.name,
-            path=self.ref.path,
-            size_bytes=sum(r.held_bytes for r in [*self.reports, *drafting]),
-            gpu_bytes=sum(r.gpu_bytes for r in [*self.reports, *drafting]),
-            context_length=self.context,
-            expires_at=None if left is None else time.time() + max(0.0, left),
-            note=self.synchronization if self.is_approximate else "",
-        )
-
-
-class Models:
-    """The models in memory by name."""
-
-    def __init__(self, runner: Runner, settings: EngineSettings, points: str = "all") -> None:
         self.runner = runner
-        self.points = points  # as ExchangeSettings.synchronization_points
         self.settings = settings
+        self.cluster = cluster or ClusterSettings()
         self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
-        self._hosted: dict[str, HostedModel] = {}
+        world = runner.groups.world.ranks
+        apart = self.cluster.node_role == "coordinator" and len(world) > 1
+        self.usable = world[1:] if apart else world
+        self._points = points
+        self._placer = Placer(runner, points, self.counts)
+        self._placed: dict[str, Placed] = {}
+        self._coming: Coming | None = None
+        self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
-        self._next_number = 0
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
@@ -169,118 +66,176 @@ class Models:
         draft is a smaller model with the same tokens that drafts for it. Raise ModelError.
         """
         self._pinned, self._draft = ref, draft
-        return self.get(ref)
+        while True:
+            try:
+                return self.get(ref)
+            except NotYet:
+                while not self.go_on():
+                    self.runner.replies.wait(_WAIT_S)
 
-    def get(self, ref: ModelRef, context: int | None = None) -> HostedModel:
-        """Return the model, loading it where it is not there; where a request needs a larger context, load it anew.
+    def get(self, ref: ModelRef, context: int | None = None, prompt: Sequence[int] = ()) -> HostedModel:
+        """Return a replica of the model for a prompt, loading it where it is not there, or needs a larger context.
 
         Raise ModelError where it cannot be loaded, and then all models are as before where config, files or memory
-        are the reason; raise NotYet where a model that must go first has work.
+        are the reason; raise NotYet where a model that must go first has work, or other ranks are loading.
         """
         if self._pinned is not None and (ref.name, ref.path) == (self._pinned.name, self._pinned.path):
             ref = self._pinned  # with its adapters, of which clients know nothing
-        hosted = self._hosted.get(ref.name)
-        if hosted is not None and hosted.ref == ref and min(context or 0, hosted.config.max_context) <= hosted.context:
-            return hosted
-        leaving = hosted
-        if hosted is None and len(self._hosted) >= self.settings.max_loaded_models:
-            leaving = min(self._hosted.values(), key=lambda m: (not m.scheduler.idle, m.keep_s < 0, m.last_used))
-        if leaving is not None and not leaving.scheduler.idle:
-            raise NotYet({ref.name, leaving.ref.name})
-        with self.while_loading():
-            try:
-                return self._load(ref, context, leaving)
-            except ModelError as e:
-                raise ModelError(f"model {ref.name}: {e}") from e
+        placed = self._placed.get(ref.name)
+        if placed is not None and placed.ref == ref:
+            first = placed.replicas[0]
+            if min(context or 0, first.config.max_context) <= first.context:
+                return placed.choose(prompt)
+            wish, layout = replace(placed.wish, context=context), placed.layout
+        else:
+            wish, layout = Wish(context=context), self._everywhere()
+        return self._begin(ref, wish, lambda leaving: layout).choose(prompt)
+
+    def place(self, ref: ModelRef, wish: Wish) -> Placed:
+        """Return the model placed as wished; raise as `get` does, and RequestError for what no placement can be."""
+        if self._coming is not None and self._coming.ref.name == ref.name and self._coming.wish != wish:
+            raise RequestError(f"model {ref.name} is being loaded, and not as asked for now; wait until it is there")
+        placed = self._placed.get(ref.name)
+        if placed is not None and (placed.ref, placed.wish) == (ref, wish):
+            return placed
+        return self._begin(ref, wish, lambda leaving: self._choose(ref, wish, leaving))
 
     def busy(self) -> list[HostedModel]:
-        """Return the models that have work."""
-        return [m for m in self._hosted.values() if not m.scheduler.idle]
+        """Return the replicas that have work and whose ranks are not loading another model."""
+        return [m for m in self.hosted() if not m.idle and not self._is_held_up(m)]
+
+    @property
+    def loading(self) -> bool:
+        """Return whether ranks without rank 0 are loading a model."""
+        return self._coming is not None
+
+    def go_on(self) -> bool:
+        """Go on with a load on other ranks; return whether it is over, well or not."""
+        self._failed.clear()
+        if self._coming is None:
+            return True
+        coming = self._coming
+        try:
+            return self._advance(coming)
+        except ModelError as e:
+            self._failed[coming.ref.name] = ModelError(f"model {coming.ref.name}: {e}")
+            return True
 
     def expire(self, now: float) -> None:
         """Unload every model whose time is over."""
-        for hosted in [m for m in self._hosted.values() if m.expired(now)]:
-            self._unload(hosted)
+        for placed in [p for p in self._placed.values() if all(m.expired(now) for m in p.replicas)]:
+            if not any(self._is_held_up(model) for model in placed.replicas):
+                self._unload(placed)
 
     def unload_when_idle(self, name: str) -> None:
         """Unload a model, after its running requests where there are any; one that is not there is ignored."""
-        if name in self._hosted:
-            self._hosted[name].keep(0.0)
+        if name in self._placed:
+            self._placed[name].replicas[0].keep(0.0)
             self.expire(time.monotonic())
 
     def hosted(self) -> list[HostedModel]:
+        """Return all replicas in memory."""
+        return [model for placed in list(self._placed.values()) for model in placed.replicas]
+
+    def placed(self) -> list[Placed]:
         """Return the models in memory."""
-        return list(self._hosted.values())
+        return list(self._placed.values())
 
     def listing(self) -> list[LoadedModel]:
         """Return what /api/ps tells of the models in memory."""
-        return [m.listing() for m in self._hosted.values()]
+        return [p.listing() for p in self._placed.values()]
 
-    def _load(self, ref: ModelRef, context: int | None, leaving: HostedModel | None) -> HostedModel:
-        """Load a model on all ranks in place of another one, or in addition."""
-        config = read_config(Path(ref.path))
-        settings = self.settings
-        quantize = "none" if settings.deterministic and settings.quantize == "auto" else settings.quantize
-        length = min(max(context or 0, settings.context_length), config.max_context)
-        load = Load(
-            model=self._next_number,
-            path=ref.path,
-            dtype=DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype,
-            context=length,
-            num_blocks=-(-max(settings.cache_tokens or 0, length) // settings.block_size),
-            block_size=settings.block_size,
-            name=ref.name,
-            deterministic=settings.deterministic,
-            cache_dtype=settings.cache_dtype,
-            quantize=quantize,
-            shard_cache=settings.shard_cache,
-            adapters=list(ref.adapters),
-            experts=settings.experts,
-            load=settings.load,
-            points=self.points,
-            prefetch_factor=settings.prefetch_factor,
-        )
-        check = Check(
-            **asdict(load),
-            most_blocks=load.num_blocks * (settings.max_running if settings.cache_tokens is None else 1),
-            fraction=settings.cache_fraction,
-            leaving=leaving.numbers() if leaving else [],
-            drafts=[self._draft.path] if self._draft and ref == self._pinned else [],
-            stream=settings.stream,
-        )
-        load = replace(load, **asdict(self.runner.lead_check(check)))
+    def _everywhere(self) -> Layout:
+        """Return the layout of a model that nobody placed."""
+        why = "all ranks that hold weights share it, as nothing else was asked for"
+        return Layout((self.usable,), self.settings, "auto", why)
+
+    def _choose(self, ref: ModelRef, wish: Wish, leaving: Placed | None) -> Layout:
+        """Return the layout for a wish; raise RequestError or ModelError."""
+        config, settings = read_config(Path(ref.path)), self.settings
+        held: dict[int, int] = {}
+        for model in self.hosted():
+            for report in model.reports:
+                held[report.rank] = held.get(report.rank, 0) + report.held_bytes
+        gone = leaving.replicas if leaving else []
+        fits = self._placer.fits(ref, wish.context, self.hosted(), gone)
+        dtype = "bfloat16" if settings.dtype == "bfloat16" else "float32"
+        size = shard_size(config, Shard(0, 1), dtype).total_bytes
+        sums = num_sums(config, self._points, settings.deterministic)
+        return Chooser(self.runner.facts, self.usable, held, config, size, sums, settings, fits).choose(wish)
+
+    def _begin(self, ref: ModelRef, wish: Wish, layout: Callable[[Placed | None], Layout]) -> Placed:
+        """Load a model in place of another one, or in addition; raise NotYet where that must wait or takes a while."""
+        if ref.name in self._failed:
+            raise self._failed[ref.name]
+        if self._coming is not None:
+            raise NotYet({ref.name, self._coming.ref.name})
+        leaving = self._placed.get(ref.name)
+        if leaving is None and len(self._placed) >= self.settings.max_loaded_models:
+            leaving = min(self._placed.values(), key=lambda m: (not m.idle, m.keep_s < 0, m.last_used))
+        if leaving is not None and not leaving.idle:
+            raise NotYet({ref.name, leaving.ref.name})
+        with self.while_loading():
+            try:
+                read_config(Path(ref.path))
+                chosen = layout(leaving)
+                self._coming = Coming(
+                    ref, chosen, wish, leaving, sorted(chosen.groups, key=lambda ranks: 0 not in ranks)
+                )
+                over = self._advance(self._coming)
+            except ModelError as e:
+                raise ModelError(f"model {ref.name}: {e}") from e
+        if not over:
+            raise NotYet({ref.name})
+        return self._placed[ref.name]
+
+    def _advance(self, coming: Coming) -> bool:
+        """Go on with a load as far as nobody must be waited for; return whether it is over. Raise ModelError."""
+        try:
+            while coming.rest or coming.load is not None:
+                if coming.load is None:
+                    self._load_next(coming)
+                elif not self.runner.ready(coming.load.model):
+                    return False
+                else:
+                    self._take(coming, self.runner.finish(coming.load))
+        except ModelError:
+            self._coming = None
+            for model in coming.done:
+                self._free(model)
+            raise
+        self._coming = None
+        balancer = Balancer(self.cluster.load_balancing)
+        self._placed[coming.ref.name] = Placed(coming.ref, coming.done, coming.layout, coming.wish, balancer)
+        return True
+
+    def _load_next(self, coming: Coming) -> None:
+        """Begin to load the next replica; one with rank 0 is there then."""
+        ref, leaving = coming.ref, coming.leaving
+        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
+        gone, settings = leaving.replicas if leaving else [], coming.layout.settings
+        ranks, staying = coming.rest.pop(0), [*self.hosted(), *coming.done]
+        load = self._placer.check(ref, ranks, coming.wish.context, settings, gone, staying, drafts)
         if leaving is not None:
             self._unload(leaving)
-        reports = self.runner.lead_load(load)
-        counts = self.counts.setdefault(ref.name, ModelCounts())
-        hosted = HostedModel(load.model, ref, config, load, reports, settings, self._default_keep_s(ref), counts)
-        self._next_number += 1
-        self._hosted[ref.name] = hosted
-        if ref == self._pinned and self._draft is not None:
-            hosted.draft = self._load_draft(self._draft, hosted, load)
-        return hosted
+            coming.leaving = None
+        coming.load, coming.ranks = load, frozenset(ranks)
+        self.runner.begin(load)
 
-    def _load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
-        """Load the model that drafts for another one, which goes too where this one cannot be had."""
-        try:
-            config = read_config(Path(ref.path))
-            if config.vocab_size != hosted.config.vocab_size:
-                raise ModelError(
-                    f"the draft model {ref.name} has {config.vocab_size} tokens and {hosted.ref.name}"
-                    f" {hosted.config.vocab_size}; choose one with the same tokenizer"
-                )
-            if not config.has_head:
-                raise ModelError(f"the draft model {ref.name} makes embeddings only; choose one with an output head")
-            length = min(load.context, config.max_context)
-            draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name, adapters=[])
-            draft = replace(draft, num_streamed=0)  # it shall be fast
-            self.runner.lead_check(Check(**asdict(draft)))
-            reports = self.runner.lead_load(draft)
-        except ModelError:
-            self._unload(hosted)
-            raise
-        self._next_number += 1
-        return DraftModel(draft.model, length, self.settings.max_step_tokens, ref.name, reports)
+    def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
+        """Take note of a replica that is there, and load what drafts for it."""
+        assert coming.load is not None
+        load, coming.load, coming.ranks = coming.load, None, frozenset()
+        default_s = self._default_keep_s(coming.ref)
+        stay = coming.done[0].stay if coming.done else Stay(default_s, default_s)
+        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, stay)
+        coming.done.append(model)
+        if coming.ref == self._pinned and self._draft is not None:
+            model.draft = self._placer.load_draft(self._draft, model, load)
+
+    def _is_held_up(self, model: HostedModel) -> bool:
+        """Return whether a rank of a replica is loading another model."""
+        return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""
@@ -288,8 +243,13 @@ class Models:
             return self.settings.keep_alive_s
         return -1.0 if ref == self._pinned else KEEP_ALIVE_S
 
-    def _unload(self, hosted: HostedModel) -> None:
+    def _unload(self, placed: Placed) -> None:
         """Free a model on all ranks."""
-        del self._hosted[hosted.ref.name]
-        for number in hosted.numbers():
+        del self._placed[placed.ref.name]
+        for model in placed.replicas:
+            self._free(model)
+
+    def _free(self, model: HostedModel) -> None:
+        """Free a replica."""
+        for number in model.numbers():
             self.runner.lead(Unload(number))

@@ -50,26 +50,34 @@ class Runner(Holder):
         self._cut = model is not None and model.steps.cuts(step)
         self._tell(replace(step, halved=self._cut), self._ranks.get(step.model, ()), step.model)
 
+    def takes_part(self, number: int) -> bool:
+        """Return whether rank 0 holds a part of a model. Rank 0 only."""
+        return 0 in self._of(self._ranks.get(number, ()))
+
     def ready(self, number: int) -> bool:
         """Return whether `step`, or `finish`, need not wait for other ranks to answer. Rank 0 only."""
-        return 0 in self._of(self._ranks.get(number, ())) or self.replies.has(number)
+        return self.takes_part(number) or self.replies.has(number)
 
     def lead_load(self, load: Load) -> list[LoadReport]:
         """Load a model on the ranks of its group; return what each holds. Rank 0 only, collective.
 
         Raise ModelError where a rank cannot; then no rank holds the model.
         """
-        return self.finish(load) if self.begin(load) else self.load(load)
+        self.begin(load)
+        return self.finish(load)
 
-    def begin(self, load: Load) -> bool:
-        """Have a model loaded; return whether rank 0 has no part in it, so that `finish` ends it. Rank 0 only."""
+    def begin(self, load: Load) -> None:
+        """Have a model loaded; `finish` must follow, at once where rank 0 has a part in it (`ready`). Rank 0 only."""
         self._ranks[load.model] = load.ranks
         self._tell(load, load.ranks, load.model)
-        return 0 not in self._of(load.ranks)
 
     def finish(self, load: Load) -> list[LoadReport]:
-        """Return what each rank of a group without rank 0 holds, once they have loaded; raise ModelError. Rank 0."""
-        return self._answer(load.model).reports
+        """Return what each rank of a group holds, once they have loaded; raise ModelError as `lead_load`. Rank 0."""
+        try:
+            return self.load(load) if 0 in self._of(load.ranks) else self._answer(load.model).reports
+        except ModelError:
+            self._ranks.pop(load.model, None)
+            raise
 
     def lead_check(self, check: Check) -> Room:
         """Return how many cache blocks a load can have, and how many layers are streamed. Rank 0 only, collective.
@@ -120,7 +128,6 @@ class Runner(Holder):
         """Return what another rank answers about a model; raise ModelError where it could not do what it was told."""
         reply = self.replies.take(number)
         if reply.error:
-            self._ranks.pop(number, None)
             raise ModelError(reply.error)
         return reply
 
@@ -164,7 +171,7 @@ class Runner(Holder):
     @torch.inference_mode()
     def step(self, step: Step) -> Output:
         """Return what the step's chunks ask for on rank 0 and the group's first, nothing elsewhere; collective."""
-        if self.comm.rank == 0 and not self._takes_part(step):
+        if self.comm.rank == 0 and not self.takes_part(step.model):
             return self._answer(step.model).output
         return self._compute(step)
 
@@ -175,8 +182,4 @@ class Runner(Holder):
         """
         step = replace(step, probed=True)
         self.send(step)
-        return self._probe(step) if self._takes_part(step) else self._answer(step.model).part or None
-
-    def _takes_part(self, step: Step) -> bool:
-        """Return whether rank 0 computes in a step."""
-        return 0 in self._of(self._ranks.get(step.model, ()))
+        return self._probe(step) if self.takes_part(step.model) else self._answer(step.model).part or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -84,7 +84,8 @@ class Check(Load):
 
     num_blocks: the fewest that will do; most_blocks: the most that are of use; fraction: the part of the memory left
     over by the weights that the cache may have beyond num_blocks; drafts: the paths of models that will draft for it,
-    with as many blocks; stream: never, auto where the model does not fit otherwise, or always. Changes nothing.
+    with as many blocks; stream: never, auto where the model does not fit otherwise, or always; beside: by host, what
+    caches of ranks that are not asked will still take. Changes nothing.
     """
 
     most_blocks: int = 0
@@ -92,6 +93,7 @@ class Check(Load):
     leaving: list[int] = field(default_factory=list)
     drafts: list[str] = field(default_factory=list)
     stream: str = "never"
+    beside: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

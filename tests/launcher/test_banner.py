@@ -8,7 +8,7 @@ import pytest
 
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.launcher.banner import banner
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.request import ModelRef
 
 
