@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 
@@ -58,6 +59,7 @@ class Config:
     drain_timeout_s: float = 60.0
     threads: int | None = None
     pin: bool = False
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     trace: str | None = None
     server: ServerConfig = field(default_factory=ServerConfig)

@@ -147,7 +147,7 @@ def _open(config: Config) -> _Doors:
 
 def _coordinate(config: Config, runner: Runner, doors: _Doors, library: str, exchange: str) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow."""
-    models = Models(runner, config.engine, config.exchange.synchronization_points)
+    models = Models(runner, config.engine, config.exchange.synchronization_points, config.cluster)
     progress = Progress(_write, on_terminal(sys.stderr, os.environ))
     runner.announce, runner.progress = _announce, progress
     try:

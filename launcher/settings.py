@@ -55,6 +55,12 @@ _LOAD = Choice(
     ("slices", "scatter"),
     "each rank reads its part of the files, or rank 0 reads for all, where many readers make a file system slow",
 )
+_ROLE = Choice(
+    ("auto", "coordinator", "mixed"), "of rank 0: mixed computes too, coordinator holds no weights; auto: mixed"
+)
+_BALANCING = Choice(
+    ("least_connections", "round_robin", "random", "prefix_aware"), "which replica of a model a request goes to"
+)
 SETTINGS: dict[str, Kind] = {
     "model": Text("the name of a model or the path of its folder"),
     "model_folders": Texts("the path of a folder, or several in brackets: [/a,/b]"),
@@ -72,6 +78,8 @@ SETTINGS: dict[str, Kind] = {
     "drain_timeout_s": Number(float, 0, 86400),
     "threads": Number(int, 1, 1024, or_null=True),
     "pin": Flag(),
+    "cluster.node_role": _ROLE,
+    "cluster.load_balancing": _BALANCING,
     "exchange.link": _LINK,
     "exchange.interface": Text("the name of a network interface, or null", or_null=True),
     "exchange.communication_strategy": _STRATEGY,

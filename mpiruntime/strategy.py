@@ -88,8 +88,10 @@ class Chooser:
     def _by_strategy(self, strategy: str, settings: EngineSettings, replicas: int) -> Layout:
         """Return the layout of a strategy that decides how many shards there are."""
         most = min(len(self.usable) // replicas, self.config.num_heads)
+        if strategy == "memory-optimized":
+            return self._smallest(most, settings, replicas)
         counts, errors = [], list[ModelError]()
-        for shards in [most] if strategy == "memory-optimized" else range(1, most + 1):
+        for shards in range(1, most + 1):
             try:
                 self.fits(self._spread(shards, replicas)[0], settings)
                 counts.append(shards)
@@ -97,9 +99,6 @@ class Chooser:
                 errors.append(e)
         if not counts:
             raise errors[-1]  # of the most shards
-        if strategy == "memory-optimized":
-            why = f"all {most} ranks share it, in {settings.quantize} and with the least cache, to take little memory"
-            return Layout(self._spread(most, replicas), settings, strategy, why)
         times = {shards: self.seconds(shards) for shards in counts}
         least = min(times.values())
         slack = {"speed-optimized": 1.0, "balanced": _HALFWAY}.get(strategy, _ALIKE)
@@ -111,6 +110,25 @@ class Chooser:
             "auto": f"{shards} shards are the fewest that fit and are about as fast as any, {best}",
         }
         return Layout(self._spread(shards, replicas), settings, strategy, reasons[strategy])
+
+    def _smallest(self, most: int, settings: EngineSettings, replicas: int) -> Layout:
+        """Return the layout that takes the least memory of each rank; raise ModelError where none fits.
+
+        Not every number of shards can share the groups of quantised weights: then fewer do, or the weights stay.
+        """
+        errors = []
+        for quantize in dict.fromkeys([settings.quantize, self.settings.quantize]):
+            for shards in range(most, 0, -1):
+                own, groups = replace(settings, quantize=quantize), self._spread(shards, replicas)
+                try:
+                    self.fits(groups[0], own)
+                except ModelError as e:
+                    errors.append(e)
+                    continue
+                kept = "as the files have it" if quantize == "auto" else f"in {quantize}"
+                why = f"{shards} of {most} ranks share it, {kept} and with room for one text, to take little memory"
+                return Layout(groups, own, "memory-optimized", why)
+        raise errors[0]
 
     def _settings(self, strategy: str) -> EngineSettings:
         """Return the settings of a strategy: to take little memory, q4, room for one text, layers read from disk."""
