@@ -118,7 +118,8 @@ class Holder:
         paths = " and ".join([check.path, *check.drafts])
         what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"
         sizes = check.num_blocks, check.most_blocks, check.fraction
-        return room(ranks, *sizes, what, remedy(check, self.place.gpu is not None), check.stream == "always")
+        more = remedy(check, self.place.gpu is not None), check.stream == "always", check.block_size
+        return room(ranks, *sizes, what, *more)
 
     def load(self, load: Load) -> list[LoadReport]:
         """Load this rank's slice; return what all ranks of the group hold; collective.

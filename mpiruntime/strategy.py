@@ -13,7 +13,7 @@ from ollampi.mpiruntime.world import RankFacts
 
 STRATEGIES = ("auto", "memory-optimized", "speed-optimized", "balanced")
 _RANK_BYTES_PER_S = 1e10  # what one rank reads of its weights in a second: of the right order on any machine
-_NEAR_S, _FAR_S = 2e-5, 2e-4  # a sum over the ranks of one host, and over those of several
+_NEAR_S, _FAR_S = 2e-5, 2e-4  # a sum over two ranks of one host, and of several; more take log2 as long
 _ALIKE, _HALFWAY = 1.25, 2.0  # of the least time for a token: what auto and balanced take for fewer shards
 
 
@@ -83,7 +83,8 @@ class Chooser:
         """Return about how long a token takes on so many ranks: to read their weights, and to add up."""
         ranks = self._spread(shards, 1)[0]
         far = len({self.facts[rank].host for rank in ranks}) > 1
-        return self.size_bytes / shards / _RANK_BYTES_PER_S + (shards > 1) * self.sums * (_FAR_S if far else _NEAR_S)
+        exchange_s = self.sums * (_FAR_S if far else _NEAR_S) * (shards - 1).bit_length()
+        return self.size_bytes / shards / _RANK_BYTES_PER_S + exchange_s
 
     def _by_strategy(self, strategy: str, settings: EngineSettings, replicas: int) -> Layout:
         """Return the layout of a strategy that decides how many shards there are."""
