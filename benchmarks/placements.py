@@ -5,8 +5,8 @@
 
 Two models; one has up to three replicas, on groups that overlap. Placements change, and models leave, every second.
 Steps are computed with deterministic=true, so that an answer does not depend on how a model is cut; --plain does
-without. An answer that differs, an error, or a rank that the watchdog finds missing ends the run with status 1. With
---cycles models are only loaded on groups and unloaded again; printed is what the ranks hold.
+without, in fp32. An answer that differs, an error, or a rank that the watchdog finds missing ends the run with status 1.
+With --cycles a model is only loaded on groups and unloaded again; printed is what the ranks hold.
 """
 
 from __future__ import annotations
@@ -208,7 +208,13 @@ def cycle(made: Runner, models: Models, pids: list[int], args: Any) -> int:
 def run_rank(args: Any) -> int:
     """Return the exit status of one rank."""
     comm = communicator()
-    sizes = ["engine.context_length=128", "engine.cache_tokens=4096", "engine.max_loaded_models=3", "threads=1"]
+    sizes = [
+        "engine.context_length=128",
+        "engine.cache_tokens=4096",
+        "engine.max_loaded_models=3",
+        "threads=1",
+        "dtype=float32",
+    ]
     config = compose_config([*sizes, f"deterministic={str(not args.plain).lower()}"], {})
     made, told = runner(comm, config)
     pids = [int(pid) for pid in comm.collect(str(os.getpid()).encode())]
