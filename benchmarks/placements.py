@@ -5,7 +5,7 @@
 
 Two models; one has up to three replicas, on groups that overlap. Placements change, and models leave, every second.
 Steps are computed with deterministic=true, so that an answer does not depend on how a model is cut; --plain does
-without, in fp32. An answer that differs, an error, or a rank that the watchdog finds missing ends the run with status 1.
+without, in fp32. An answer that differs, an error, or a rank that the watchdog finds missing ends the run with 1.
 With --cycles a model is only loaded on groups and unloaded again; printed is what the ranks hold.
 """
 
