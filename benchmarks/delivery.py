@@ -33,7 +33,8 @@ from support.servers import endless_model  # noqa: E402
 from ollampi.launcher import assemble  # noqa: E402
 from ollampi.launcher.config import compose_config  # noqa: E402
 from ollampi.mpiruntime.communicator import Single  # noqa: E402
-from ollampi.mpiruntime.engine import END, Engine  # noqa: E402
+from ollampi.mpiruntime.ending import END  # noqa: E402
+from ollampi.mpiruntime.engine import Engine  # noqa: E402
 from ollampi.mpiruntime.hosted import Models  # noqa: E402
 from ollampi.mpiruntime.stepper import Progress  # noqa: E402
 

@@ -18,8 +18,10 @@ from ollampi.kernels.quantised import stored_bytes
 from ollampi.launcher import assemble
 from ollampi.launcher.config import compose_config
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.engine import END, Engine
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.ending import END
+from ollampi.mpiruntime.engine import Engine
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.memory import BITS, ITEM_BYTES

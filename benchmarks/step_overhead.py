@@ -16,14 +16,15 @@ import time
 from pathlib import Path
 
 from ollampi.launcher.assemble import communicator
-from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.ending import END
+from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.flight import StepTimes
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.mpi import Mpi
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Sampling
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.stepper import StepTimes
 from ollampi.mpiruntime.world import survey
 
 ROOT = Path(__file__).resolve().parent.parent

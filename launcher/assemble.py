@@ -39,6 +39,8 @@ from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.exchange import Exchange, choose_exchange
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
+from ollampi.mpiruntime.group_maker import GroupMaker
+from ollampi.mpiruntime.groups import Groups
 from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.heartbeat import Heart
@@ -84,17 +86,20 @@ def runner(
     dog = _watchdog(comm, [fact.host for fact in facts], config, lost)
     where = Place() if dog is None else dog.place
     watched()
+    idle = Place() if dog is None else dog.idle
     with where.during("the preparation of the exchange"):
-        made, told = _prepared(comm, config, facts, where)
+        made, told = _prepared(comm, config, facts, dog, where, idle)
     if config.engine.load_timeout_s is not None:
         loads = LoadWatch(config.engine.load_timeout_s, lost)
         made.while_reading, made.progress = loads.watching, loads.tick
-    _give_heart(comm, made, config, where, dog)
+    _give_heart(comm, made, config, (where, idle), dog)
     return made, told
 
 
-def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where: Place) -> tuple[Runner, str]:
-    """Return what `runner` does, with a watchdog that looks at `where`; collective."""
+def _prepared(
+    comm: Communicator, config: Config, facts: list[RankFacts], dog: Watchdog | None, where: Place, idle: Place
+) -> tuple[Runner, str]:
+    """Return what `runner` does, with a watchdog that looks at `where` and `idle`; collective."""
     path = None if config.trace is None else Path(os.path.abspath(os.path.expanduser(config.trace)))
     agree(comm, lambda: check_path(path) if path and comm.rank == 0 else None)
     keep_buffers()
@@ -108,16 +113,20 @@ def _prepared(comm: Communicator, config: Config, facts: list[RankFacts], where:
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
     traced = None if path is None else Trace(path)
-    exact, sums = _logged(config, Watched(exchange.comm, where)), _logged(config, Watched(exchange.sums, where))
+    exact, sums = _seen(config, exchange.comm, where, idle), _seen(config, exchange.sums, where, idle)
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)
-    made.network = network
+    made.network, made.replies.where = network, idle
+    around = partial(_seen, config)
+    group_of = GroupMaker(comm, facts, settings, crowded(facts, comm.rank, threads), exchange, dog, around)
+    made.groups = Groups(made.groups.world, group_of)
     return made, exchange.told
 
 
-def _logged(config: Config, comm: Communicator) -> Communicator:
-    """Return a communicator that logs what it does where that is wanted."""
-    return Logged(comm) if config.logging.network else comm
+def _seen(config: Config, comm: Communicator, where: Place, idle: Place | None = None) -> Communicator:
+    """Return a communicator that says in `where` what it waits for, and logs what it does where that is wanted."""
+    watched = Watched(comm, where, idle)
+    return Logged(watched) if config.logging.network else watched
 
 
 def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSettings, crowded: bool) -> Exchange:
@@ -142,14 +151,17 @@ def _watchdog(comm: Communicator, hosts: list[str], config: Config, lost: Lost) 
     return dog
 
 
-def _give_heart(comm: Communicator, made: Runner, config: Config, where: Place, dog: Watchdog | None) -> None:
+def _give_heart(
+    comm: Communicator, made: Runner, config: Config, places: tuple[Place, Place], dog: Watchdog | None
+) -> None:
     """Let this rank tell rank 0 how it is from now on, which keeps it in the `health` of its runner.
 
-    The watchdog's thread does it; without one rank 0 knows of itself alone, when it is asked.
+    places: where it says that it waits for other ranks, and for messages. The watchdog's thread does it; without one
+    rank 0 knows of itself alone, when it is asked.
     """
     interval_s = config.cluster.heartbeat_interval
-    health = _health(comm, made, config, where, dog is not None) if comm.rank == 0 else None
-    vitals, made.health = Vitals(made.meters, made.activity, where), health
+    health = _health(comm, made, config, places, dog is not None) if comm.rank == 0 else None
+    vitals, made.health = Vitals(made.meters, made.activity, places[0]), health
     if dog is not None:
         if health is not None:
             dog.heard = lambda rank, beat: health.take(rank, beat, time.monotonic())
@@ -158,12 +170,18 @@ def _give_heart(comm: Communicator, made: Runner, config: Config, where: Place, 
         health.refresh = Heart(interval_s, vitals, lambda beat: None, health).look
 
 
-def _health(comm: Communicator, made: Runner, config: Config, where: Place, beats: bool) -> Health:
+def _health(comm: Communicator, made: Runner, config: Config, places: tuple[Place, Place], beats: bool) -> Health:
     """Return what rank 0 knows of all ranks; beats: whether the others tell it anything."""
     settings = config.cluster
     interval_s, timeout_s = settings.heartbeat_interval, settings.node_timeout
     health = Health(comm.size, interval_s, timeout_s, settings.health_check_interval, beats)
-    health.waits = lambda: (bool(where.what) or made.activity.doing == "load", where.turn)
+
+    def waits() -> tuple[bool, int]:
+        """Return whether rank 0 waits for others or loads, and a number that grows with what it does."""
+        busy = any(place.what for place in places) or made.activity.doing == "load"
+        return busy, sum(place.turn for place in places)
+
+    health.waits = waits
     return health
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ollampi.api.pooling import POOLING_FILE
 from ollampi.kernels.choice import Choice
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.world import RankFacts
 
@@ -48,7 +48,8 @@ def banner(
     on_gpus = any(fact.gpu for fact in facts)
     devices = ["device"] if on_gpus else []
     rows = [["rank", "host", *devices, "cores", "threads", "heads", "KV heads", "weights", "KV cache", "read"]]
-    for fact, report in zip(facts, hosted.reports, strict=True):
+    for report in hosted.reports:
+        fact = facts[report.rank]
         held = [human(n) for n in (report.weight_bytes, report.cache_bytes, report.read_bytes)]
         places = [f"{fact.device} ({fact.gpu})"] if on_gpus else []
         places += [_ranges(fact.cores), str(fact.threads), _span(report.heads), _span(report.kv_heads)]

@@ -17,9 +17,9 @@ from ollampi.launcher.words import table
 from ollampi.mpiruntime import synchronization
 from ollampi.mpiruntime.checkpoint import open_checkpoint
 from ollampi.mpiruntime.errors import CheckpointError, ConfigError, ModelError, OllampiError
-from ollampi.mpiruntime.hosted import DTYPES
 from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.model_config import ModelConfig, read_config
+from ollampi.mpiruntime.placing import DTYPES
 from ollampi.mpiruntime.plan import RankPlan, Wanted, largest_context, num_parameters, plan, reduced_bytes
 from ollampi.mpiruntime.source import Source
 from ollampi.mpiruntime.world import free_memory

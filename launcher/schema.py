@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.log_files import LogSettings
@@ -29,17 +30,15 @@ class ServerConfig:
 
 
 @dataclass
-class ClusterConfig:
+class ClusterConfig(ClusterSettings):
     """The ranks as nodes of a cluster; times in seconds.
 
-    enabled: False starts one rank; node_name: None for the host's; node_role: of rank 0; load_balancing: between the
-    replicas of a model; preload: models that are loaded at the start and stay.
+    enabled: False starts one rank; node_name: None for the host's; preload: models that are loaded at the start and
+    stay.
     """
 
     enabled: bool = True
     node_name: str | None = None
-    node_role: str = "auto"
-    load_balancing: str = "least_connections"
     heartbeat_interval: float = 1.0
     node_timeout: float = 15.0
     health_check_interval: float = 10.0

@@ -27,7 +27,8 @@ from ollampi.launcher.starting import Starting
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.cluster_view import ClusterView, node_names
 from ollampi.mpiruntime.communicator import Communicator, Single
-from ollampi.mpiruntime.engine import DRAIN, END, Engine
+from ollampi.mpiruntime.ending import DRAIN, END
+from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.errors import ConfigError, OllampiError, WorldError
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hosted import Models
@@ -189,7 +190,7 @@ def _coordinate(
 
     names: what cluster.node_name is on each rank.
     """
-    models = Models(runner, config.engine, config.exchange.synchronization_points)
+    models = Models(runner, config.engine, config.exchange.synchronization_points, config.cluster)
     view = _view(runner, models, doors, names)
     progress, tick = Progress(_write, on_terminal(sys.stderr, os.environ)), runner.progress
 
@@ -211,7 +212,7 @@ def _coordinate(
         gc.freeze()  # what starting made stays: collections between steps need not look through it
         supervise, announce = _care(runner, models, doors)
         engine = Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=supervise, announce=announce)
-        view.leaving_s, view.refused = engine.leaving_s, engine.num_refused
+        view.leaving_s, view.refused = engine.ending.left_s, engine.num_refused
         engine.run()
     except OllampiError:
         runner.lead(Stop())

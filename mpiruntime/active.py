@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Client
 from ollampi.mpiruntime.metrics import RequestMeter
 from ollampi.mpiruntime.request import TokenLogprob, Usage

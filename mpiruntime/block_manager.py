@@ -58,6 +58,11 @@ class BlockManager:
         """Return the number of blocks that nobody holds."""
         return self.num_blocks - len(self._holders) + len(self._blank) + len(self._kept)
 
+    @property
+    def unused_part(self) -> float:
+        """Return the part of the blocks that nobody has ever held."""
+        return 1 - len(self._holders) / self.num_blocks
+
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks hold `num_tokens` positions."""
         return -(-num_tokens // self.block_size)

@@ -45,11 +45,13 @@ def room(
     what: str,
     remedy: str = "",
     always: bool = False,
+    block_size: int = 0,
 ) -> Room:
     """Return what the host, or GPU, with the least memory allows: as few streamed layers as can be, then blocks.
 
     Blocks from `least` to `most`; beyond `least`, at most `fraction` of what the weights leave over. always: stream all
-    layers that can be. Raise MemoryShortError about `what` where a host cannot have `least`; remedy: one more to name.
+    layers that can be. Raise MemoryShortError about `what` where a host cannot have `least`; remedy: one more to name;
+    block_size: positions of a block, to say of how many the largest cache is that would fit.
     """
     holders = [[rank for rank in ranks if _holder(rank) == holder] for holder in dict.fromkeys(map(_holder, ranks))]
     counts = range(min(len(rank.fixed_bytes) for rank in ranks))
@@ -60,12 +62,18 @@ def room(
     count = counts[-1]
     local = next(local for local in holders if _left(local, count) < least * _block_bytes(local))
     needed = sum(r.fixed_bytes[count] for r in local) + least * _block_bytes(local)
+    left = max(0, _left(local, count)) // max(1, _block_bytes(local)) * block_size
     raise MemoryShortError(
         f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} ranks)"
-        f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free;"
+        f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free{_largest(left)};"
         " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"
         f" or a smaller engine.cache_tokens or engine.context_length{remedy}"
     )
+
+
+def _largest(tokens: int) -> str:
+    """Return in words the largest cache that would fit, empty where none would."""
+    return f", which is enough with at most {tokens} cache tokens" if tokens else ""
 
 
 def _holder(rank: RankMemory) -> str:

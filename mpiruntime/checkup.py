@@ -27,13 +27,14 @@ class Checkup:
         self._numbers: set[int] = set()
 
     def look(self) -> None:
-        """Note that the loop goes round; test where it is time, no model has work and no rank is silent."""
+        """Note that the loop goes round; test where it is time, no model has work or is being
+        loaded, and no rank is silent."""
         self._health.turn()
         numbers = {number for model in self._models.hosted() for number in model.numbers()}
         if not numbers <= self._numbers and self._health.check_s:
             self._next = 0.0  # weights are to be known before anything happens to them
         self._numbers = numbers
-        if self._clock() < self._next or self._models.busy() or not self._health.all_online:
+        if self._clock() < self._next or self._models.busy() or self._models.loading or not self._health.all_online:
             return
         findings = self._runner.lead_examine(Examine(BUDGET_S))
         self._health.tested(judged(findings))

@@ -10,34 +10,33 @@ from dataclasses import asdict
 
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_view import placement_of
-from ollampi.mpiruntime.errors import AbsentError, ConflictError, RequestError
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.errors import AbsentError, ConflictError
+from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import ModelRef, Usage
 from ollampi.mpiruntime.wire import Message
 
-Hold = Callable[[ModelRef, int | None], HostedModel]
 _TELL_S = 0.1  # between two events about the progress of a load
 
 
 class ClusterOps:
     """What the engine's loop does for those who manage the job.
 
-    hold: returns a model, loaded where it is not there, or raises as Engine's; end: ends the job after so many seconds
-    at the latest; stops_at: returns when it ends on time.monotonic's clock, None where it does not.
+    check_open: raises where a model must not be asked for now, as Engine's; end: ends the job after so many seconds at
+    the latest; stops_at: returns when it ends on time.monotonic's clock, None where it does not.
     """
 
     def __init__(
         self,
         models: Models,
         inbox: Inbox,
-        hold: Hold,
+        check_open: Callable[[ModelRef], None],
         end: Callable[[float], None],
         stops_at: Callable[[], float | None],
     ) -> None:
         self._models = models
         self._inbox = inbox
-        self._hold = hold
+        self._check_open = check_open
         self._end = end
         self._stops_at = stops_at
         self._leavers: list[tuple[Client, int]] = []
@@ -46,8 +45,9 @@ class ClusterOps:
         """Act on one message, on none of another kind; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
         if op == "load":
-            began = time.monotonic()
-            self._hold(ModelRef(**message["model"]), message["context"]).keep(message["keep_alive_s"])
+            ref, began = ModelRef(**message["model"]), time.monotonic()
+            self._check_open(ref)
+            self._models.get(ref, message["context"]).keep(message["keep_alive_s"])
             _done(client, number, "load", int((time.monotonic() - began) * 1e9))
         elif op == "place":
             self._place(client, number, message)
@@ -71,12 +71,12 @@ class ClusterOps:
 
     def _place(self, client: Client, number: int, message: Message) -> None:
         """Place a model as it is wished; its sender learns how far that is, and then where it lies."""
-        wish = Wish.from_wire(message)
-        _check(wish, self._models.runner.comm.size)
+        ref, wish = ModelRef(**message["model"]), Wish.from_wire(message)
+        self._check_open(ref)
         with self._telling(client, number):
-            hosted = self._hold(ModelRef(**message["model"]), wish.context)
-        hosted.keep(wish.keep_alive_s)
-        client.post({"id": number, "kind": "placed", "placement": asdict(placement_of(hosted))})
+            placed = self._models.place(ref, wish)
+        placed.replicas[0].keep(wish.keep_alive_s)
+        client.post({"id": number, "kind": "placed", "placement": asdict(placement_of(placed))})
 
     @contextmanager
     def _telling(self, client: Client, number: int) -> Iterator[None]:
@@ -99,11 +99,11 @@ class ClusterOps:
 
     def _unload_idle(self, name: str) -> None:
         """Unload a model; raise AbsentError where it is not there, ConflictError where it is at work."""
-        hosted = next((model for model in self._models.hosted() if model.ref.name == name), None)
-        if hosted is None:
+        placed = next((placed for placed in self._models.placed() if placed.ref.name == name), None)
+        if placed is None:
             raise AbsentError(f"model '{name}' is not loaded; `cluster model list` names those that are")
-        if not hosted.scheduler.idle:
-            running = len(hosted.scheduler.running) + len(hosted.scheduler.waiting)
+        if not placed.idle:
+            running = sum(len(r.scheduler.running) + len(r.scheduler.waiting) for r in placed.replicas)
             raise ConflictError(
                 f"model '{name}' is busy with {running} requests; wait for them, or send a request with keep_alive 0,"
                 " which unloads it after them"
@@ -126,15 +126,3 @@ class ClusterOps:
 def _done(client: Client, number: int, reason: str, load_ns: int = 0) -> None:
     """Post the end of a request without text."""
     client.post({"id": number, "kind": "done", "reason": reason, "usage": asdict(Usage(load_ns=load_ns))})
-
-
-def _check(wish: Wish, world: int) -> None:
-    """Raise RequestError for a placement other than one replica over all ranks, by no special strategy."""
-    whole = [list(range(world))]
-    if wish.strategy not in ("auto", "balanced"):
-        raise RequestError(f"strategy={wish.strategy} cannot be had in this version; use auto")
-    if wish.shards not in (None, world) or wish.replicas not in (None, 1) or wish.ranks not in (None, whole):
-        raise RequestError(
-            f"this version places a model on all ranks, as one replica of {world} shards, and not as asked for;"
-            " leave out shards, node_ids and distributed=false"
-        )

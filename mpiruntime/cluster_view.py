@@ -9,15 +9,16 @@ from typing import Any
 
 from ollampi.kernels.groups import GROUP
 from ollampi.mpiruntime.cluster import Cluster, Gpu, Network, Node, Placement, Replica, Traffic
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Client
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.model_config import ModelConfig
+from ollampi.mpiruntime.placed import Placed
 from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.wire import Message
 from ollampi.mpiruntime.world import RankFacts, free_memory
 
-_WHY = "all ranks hold one replica"
 _REPLACED = ("status", "memory_total", "memory_available")  # of a node, where somebody watches its health
 
 
@@ -55,7 +56,7 @@ class ClusterView:
 
     def cluster(self) -> Cluster:
         """Return what the job is like now."""
-        models = [placement_of(hosted) for hosted in self._models.hosted()]
+        models = [placement_of(placed) for placed in self._models.placed()]
         loading = self._models.loading
         if loading is not None:
             models = [model for model in models if model.name != loading.name]
@@ -70,6 +71,7 @@ class ClusterView:
             traffic=self._traffic(),
             network=self._network,
             leaving_s=self.leaving_s(),
+            load_balancing=self._models.cluster.load_balancing,
         )
 
     @property
@@ -83,13 +85,20 @@ class ClusterView:
         nodes = [self._node(fact, models, free if fact.host == here else fact.memory_bytes) for fact in self._facts]
         return [_with_health(node, health[node.rank]) if node.rank in health else node for node in nodes]
 
+    def _role(self, rank: int, models: list[Placement]) -> str:
+        """Return what a rank is for; one that holds nothing, beside others that do, is a spare."""
+        if rank == 0:
+            return "mixed" if 0 in self._models.usable else "coordinator"
+        held = {holder for model in models for holder in model.ranks}
+        return "worker" if rank in held or not held else "spare"
+
     def _node(self, fact: RankFacts, models: list[Placement], available: int) -> Node:
         gpus = [Gpu(fact.gpu, fact.gpu_bytes, fact.gpu_bytes)] if fact.gpu else []
         return Node(
             rank=fact.rank,
             id=node_id(fact.rank),
             name=self._names[fact.rank],
-            role="worker" if fact.rank else "mixed",
+            role=self._role(fact.rank, models),
             host=fact.host,
             status="online",
             uptime_s=self._uptime_s,
@@ -127,20 +136,26 @@ def node_names(hosts: Sequence[str], given: Sequence[str | None] = ()) -> list[s
     return [name if names.count(name) == 1 else f"{name}-{rank}" for rank, name in enumerate(names)]
 
 
-def placement_of(hosted: HostedModel) -> Placement:
-    """Return where a model lies."""
-    reports, outcomes = hosted.reports, hosted.counts.outcomes
-    replica = Replica(
+def placement_of(placed: Placed) -> Placement:
+    """Return where a model lies, and why there."""
+    replicas = [_replica_of(replica) for replica in placed.replicas]
+    layout, shards = placed.layout, max(len(replica.ranks) for replica in replicas)
+    return Placement(placed.ref.name, shards, replicas, layout.strategy, layout.why, placed.replicas[0].context)
+
+
+def _replica_of(hosted: HostedModel) -> Replica:
+    """Return what a replica holds on each of its ranks, and how its requests ended."""
+    reports, outcomes = hosted.reports, dict(hosted.outcomes)
+    return Replica(
         ranks=[report.rank for report in reports],
         bytes=[report.held_bytes for report in reports],
         heads=[list(report.heads) for report in reports],
         kv_heads=[list(report.kv_heads) for report in reports],
         columns=_columns(hosted.config, reports),
-        requests=sum(outcomes.values()),
-        errors=outcomes["error"],
+        requests=sum(count for outcome, count in outcomes.items() if outcome is not None),
+        errors=outcomes.get("error", 0),
         running=len(hosted.scheduler.running) + len(hosted.scheduler.waiting),
     )
-    return Placement(hosted.ref.name, len(reports), [replica], why=_WHY, context=hosted.context)
 
 
 def _columns(config: ModelConfig, reports: list[LoadReport]) -> list[list[int]]:

@@ -54,6 +54,21 @@ class Communicator(Protocol):
     def share(self, x: Tensor) -> None:
         """Fill x [...] on every rank with rank 0's; contiguous, of one shape and dtype everywhere. Moves buffers."""
 
+    def tell(self, message: bytes, ranks: Sequence[int]) -> None:
+        """Send a message from rank 0 to some of the others, which `hear` all theirs in this order. Does not wait."""
+
+    def settle(self) -> None:
+        """Return when nothing that `tell` or `answer` sent needs this rank any more to arrive. Not collective."""
+
+    def hear(self) -> bytes:
+        """Return the next message that rank 0 tells this rank, another one than rank 0; waits quietly."""
+
+    def answer(self, message: bytes) -> None:
+        """Send a message to rank 0 from any other rank. Does not wait."""
+
+    def answers(self) -> list[bytes | bytearray]:
+        """Return on rank 0 what was answered since the last call, in order of arrival. Does not wait."""
+
     def notify(self, note: int) -> None:
         """Send a small number to rank 0, from any rank and at any time. Not collective."""
 
@@ -65,6 +80,9 @@ class Communicator(Protocol):
 
         Collective over these ranks alone; they ascend.
         """
+
+    def leave(self) -> None:
+        """Free what belongs to this communicator alone, which is used no more; collective. The world's stays."""
 
 
 def summable(x: Tensor) -> Tensor:
@@ -103,9 +121,12 @@ class Around(BySums):
         self.broadcast = inner.broadcast
         self.collect = inner.collect
         self.share = inner.share
+        self.tell, self.settle, self.hear = inner.tell, inner.settle, inner.hear
+        self.answer, self.answers = inner.answer, inner.answers
         self.notify = inner.notify
         self.notes = inner.notes
         self.within = inner.within
+        self.leave = inner.leave
         self._around = inner
 
     @property
@@ -148,6 +169,24 @@ class Single(BySums):
     def share(self, x: Tensor) -> None:
         """Leave x [...] as it is."""
 
+    def tell(self, message: bytes, ranks: Sequence[int]) -> None:
+        """Do nothing: there is nobody to tell."""
+
+    def settle(self) -> None:
+        """Do nothing: nothing was sent."""
+
+    def hear(self) -> bytes:
+        """Raise ValueError: rank 0 is told nothing."""
+        raise ValueError("a world of one rank has none that could be told something")
+
+    def answer(self, message: bytes) -> None:
+        """Raise ValueError: rank 0 does not answer itself."""
+        raise ValueError("a world of one rank has none that could answer")
+
+    def answers(self) -> list[bytes | bytearray]:
+        """Return nothing."""
+        return []
+
     def notify(self, note: int) -> None:
         """Keep the note for `notes`."""
         self._notes.append(note)
@@ -160,3 +199,6 @@ class Single(BySums):
     def within(self, ranks: Sequence[int]) -> Single:
         """Return another world of one."""
         return Single()
+
+    def leave(self) -> None:
+        """Do nothing."""

@@ -35,6 +35,7 @@ class Compressed(Around):
         self._room = Room()
         self._thread = ExchangeThread()
         self._moved = 0
+        self.leave = self._leave
 
     @property
     def wire_bytes(self) -> int:
@@ -131,6 +132,11 @@ class Compressed(Around):
         sends = [(r, parts[self.rank]) for r in others if len(parts[self.rank])]
         self._link.swap(sends, [(r, parts[r]) for r in others if len(parts[r])], "share_rows")
         self._moved += self._link.taken()
+
+    def _leave(self) -> None:
+        """End the thread, and free what lies beneath; collective."""
+        self._thread.close()
+        self._inner.leave()
 
     def _counted(self, summed: tuple[Tensor, int]) -> Tensor:
         """Return the sum [...] and count its bytes on the wire. In the thread that computes."""

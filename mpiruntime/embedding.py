@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 
 from ollampi.mpiruntime.errors import ContextError, RequestError
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.pool import Pool
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, Usage
 from ollampi.mpiruntime.sequence import Sequence

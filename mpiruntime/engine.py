@@ -5,15 +5,19 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Series
 from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
 from ollampi.mpiruntime.cluster_ops import ClusterOps
 from ollampi.mpiruntime.embedding import Inputs
+from ollampi.mpiruntime.ending import Ending
 from ollampi.mpiruntime.errors import OllampiError, ShutdownError, code_of
 from ollampi.mpiruntime.eviction import NotYet
+from ollampi.mpiruntime.flight import StepTimes
 from ollampi.mpiruntime.guides import Guides
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.inside import InsideView
 from ollampi.mpiruntime.metrics import RequestMeter
@@ -22,14 +26,14 @@ from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, 
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import LogFrom, Stop
-from ollampi.mpiruntime.stepper import Progress, Stepper, StepTimes
+from ollampi.mpiruntime.stepper import Progress, Stepper
 from ollampi.mpiruntime.token_check import check_tokens
 from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
 from ollampi.mpiruntime.wire import Message
 
-DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
+_REPLY_POLL_S = 0.002  # of one that waits for other ranks alone, between two looks for messages
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 
 
@@ -52,7 +56,6 @@ class Engine:
     ) -> None:
         self.runner = runner
         self.models = models
-        self.drain_timeout_s = drain_timeout_s
         self._guides = Guides()
         self._inside = InsideView(runner, models, observe)
         self._porter = Porter(inbox, models.settings.timeout_s, self._inside.refused)
@@ -60,26 +63,29 @@ class Engine:
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
-        self._cluster = ClusterOps(models, inbox, self._model, self._leave, lambda: self.stop_at)
+        self._cluster = ClusterOps(models, inbox, self._check_open, self._leave, lambda: self.ending.at)
         self._active: dict[Sequence, Active] = {}
         self._by_id: dict[tuple[Client, int], Active] = {}
         self._waiting = WaitingRoom(models.settings.max_queue)
         self._retry_due = False
-        self.stop_at: float | None = None  # when the loop ends at the latest, once it is about to end
+        self.ending = Ending(drain_timeout_s, self._by_id, announce)
         self._unchecked: set[HostedModel] = set()  # that worked since their block accounting was checked
 
     def run(self) -> None:
         """Serve until a note or `stop` ends it, then tell all ranks to leave. Rank 0, main thread."""
         next_look = 0.0
-        while not self._finished():
-            self._take_messages(wait_s=0.0 if self._active else _IDLE_POLL_S)
+        while not self.ending.over(bool(self._active)):
+            self._take_messages(wait_s=0.0 if self._active or self.models.loading else _IDLE_POLL_S)
             for note in self.runner.comm.notes():
-                self.stop(note)
+                self.ending.take(note)
+                self._refuse_waiting()
             if (now := time.monotonic()) >= next_look:
                 next_look = now + 0.1
                 self.supervise()
                 self.models.expire(now)
                 self._end_late(now)
+            if self.models.loading and self.models.go_on():
+                self._retry_due = True
             self._step_all()
             self._retry()
         self._refuse_waiting()
@@ -90,37 +96,14 @@ class Engine:
         self._inside.save_trace(self.announce)
         self.runner.lead(Stop())
 
-    def stop(self, note: int) -> None:
-        """End now (END), or take no new work and end when all running requests are done (DRAIN).
-
-        A signal to mpirun reaches every rank, so the same note comes many times.
-        """
-        now = time.monotonic()
-        if note == END:
-            if self.stop_at is None or self.stop_at > now:
-                self.announce(f"stopping; requests that end unfinished: {len(self._by_id)}")
-            self.stop_at = now
-        elif self.stop_at is None:
-            self.announce(f"draining for at most {self.drain_timeout_s:g} s; running requests: {len(self._by_id)}")
-            self.stop_at = now + self.drain_timeout_s
-        self._refuse_waiting()
-
     def _leave(self, timeout_s: float) -> None:
-        """End as `stop` does, after so many seconds at the latest."""
-        self.drain_timeout_s = timeout_s
-        self.stop(DRAIN if timeout_s else END)
-
-    def leaving_s(self) -> float | None:
-        """Return the seconds after which the loop ends at the latest, None where it does not end; for any thread."""
-        return None if (ends := self.stop_at) is None else max(0.0, ends - time.monotonic())
+        """Take no new work and end when all running requests are done, after so many seconds at the latest."""
+        self.ending.drain(timeout_s)
+        self._refuse_waiting()
 
     def num_refused(self) -> int:
         """Return how many requests never began; for any thread."""
         return self._inside.refused.total()
-
-    def _finished(self) -> bool:
-        """Return whether the loop is over."""
-        return self.stop_at is not None and (not self._active or time.monotonic() >= self.stop_at)
 
     def _take_messages(self, wait_s: float) -> None:
         """Act on every message that is there; wait for the first one for at most wait_s."""
@@ -165,7 +148,7 @@ class Engine:
     def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
         """Queue a request, loading its model first where needed."""
         began = time.monotonic()
-        model = self._model(request.model, request.context)
+        model = self._model(request.model, request.context, request.prompt)
         check_tokens(model.config, request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         sequence = Sequence(request, context=min(request.context or model.context, model.context), seed=seed)
@@ -188,16 +171,17 @@ class Engine:
         self._active.update(dict.fromkeys(first, active))
         model.keep(request.keep_alive_s)
 
-    def _model(self, ref: ModelRef, context: int | None) -> HostedModel:
-        """Return a model in memory; raise NotYet where it, or an earlier request for it, must wait.
+    def _model(self, ref: ModelRef, context: int | None, prompt: Series[int] = ()) -> HostedModel:
+        """Return a replica in memory that takes a prompt; raise as `_check_open`, and NotYet as Models does."""
+        self._check_open(ref)
+        return self.models.get(ref, context, prompt)
 
-        Raise ShutdownError once the server is about to end.
-        """
-        if self.stop_at is not None:
+    def _check_open(self, ref: ModelRef) -> None:
+        """Raise NotYet where an earlier request for a model waits, ShutdownError once the server is about to end."""
+        if self.ending.at is not None:
             raise ShutdownError(_SHUTDOWN_TEXT)
         if self._waiting.concerns(ref.name):
             raise NotYet({ref.name})
-        return self.models.get(ref, context)
 
     def _retry(self) -> None:
         """Take the messages that wait again, in order and before all others, where a request has ended since."""
@@ -250,6 +234,7 @@ class Engine:
     def _end(self, active: Active, outcome: str | None, spoilt: bool = False) -> None:
         """Take a request out of everything that knows it; outcome as in RequestMeter.end, spoilt as in Scheduler."""
         active.meter.end(outcome)
+        active.model.outcomes[outcome] += 1
         for sequence in active.queued:
             active.model.scheduler.remove(sequence, spoilt)
             self._stepper.forget(active.model, sequence)
@@ -263,12 +248,13 @@ class Engine:
         if not self._active:
             self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()
-        moved = False
-        for model in self.models.busy():
-            moved |= self._stepper.step(model, self._deliver)
-            self._unchecked.add(model)
+        busy = self.models.busy()
+        moved = self._stepper.turn(busy, self._deliver)
+        self._unchecked.update(busy)
         if self._guides and not moved:
             self._guides.wait(_GUIDE_POLL_S)
+        elif not moved and self.runner.replies.num_expected:
+            self.runner.replies.wait(_REPLY_POLL_S)
 
     def _settle(self) -> None:
         """End the requests whose grammars are complete, refused or failed."""

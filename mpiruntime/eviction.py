@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from ollampi.mpiruntime.cache_size import Room
 from ollampi.mpiruntime.errors import MemoryShortError
 from ollampi.mpiruntime.request import ModelRef
 
@@ -22,14 +21,21 @@ class Evictable(Protocol):
     """What the order in which models go depends on: whether it works, how long it stays, when it was used last."""
 
     ref: ModelRef
-    keep_s: float
-    last_used: float
 
     @property
     def idle(self) -> bool:
         """Return whether it has no work."""
 
+    @property
+    def keep_s(self) -> float:
+        """Return how long it stays once idle, negative for ever."""
 
+    @property
+    def last_used(self) -> float:
+        """Return when it was used last, by time.monotonic."""
+
+
+T = TypeVar("T")
 M = TypeVar("M", bound=Evictable)
 
 
@@ -44,7 +50,7 @@ def await_idle(name: str, leaving: Iterable[Evictable]) -> None:
         raise NotYet({name, *busy})
 
 
-def make_room(check: Callable[[Sequence[M]], Room], leaving: Sequence[M], others: Sequence[M]) -> tuple[Room, list[M]]:
+def make_room(check: Callable[[Sequence[M]], T], leaving: Sequence[M], others: Sequence[M]) -> tuple[T, list[M]]:
     """Return what a load gets, and which models must go for it.
 
     leaving: those that go in any case; as many of `others`, in their order, as it takes go too. check: returns what the

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +20,7 @@ from ollampi.mpiruntime.hierarchical import by_host, hierarchical
 from ollampi.mpiruntime.link import Link
 from ollampi.mpiruntime.measuring import measure, micros
 from ollampi.mpiruntime.memory import human
-from ollampi.mpiruntime.shared_memory import SHM, share_memory
+from ollampi.mpiruntime.shared_memory import SHM, SharedMemory, share_memory
 from ollampi.mpiruntime.world import RankFacts
 
 SMALL_BYTES, LARGE_BYTES = 8 << 10, 1 << 20
@@ -32,12 +34,13 @@ _SHARED, _MPI = Choice("shared memory", 0), Choice("MPI", 0)
 class Exchange:
     """What was chosen: comm for what must be exact, sums for activations; and in words, for rank 0, which and why.
 
-    No words for a world of one rank.
+    No words for a world of one rank. plans: of exact sums and of activations, where sums go over links.
     """
 
     comm: Communicator
     sums: Communicator
     told: str
+    plans: tuple[Plan, Plan] | None = None
 
 
 @runtime_checkable
@@ -107,18 +110,21 @@ def _in_stages(
     Raise WorldError on all ranks where a host with several cannot share memory.
     """
     told: list[str] = []
+    plans: list[tuple[Plan, Plan] | None] = []
 
     def between(leaders: Communicator) -> Communicator:
         """Return what the leaders' sums go through."""
         way = f"shared memory in each host and MPI between {leaders.size} hosts"
         exchange = _planned(leaders, leaders, settings, layout, way)
         told.append(exchange.told)
+        plans.append(exchange.plans)
         return exchange.sums
 
     link = _link(comm, settings)
     exact = comm if link is None else Compressed(comm, link, always(Choice(BENEATH, 0)))
     sums = hierarchical(exact, facts, crowded, between, folder)
-    return Exchange(exact, sums, "".join(told))
+    made = comm.collect(b"" if not plans or plans[0] is None else json.dumps([asdict(p) for p in plans[0]]).encode())
+    return Exchange(exact, sums, "".join(told), _read_plans(made[0]))
 
 
 def _planned(
@@ -136,7 +142,52 @@ def _planned(
     level, strategy = settings.compression_level, settings.communication_strategy
     plans = exact_plan(figured.figures, comm.size), make_plan(figured.figures, strategy, level, comm.size)
     exact, sums = Compressed(beneath, link, plans[0]), Compressed(beneath, link, plans[1], quiet)
-    return Exchange(exact, sums, "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured, comm.size)]))
+    return Exchange(exact, sums, "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured, comm.size)]), plans)
+
+
+def _read_plans(text: bytes) -> tuple[Plan, Plan] | None:
+    """Return the plans of the hosts' first ranks as rank 0 tells all others."""
+    if not text:
+        return None
+    exact, sums = (Plan(tuple(p["bounds"]), tuple(Choice(**c) for c in p["choices"])) for p in json.loads(text))
+    return exact, sums
+
+
+def choose_for_group(
+    comm: Communicator,
+    facts: list[RankFacts],
+    settings: ExchangeSettings,
+    crowded: bool,
+    world: Exchange,
+    folder: Path = SHM,
+) -> Exchange:
+    """Return how the ranks of a group exchange tensors: as those of the world do; collective, measures nothing.
+
+    comm: of the group; facts: of its ranks, numbered within it. Where memory cannot be shared, MPI serves.
+    """
+    hosts, beneath = by_host(facts), comm
+    if len(hosts) == 1 and settings.link != "mpi" and (world.plans is not None or isinstance(world.comm, SharedMemory)):
+        with suppress(WorldError):
+            beneath = share_memory(comm, crowded, folder)
+    coded = settings.communication_strategy == "compressed" and settings.compression_level > 0
+    if world.plans is None or (len(hosts) == 1 and not coded):
+        return Exchange(beneath, beneath, "")
+    link, quiet = _link(comm, settings), _link(comm, settings, quiet=True)
+    if link is None:
+        return Exchange(beneath, beneath, "")
+    exact = Compressed(beneath, link, world.plans[0])
+    if len(hosts) in (1, comm.size):
+        return Exchange(exact, Compressed(beneath, link, world.plans[1], quiet), "", world.plans)
+
+    def between(leaders: Communicator) -> Communicator:
+        """Return what the sums of the hosts' first ranks go through."""
+        own, thread = _link(leaders, settings), _link(leaders, settings, quiet=True)
+        return leaders if own is None or world.plans is None else Compressed(leaders, own, world.plans[1], thread)
+
+    try:
+        return Exchange(exact, hierarchical(exact, facts, crowded, between, folder), "", world.plans)
+    except WorldError:
+        return Exchange(exact, Compressed(beneath, link, world.plans[1], quiet), "", world.plans)
 
 
 def _link(comm: Communicator, settings: ExchangeSettings, quiet: bool = False) -> Link | None:

@@ -26,6 +26,14 @@ class Hierarchical(Around):
         self.share_rows = inner.share_rows  # type: ignore[method-assign]
         self._host = host
         self._leaders = leaders
+        self.leave = self._leave
+
+    def _leave(self) -> None:
+        """Free what the ranks of a host and their first ones have for themselves, and what lies beneath; collective."""
+        self._host.leave()
+        if self._leaders is not None:
+            self._leaders.leave()
+        self._around.leave()
 
     @property
     def wire_bytes(self) -> int:

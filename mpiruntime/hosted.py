@@ -6,141 +6,56 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from ollampi.mpiruntime.block_manager import BlockManager
-from ollampi.mpiruntime.draft_model import DraftModel
+from ollampi.mpiruntime.balancing import Balancer
+from ollampi.mpiruntime.cluster import Wish
+from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
-from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.eviction import await_idle, in_order, make_room
+from ollampi.mpiruntime.errors import ConflictError, ModelError
+from ollampi.mpiruntime.eviction import NotYet, await_idle, in_order, make_room
+from ollampi.mpiruntime.hosted_model import HostedModel, Stay
+from ollampi.mpiruntime.layouts import Layouts
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.log_files import SCHEDULER
 from ollampi.mpiruntime.metrics import ModelCounts
-from ollampi.mpiruntime.model_config import ModelConfig, read_config
-from ollampi.mpiruntime.pace import Pace
+from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.placed import Coming, Placed, replicas_of
+from ollampi.mpiruntime.placing import Placer
 from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.scheduler import Scheduler
-from ollampi.mpiruntime.step import Check, Load, Unload
-from ollampi.mpiruntime.synchronization import is_approximate, told
+from ollampi.mpiruntime.step import Load, Unload
+from ollampi.mpiruntime.strategy import Layout
 
+T = TypeVar("T")
 KEEP_ALIVE_S = 300.0
-MAX_DRAFTS = 16
+_WAIT_S = 0.05
 _log = logging.getLogger(SCHEDULER)
-DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
-
-
-class HostedModel:
-    """A model in memory on all ranks."""
-
-    def __init__(
-        self,
-        number: int,
-        ref: ModelRef,
-        config: ModelConfig,
-        load: Load,
-        reports: list[LoadReport],
-        settings: EngineSettings,
-        default_keep_s: float,
-        counts: ModelCounts,
-    ) -> None:
-        self.number = number
-        self.ref = ref
-        self.config = config
-        self.context = load.context
-        self.dtype = load.dtype
-        self.exact_enough = load.dtype == "float32" or load.deterministic
-        self.cache_tokens = load.num_blocks * load.block_size
-        self.cache_dtype = load.kept
-        self.synchronization = told(config, load.points, len(reports), load.deterministic)
-        self.is_approximate = is_approximate(config, load.points, len(reports), load.deterministic)
-        self.num_streamed = load.num_streamed
-        self.reports = reports
-        self.draft: DraftModel | None = None
-        self.settings = settings
-        self.pace = Pace()
-        self.scheduler = Scheduler(
-            BlockManager(load.num_blocks, load.block_size),
-            settings.max_step_tokens,
-            settings.max_running,
-            settings.max_queue,
-            lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
-            counts,
-            config.encoder,
-        )
-        self.counts = counts
-        self.default_keep_s = default_keep_s
-        self.keep_s = default_keep_s
-        self.last_used = time.monotonic()
-
-    @property
-    def idle(self) -> bool:
-        """Return whether the model has no work."""
-        return self.scheduler.idle
-
-    def numbers(self) -> list[int]:
-        """Return the numbers of all that the ranks hold for the model: its own and its draft model's."""
-        return [self.number, *([self.draft.number] if self.draft else [])]
-
-    def max_drafts(self, asked: int | None) -> int:
-        """Return how many tokens may be proposed for one answer in a step, where a request asks for so many.
-
-        In bf16 a token's logits depend visibly on how many go through the model together: there drafts are made for
-        those only who ask for them, or for a draft model.
-        """
-        limit = self.settings.max_drafts
-        if asked is not None:
-            return min(asked, MAX_DRAFTS if limit is None else limit)
-        if limit is None:
-            return MAX_DRAFTS if self.exact_enough or self.draft is not None else 0
-        return limit
-
-    def keep(self, keep_alive_s: float | None) -> None:
-        """Set how long the model stays once idle: the value sent last wins, None is the default."""
-        self.keep_s = self.default_keep_s if keep_alive_s is None else keep_alive_s
-        self.touch()
-
-    def touch(self) -> None:
-        """Start the time over which the model stays."""
-        self.last_used = time.monotonic()
-
-    def expired(self, now: float) -> bool:
-        """Return whether the model is idle and its time is over."""
-        return self.scheduler.idle and 0 <= self.keep_s <= now - self.last_used
-
-    def listing(self) -> LoadedModel:
-        """Return what /api/ps tells of the model."""
-        drafting = self.draft.reports if self.draft else []
-        left = None if self.keep_s < 0 else self.keep_s - (time.monotonic() - self.last_used)
-        return LoadedModel(
-            name=self.ref.name,
-            path=self.ref.path,
-            size_bytes=sum(r.held_bytes for r in [*self.reports, *drafting]),
-            gpu_bytes=sum(r.gpu_bytes for r in [*self.reports, *drafting]),
-            context_length=self.context,
-            expires_at=None if left is None else time.time() + max(0.0, left),
-            note=self.synchronization if self.is_approximate else "",
-        )
-
-
-_Some = Sequence[HostedModel]
 
 
 class Models:
-    """The models in memory by name."""
+    """The models in memory by name. A model is loaded on all ranks that hold weights, unless it is placed otherwise."""
 
-    def __init__(self, runner: Runner, settings: EngineSettings, points: str = "all") -> None:
+    def __init__(
+        self, runner: Runner, settings: EngineSettings, points: str = "all", cluster: ClusterSettings | None = None
+    ) -> None:
         self.runner = runner
-        self.points = points  # as ExchangeSettings.synchronization_points
         self.settings = settings
+        self.cluster = cluster or ClusterSettings()
         self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
-        self._hosted: dict[str, HostedModel] = {}
+        world = runner.groups.world.ranks
+        apart = self.cluster.node_role == "coordinator" and len(world) > 1
+        self.usable = world[1:] if apart else world
+        self._placer = Placer(runner, points, self.counts)
+        self._layouts = Layouts(self._placer, settings, self.usable, points)
+        self._placed: dict[str, Placed] = {}
+        self._coming: Coming | None = None
+        self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._staying: set[str] = set()  # names of those that were preloaded
-        self._next_number = 0
-        self.loading: ModelRef | None = None  # for those who look on from other threads
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
@@ -149,142 +64,220 @@ class Models:
         draft is a smaller model with the same tokens that drafts for it. Raise ModelError.
         """
         self._pinned, self._draft = ref, draft
-        return self.get(ref)
-
-    def get(self, ref: ModelRef, context: int | None = None) -> HostedModel:
-        """Return the model, loading it where it is not there; where a request needs a larger context, load it anew.
-
-        Raise ModelError where it cannot be loaded, and then all models are as before where config, files or memory
-        are the reason; raise NotYet where a model that must go first has work.
-        """
-        if self._pinned is not None and (ref.name, ref.path) == (self._pinned.name, self._pinned.path):
-            ref = self._pinned  # with its adapters, of which clients know nothing
-        hosted = self._hosted.get(ref.name)
-        if hosted is not None and hosted.ref == ref and min(context or 0, hosted.config.max_context) <= hosted.context:
-            return hosted
-        too_many = len(self._hosted) >= self.settings.max_loaded_models
-        leaving = [hosted] if hosted is not None else in_order(self._hosted.values())[:too_many]
-        await_idle(ref.name, leaving)
-        return self._get_new(ref, context, leaving, in_order(m for m in self._hosted.values() if m not in leaving))
+        return self._awaited(lambda: self.get(ref))
 
     def preload(self, ref: ModelRef) -> HostedModel:
         """Load a model that stays, beside those that are there; raise ModelError where there is no place for it."""
         self._staying.add(ref.name)
-        if len(self._hosted) >= self.settings.max_loaded_models and ref.name not in self._hosted:
+        if len(self._placed) >= self.settings.max_loaded_models and ref.name not in self._placed:
             raise ModelError(
-                f"model {ref.name} of cluster.preload has no place beside {', '.join(self._hosted)}:"
+                f"model {ref.name} of cluster.preload has no place beside {', '.join(self._placed)}:"
                 f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
             )
-        hosted = self._hosted.get(ref.name) or self._get_new(ref, None, [], [])
-        hosted.keep_s = hosted.default_keep_s = -1.0
-        return hosted
+        layout = self._layouts.everywhere()
+        placed = self._awaited(
+            lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), lambda leaving: layout, evicts=False)
+        )
+        first = placed.replicas[0]
+        first.stay.keep_s = first.stay.default_s = -1.0
+        return first
 
-    def _get_new(self, ref: ModelRef, context: int | None, leaving: _Some, others: _Some) -> HostedModel:
-        """Load a model; `leaving` go for it, and as many of `others` as memory takes."""
-        with self.while_loading():
+    def _awaited(self, get: Callable[[], T]) -> T:
+        """Return what `get` does, as soon as no load on other ranks is in its way."""
+        while True:
             try:
-                self.loading = ref
-                return self._load(ref, context, leaving, others)
-            except ModelError as e:
-                raise type(e)(f"model {ref.name}: {e}") from e
-            finally:
-                self.loading = None
+                return get()
+            except NotYet:
+                while not self.go_on():
+                    self.runner.replies.wait(_WAIT_S)
+
+    def get(self, ref: ModelRef, context: int | None = None, prompt: Sequence[int] = ()) -> HostedModel:
+        """Return a replica of the model for a prompt, loading it where it is not there, or needs a larger context.
+
+        Raise ModelError where it cannot be loaded, and then all models are as before where config, files or memory
+        are the reason; raise NotYet where a model that must go first has work, or other ranks are loading.
+        """
+        if self._pinned is not None and (ref.name, ref.path) == (self._pinned.name, self._pinned.path):
+            ref = self._pinned  # with its adapters, of which clients know nothing
+        placed = self._placed.get(ref.name)
+        if placed is not None and placed.ref == ref:
+            first = placed.replicas[0]
+            if min(context or 0, first.config.max_context) <= first.context:
+                return placed.choose(prompt)
+            wish, layout = replace(placed.wish, context=context), placed.layout
+        else:
+            wish, layout = Wish(context=context), self._layouts.everywhere()
+        return self._begin(ref, wish, lambda leaving: layout, evicts=True).choose(prompt)
+
+    def place(self, ref: ModelRef, wish: Wish) -> Placed:
+        """Return the model placed as wished; raise as `get` does, and RequestError for what no placement can be.
+
+        How long it stays is no part of where it lies: the wish's keep_alive_s is for the caller.
+        """
+        wish = replace(wish, keep_alive_s=None)
+        if self._coming is not None and self._coming.ref.name == ref.name and self._coming.wish != wish:
+            raise ConflictError(f"model {ref.name} is being loaded, and not as asked for now; wait until it is there")
+        placed = self._placed.get(ref.name)
+        if placed is not None and (placed.ref, placed.wish) == (ref, wish):
+            return placed
+        return self._begin(
+            ref, wish, lambda gone: self._layouts.chosen(ref, wish, self.hosted(), replicas_of(gone)), evicts=True
+        )
 
     def busy(self) -> list[HostedModel]:
-        """Return the models that have work."""
-        return [m for m in self._hosted.values() if not m.scheduler.idle]
+        """Return the replicas that have work and whose ranks are not loading another model."""
+        return [m for m in self.hosted() if not m.idle and not self._is_held_up(m)]
+
+    @property
+    def loading(self) -> ModelRef | None:
+        """Return the model that is being loaded, if one is; for any thread."""
+        coming = self._coming
+        return None if coming is None else coming.ref
+
+    def go_on(self) -> bool:
+        """Go on with a load on other ranks; return whether it is over, well or not."""
+        self._failed.clear()
+        if self._coming is None:
+            return True
+        coming = self._coming
+        try:
+            return self._advance(coming)
+        except ModelError as e:
+            self._failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
+            return True
 
     def expire(self, now: float) -> None:
         """Unload every model whose time is over."""
-        for hosted in [m for m in self._hosted.values() if m.expired(now)]:
-            self._unload(hosted, f"idle for {hosted.keep_s:g} s")
+        for placed in [p for p in self._placed.values() if all(m.expired(now) for m in p.replicas)]:
+            if not any(self._is_held_up(model) for model in placed.replicas):
+                self._unload(placed, f"idle for {placed.keep_s:g} s")
 
     def unload_when_idle(self, name: str) -> None:
         """Unload a model, after its running requests where there are any; one that is not there is ignored."""
-        if name in self._hosted:
-            self._hosted[name].keep(0.0)
+        if name in self._placed:
+            self._placed[name].replicas[0].keep(0.0)
             self.expire(time.monotonic())
 
     def hosted(self) -> list[HostedModel]:
+        """Return all replicas in memory."""
+        return [model for placed in list(self._placed.values()) for model in placed.replicas]
+
+    def placed(self) -> list[Placed]:
         """Return the models in memory."""
-        return list(self._hosted.values())
+        return list(self._placed.values())
 
     def listing(self) -> list[LoadedModel]:
         """Return what /api/ps tells of the models in memory."""
-        return [m.listing() for m in self._hosted.values()]
+        return [p.listing() for p in self._placed.values()]
 
-    def _load(self, ref: ModelRef, context: int | None, leaving: _Some, others: _Some) -> HostedModel:
-        """Load a model on all ranks in place of others, or in addition; raise NotYet where one of these has work."""
-        config = read_config(Path(ref.path))
-        settings = self.settings
-        quantize = "none" if settings.deterministic and settings.quantize == "auto" else settings.quantize
-        length = min(max(context or 0, settings.context_length), config.max_context)
-        load = Load(
-            model=self._next_number,
-            path=ref.path,
-            dtype=DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype,
-            context=length,
-            num_blocks=-(-max(settings.cache_tokens or 0, length) // settings.block_size),
-            block_size=settings.block_size,
-            name=ref.name,
-            deterministic=settings.deterministic,
-            cache_dtype=settings.cache_dtype,
-            quantize=quantize,
-            shard_cache=settings.shard_cache,
-            adapters=list(ref.adapters),
-            experts=settings.experts,
-            load=settings.load,
-            points=self.points,
-            prefetch_factor=settings.prefetch_factor,
-        )
-        check = Check(
-            **asdict(load),
-            most_blocks=load.num_blocks * (settings.max_running if settings.cache_tokens is None else 1),
-            fraction=settings.cache_fraction,
-            drafts=[self._draft.path] if self._draft and ref == self._pinned else [],
-            stream=settings.stream,
-        )
-        found, going = make_room(
-            lambda some: self.runner.lead_check(replace(check, leaving=[n for m in some for n in m.numbers()])),
-            leaving,
-            others,
-        )
+    def _begin(self, ref: ModelRef, wish: Wish, layout: Callable[[Sequence[Placed]], Layout], evicts: bool) -> Placed:
+        """Load a model in place of others, or in addition; raise NotYet where that must wait or takes a while.
+
+        layout: returns where it is to lie once some models have gone; evicts: whether others may go for it.
+        """
+        if ref.name in self._failed:
+            raise self._failed[ref.name]
+        if self._coming is not None:
+            raise NotYet({ref.name, self._coming.ref.name})
+        own = self._placed.get(ref.name)
+        too_many = evicts and len(self._placed) >= self.settings.max_loaded_models
+        leaving = [own] if own is not None else in_order(self._placed.values())[:too_many]
+        await_idle(ref.name, leaving)
+        others = in_order(placed for placed in self._placed.values() if evicts and placed not in leaving)
+        with self.while_loading():
+            try:
+                over = self._advance(self._first(ref, wish, layout, leaving, others))
+            except ModelError as e:
+                raise type(e)(f"model {ref.name}: {e}") from e
+        if not over:
+            raise NotYet({ref.name})
+        return self._placed[ref.name]
+
+    def _first(
+        self,
+        ref: ModelRef,
+        wish: Wish,
+        layout: Callable[[Sequence[Placed]], Layout],
+        leaving: Sequence[Placed],
+        others: Sequence[Placed],
+    ) -> Coming:
+        """Begin to load the first replica, once `leaving` have gone and as many of `others` as memory takes."""
+
+        def found(going: Sequence[Placed]) -> tuple[Layout, Load]:
+            chosen = layout(going)
+            return chosen, self._check(ref, wish, chosen, chosen.in_turn()[0], replicas_of(going), [])
+
+        read_config(Path(ref.path))
+        (chosen, load), going = make_room(found, leaving, others)
         await_idle(ref.name, going)
-        for each in going:
-            self._unload(each, f"makes room for {ref.name}")
-        load = replace(load, **asdict(found))
-        reports = self.runner.lead_load(load)
-        counts = self.counts.setdefault(ref.name, ModelCounts())
-        hosted = HostedModel(load.model, ref, config, load, reports, settings, self._default_keep_s(ref), counts)
-        self._next_number += 1
-        self._hosted[ref.name] = hosted
-        held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
-        _log.info("%s loaded: context %d, %s, %d bytes, %.1f s", ref.name, load.context, load.dtype, held, slowest_s)
-        if ref == self._pinned and self._draft is not None:
-            hosted.draft = self._load_draft(self._draft, hosted, load)
-        return hosted
+        for placed in going:
+            self._unload(placed, f"makes room for {ref.name}")
+        first, *rest = chosen.in_turn()
+        self._coming = coming = Coming(ref, chosen, wish, rest)
+        self._start(coming, load, first)
+        return coming
 
-    def _load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
-        """Load the model that drafts for another one, which goes too where this one cannot be had."""
+    def _check(
+        self,
+        ref: ModelRef,
+        wish: Wish,
+        layout: Layout,
+        ranks: tuple[int, ...],
+        gone: list[HostedModel],
+        done: list[HostedModel],
+    ) -> Load:
+        """Return how a replica is to be loaded on some ranks; raise ModelError where it does not fit there."""
+        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
+        staying = [*self.hosted(), *done]
+        return self._placer.check(ref, ranks, wish.context, layout.settings, gone, staying, drafts)
+
+    def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
+        """Have a replica loaded."""
+        coming.load, coming.ranks = load, frozenset(ranks)
+        self.runner.begin(load)
+
+    def _advance(self, coming: Coming) -> bool:
+        """Go on with a load as far as nobody must be waited for; return whether it is over. Raise ModelError."""
         try:
-            config = read_config(Path(ref.path))
-            if config.vocab_size != hosted.config.vocab_size:
-                raise ModelError(
-                    f"the draft model {ref.name} has {config.vocab_size} tokens and {hosted.ref.name}"
-                    f" {hosted.config.vocab_size}; choose one with the same tokenizer"
-                )
-            if not config.has_head:
-                raise ModelError(f"the draft model {ref.name} makes embeddings only; choose one with an output head")
-            length = min(load.context, config.max_context)
-            draft = replace(load, model=self._next_number, path=ref.path, context=length, name=ref.name, adapters=[])
-            draft = replace(draft, num_streamed=0)  # it shall be fast
-            self.runner.lead_check(Check(**asdict(draft)))
-            reports = self.runner.lead_load(draft)
+            while coming.rest or coming.load is not None:
+                if coming.load is None:
+                    self._load_next(coming)
+                elif not self.runner.ready(coming.load.model):
+                    return False
+                else:
+                    self._take(coming, self.runner.finish(coming.load))
         except ModelError:
-            self._unload(hosted, "its draft model cannot be had")
+            self._coming = None
+            for model in coming.done:
+                self._free(model)
             raise
-        self._next_number += 1
-        return DraftModel(draft.model, length, self.settings.max_step_tokens, ref.name, reports)
+        self._coming = None
+        balancer = Balancer(self.cluster.load_balancing)
+        self._placed[coming.ref.name] = Placed(coming.ref, coming.done, coming.layout, coming.wish, balancer)
+        return True
+
+    def _load_next(self, coming: Coming) -> None:
+        """Begin to load the next replica; one with rank 0 is there then."""
+        ranks = coming.rest.pop(0)
+        self._start(coming, self._check(coming.ref, coming.wish, coming.layout, ranks, [], coming.done), ranks)
+
+    def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
+        """Take note of a replica that is there, and load what drafts for it."""
+        assert coming.load is not None
+        load, coming.load, coming.ranks = coming.load, None, frozenset()
+        default_s = self._default_keep_s(coming.ref)
+        stay = coming.done[0].stay if coming.done else Stay(default_s, default_s)
+        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, stay)
+        coming.done.append(model)
+        held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
+        text = "%s loaded: context %d, %s, %d bytes, %.1f s"
+        _log.info(text, coming.ref.name, load.context, load.dtype, held, slowest_s)
+        if coming.ref == self._pinned and self._draft is not None:
+            model.draft = self._placer.load_draft(self._draft, model, load)
+
+    def _is_held_up(self, model: HostedModel) -> bool:
+        """Return whether a rank of a replica is loading another model."""
+        return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""
@@ -294,9 +287,14 @@ class Models:
             return self.settings.keep_alive_s
         return -1.0 if ref == self._pinned else KEEP_ALIVE_S
 
-    def _unload(self, hosted: HostedModel, why: str) -> None:
+    def _unload(self, placed: Placed, why: str) -> None:
         """Free a model on all ranks."""
-        _log.info("%s unloaded: %s", hosted.ref.name, why)
-        del self._hosted[hosted.ref.name]
-        for number in hosted.numbers():
+        _log.info("%s unloaded: %s", placed.ref.name, why)
+        del self._placed[placed.ref.name]
+        for model in placed.replicas:
+            self._free(model)
+
+    def _free(self, model: HostedModel) -> None:
+        """Free a replica."""
+        for number in model.numbers():
             self.runner.lead(Unload(number))

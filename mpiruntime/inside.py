@@ -6,12 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.flight import StepTimes
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.metrics import PHASES
+from ollampi.mpiruntime.placed import Placed
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Recall
-from ollampi.mpiruntime.stepper import StepTimes
 
 _SHORTEST_INTERVAL_S = 0.1  # between two questions to all ranks, however often somebody scrapes
 
@@ -42,20 +44,20 @@ class InsideView:
         self._observe(times)
 
     def samples(self, waiting_for_model: int) -> list[Sample]:
-        """Return the samples of rank 0 and of all ranks; collective unless it was just asked for."""
+        """Return the samples of rank 0 and of all ranks; collective unless just asked for, or some load a model."""
         health = self._runner.health
         lately = time.monotonic() - self._asked_at < _SHORTEST_INTERVAL_S
-        if not lately and (health is None or health.all_online):  # else all would wait for the silent rank
+        well = health is None or health.all_online  # else all would wait for the silent rank
+        if not lately and well and self._models.loading is None:
             self._of_ranks = self._runner.lead_report()
             self._asked_at = time.monotonic()
-        hosted = self._models.hosted()
         found: list[Sample] = [
-            ("ollampi_models_loaded", {}, len(hosted)),
+            ("ollampi_models_loaded", {}, len(self._models.placed())),
             ("ollampi_requests_waiting_for_model", {}, waiting_for_model),
         ]
         found += [] if health is None else health.samples()
         found += [("ollampi_requests_refused_total", {"code": code}, n) for code, n in self.refused.items()]
-        found += [sample for model in hosted for sample in _gauges(model)]
+        found += [sample for placed in self._models.placed() for sample in _gauges(placed)]
         found += [sample for name, counts in self._models.counts.items() for sample in counts.samples(name)]
         return found + self._of_ranks
 
@@ -66,13 +68,13 @@ class InsideView:
             announce(trace.write(self._runner.lead_recall(Recall(trace.zero))))
 
 
-def _gauges(model: HostedModel) -> list[Sample]:
-    """Return how full the queue and the cache of a model are now."""
-    labels = {"model": model.ref.name}
-    scheduler = model.scheduler
+def _gauges(placed: Placed) -> list[Sample]:
+    """Return how full the queues and the caches of a model's replicas are now, all together."""
+    labels = {"model": placed.ref.name}
+    schedulers = [replica.scheduler for replica in placed.replicas]
     return [
-        ("ollampi_requests_running", labels, len(scheduler.running)),
-        ("ollampi_requests_waiting", labels, len(scheduler.waiting)),
-        ("ollampi_cache_blocks", labels, scheduler.blocks.num_blocks),
-        ("ollampi_cache_blocks_used", labels, scheduler.blocks.num_blocks - scheduler.blocks.num_free),
+        ("ollampi_requests_running", labels, sum(len(s.running) for s in schedulers)),
+        ("ollampi_requests_waiting", labels, sum(len(s.waiting) for s in schedulers)),
+        ("ollampi_cache_blocks", labels, sum(s.blocks.num_blocks for s in schedulers)),
+        ("ollampi_cache_blocks_used", labels, sum(s.blocks.num_blocks - s.blocks.num_free for s in schedulers)),
     ]

@@ -27,6 +27,7 @@ class Logged(Around):
         super().__init__(inner)
         self._inner = inner
         self.broadcast = lambda message: self._told("broadcast", len(message or b""), lambda: inner.broadcast(message))
+        self.tell = lambda message, ranks: self._told("tell", len(message), lambda: inner.tell(message, ranks))
         self.collect = lambda message: self._told("collect", len(message), lambda: inner.collect(message))
         self.share = lambda x: self._told("share", x.nbytes, lambda: inner.share(x))
 

@@ -6,6 +6,7 @@ import json
 import time
 
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.groups import Group
 from ollampi.mpiruntime.metrics import StepCounts
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.timed import Timed
@@ -14,54 +15,53 @@ from ollampi.mpiruntime.world import RankFacts
 
 
 class ModelMeter:
-    """The steps of one model on this rank; its decoder talks through `comm`, and sums activations through `sums`."""
+    """The steps of one model on this rank; its decoder talks through `comm`, and sums activations through `sums`.
 
-    def __init__(self, name: str, comm: Communicator, trace: Trace | None, sums: Communicator | None = None) -> None:
-        self.counts = StepCounts()
-        self.comm = Timed(comm, self.counts, trace)
-        self.sums = self.comm if sums is None else Timed(sums, self.counts, trace)
+    counts: where they are counted, for all replicas of the model.
+    """
+
+    def __init__(
+        self, name: str, counts: StepCounts, comm: Communicator, trace: Trace | None, sums: Communicator
+    ) -> None:
+        self.counts = counts
+        self.comm = Timed(comm, counts, trace)
+        self.sums = self.comm if sums is comm else Timed(sums, counts, trace)
         self._name = name
         self._trace = trace
-        self._exchanged_s = 0.0
-        self.ended: float | None = None  # of the last step, by time.perf_counter(), which is time.monotonic() on Linux
 
     def step(self, tokens: int, began: float) -> None:
         """Count a step that began at a time.perf_counter() and ends now."""
-        self.ended = ended = time.perf_counter()
+        self.counts.ended = ended = time.perf_counter()
         self.counts.add(tokens, ended - began)
         if self._trace is not None:
-            before, self._exchanged_s = self._exchanged_s, self.counts.exchange_s
-            self._trace.forward(self._name, began, ended, tokens, self._exchanged_s - before)
+            before, self.counts.traced_s = self.counts.traced_s, self.counts.exchange_s
+            self._trace.forward(self._name, began, ended, tokens, self.counts.traced_s - before)
 
 
 class Meters:
-    """The meters of one rank by the names of the models; they outlive the models."""
+    """What is measured on one rank by the names of the models; it outlives the models. comm: of all ranks."""
 
-    def __init__(
-        self, comm: Communicator, facts: list[RankFacts], trace: Trace | None, sums: Communicator | None = None
-    ) -> None:
+    def __init__(self, comm: Communicator, facts: list[RankFacts], trace: Trace | None) -> None:
         self._comm = comm
-        self._sums = sums
         self._facts = facts
         self._trace = trace
-        self._meters: dict[str, ModelMeter] = {}
+        self._counts: dict[str, StepCounts] = {}
 
-    def of(self, name: str) -> ModelMeter:
-        """Return the meter of a model."""
-        return self._meters.setdefault(name, ModelMeter(name, self._comm, self._trace, self._sums))
+    def of(self, name: str, group: Group) -> ModelMeter:
+        """Return a meter of a model that a group computes."""
+        counts = self._counts.setdefault(name, StepCounts())
+        return ModelMeter(name, counts, group.comm, self._trace, group.sums)
 
     def total(self) -> tuple[int, float, float | None]:
         """Return how many steps this rank made, their seconds, and when the last one ended; called by any thread."""
-        meters = list(self._meters.values())
-        count = sum(sum(meter.counts.seconds.counts) for meter in meters)
-        seconds = sum(meter.counts.seconds.sum for meter in meters)
-        return count, seconds, max((meter.ended for meter in meters if meter.ended is not None), default=None)
+        counts = list(self._counts.values())
+        steps = sum(sum(each.seconds.counts) for each in counts)
+        seconds = sum(each.seconds.sum for each in counts)
+        return steps, seconds, max((each.ended for each in counts if each.ended is not None), default=None)
 
     def samples(self) -> list[Sample]:
         """Return the samples of all ranks; collective."""
-        mine = [
-            sample for name, meter in self._meters.items() for sample in meter.counts.samples(self._comm.rank, name)
-        ]
+        mine = [sample for name, counts in self._counts.items() for sample in counts.samples(self._comm.rank, name)]
         return [sample for told in self._comm.collect(json.dumps(mine).encode()) for sample in json.loads(told)]
 
     def events(self, zero: float) -> list[bytes]:

@@ -62,6 +62,8 @@ class StepCounts:
     seconds: Histogram = field(default_factory=lambda: Histogram(STEP_BOUNDS_S))
     all_reduce: Exchange = field(default_factory=Exchange)
     gather: Exchange = field(default_factory=Exchange)
+    traced_s: float = 0.0  # of exchange, up to the step that was traced last
+    ended: float | None = None  # the last step, by time.perf_counter(), which is time.monotonic() on Linux
 
     def add(self, tokens: int, seconds: float) -> None:
         """Count a step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from ollampi.mpiruntime.communicator import BySums, summable
 from ollampi.mpiruntime.errors import WorldError
 from ollampi.mpiruntime.interface import interface_variables, interfaces
 from ollampi.mpiruntime.mpi_link import Late, MpiLink, give_up
+from ollampi.mpiruntime.mpi_mail import MpiMail
 from ollampi.mpiruntime.mpi_post import MpiPost
 
 _CONTROL_TAG, _NOTE_TAG, _PART_TAG = 1, 2, 3
-_SPIN_S = 0.02  # a waiting rank polls without sleeping for this long: a running answer sends a step far sooner
-_LONGEST_SLEEP_S = 0.006  # what the first token after idling may wait for, against the cost of waking up
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _SEGMENT = re.compile(r"/dev/shm/(?:sm_segment|vader_segment|mpich_shm|ucx_shm)\S*")
 
@@ -102,7 +100,11 @@ class Mpi(BySums):
         self._mpi = mpi
         self._data = world.Dup()
         self._control = world.Dup()
+        self._mail = MpiMail(mpi, self._control)
+        self.tell, self.settle, self.hear = self._mail.tell, self._mail.settle, self._mail.hear
+        self.answer, self.answers = self._mail.answer, self._mail.answers
         self._parts: list[Mpi] = []
+        self._whole: Mpi | None = None
         self.rank: int = self._data.Get_rank()
         self.size: int = self._data.Get_size()
         self._notes_sent = self._notes_received = 0
@@ -174,26 +176,12 @@ class Mpi(BySums):
     def broadcast(self, message: bytes | None) -> bytes:
         """Return rank 0's message on every rank. A waiting rank polls: it spins briefly, then sleeps in between."""
         if self.rank:
-            return self._receive()
+            return self._mail.receive(_CONTROL_TAG)
         if message is None:
             raise ValueError("rank 0 must pass the message that it broadcasts")
         sends = [self._control.Isend([message, self._mpi.BYTE], r, _CONTROL_TAG) for r in range(1, self.size)]
         self._mpi.Request.Waitall(sends)
         return message
-
-    def _receive(self) -> bytes:
-        """Return the next message from rank 0; use little of a core where it takes long."""
-        spin_until = time.monotonic() + _SPIN_S
-        sleep_s = 0.0002
-        while (matched := self._control.Improbe(0, _CONTROL_TAG, status := self._mpi.Status())) is None:
-            if time.monotonic() < spin_until:
-                os.sched_yield()
-            else:
-                time.sleep(sleep_s)
-                sleep_s = min(2 * sleep_s, _LONGEST_SLEEP_S)
-        buffer = bytearray(status.Get_count(self._mpi.BYTE))
-        matched.Recv([buffer, self._mpi.BYTE])
-        return bytes(buffer)
 
     def collect(self, message: bytes) -> list[bytes]:
         """Return the messages of all ranks on every rank; collective, moves bytes."""
@@ -224,14 +212,22 @@ class Mpi(BySums):
         return notes
 
     def within(self, ranks: Sequence[int]) -> Mpi:
-        """Return the communicator of `ranks`; collective over these alone. It is freed with this one."""
+        """Return the communicator of `ranks`; collective over these alone. It is freed with this one, or by `leave`."""
         group = self._data.Get_group().Incl(list(ranks))
         world = self._data.Create_group(group, _PART_TAG)
         part = Mpi(self._mpi, world)
         world.Free()
         group.Free()
+        part._whole = self
         self._parts.append(part)
         return part
+
+    def leave(self) -> None:
+        """Free a communicator that `within` returned, with all that was made of it; collective over its ranks."""
+        if self._whole is not None:
+            self._whole._parts.remove(self)
+            self._whole = None
+            self._free()
 
     def post(self) -> MpiPost | None:
         """Return what a thread of each rank may talk through beside the main thread; collective.
@@ -284,6 +280,7 @@ class Mpi(BySums):
             self._parts.pop()._free()
         for link in self._links:
             link.Free()
+        self._mail.settle()
         self._data.Free()
         self._control.Free()
 

@@ -40,6 +40,14 @@ class Nccl(Around):
         self._nccl = nccl
         self._joined = joined
         self.share = self._share
+        self.leave = self._leave
+
+    def _leave(self) -> None:
+        """Free NCCL's communicator and what lies beneath; collective."""
+        if self._joined is not None:
+            self._joined.destroy()
+            self._joined = None
+        self._inner.leave()
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x [...] over all ranks, in fp64 where x is, else in fp32; collective, moves buffers."""

@@ -34,12 +34,16 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_same(hosts: Sequence[str], found: Sequence[Mapping[str, str]]) -> None:
-    """Raise CheckpointError where the digests of any rank differ from those of rank 0; both in rank order."""
-    for rank, theirs in enumerate(found):
+def check_same(hosts: Sequence[str], found: Sequence[Mapping[str, str]], ranks: Sequence[int] = ()) -> None:
+    """Raise CheckpointError where the digests of any rank differ from those of the first; both in rank order.
+
+    ranks: what they are called where they are not all ranks of the world.
+    """
+    names = ranks or range(len(found))
+    for place, theirs in enumerate(found):
         for path in sorted(found[0].keys() | theirs.keys()):
             if found[0].get(path) != theirs.get(path):
                 raise CheckpointError(
-                    f"rank 0 on {hosts[0]} and rank {rank} on {hosts[rank]} see different files at {path}; give all"
-                    " hosts the same copy, or a path that they share"
+                    f"rank {names[0]} on {hosts[0]} and rank {names[place]} on {hosts[place]} see different files at"
+                    f" {path}; give all hosts the same copy, or a path that they share"
                 )

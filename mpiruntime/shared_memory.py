@@ -58,6 +58,12 @@ class Peers:
             self._ranks[file] = rank
             self._poll.register(file, select.POLLIN)
 
+    def close(self) -> None:
+        """Watch nobody any more."""
+        for file in self._ranks:
+            os.close(file)
+        self._ranks, self._poll = {}, select.poll()
+
     def check(self) -> None:
         """Raise LostRank where a process ended some time before."""
         ended = [self._ranks[file] for file, _ in self._poll.poll(0)]
@@ -84,7 +90,8 @@ class SharedMemory(Around):
         self._native_share = native.ollampi_shared_share
         self._native_gather = native.ollampi_shared_gather
         self._peers = peers
-        self._memory = (ctypes.c_char * layout.size_bytes).from_buffer(memory)
+        self.leave = self._leave
+        self._memory: ctypes.Array[ctypes.c_char] = (ctypes.c_char * layout.size_bytes).from_buffer(memory)
         self._state = ctypes.create_string_buffer(native.ollampi_shared_room_bytes())
         self._room = ctypes.addressof(self._state)
         start = ctypes.addressof(self._memory)
@@ -101,6 +108,12 @@ class SharedMemory(Around):
         while not self._native_sum(*given):
             self._peers.check()
         return total
+
+    def _leave(self) -> None:
+        """Give the memory back, and free what lies beneath; collective."""
+        self._peers.close()
+        self._memory = (ctypes.c_char * 0)()
+        self._around.leave()
 
     def share(self, x: Tensor) -> None:
         """Fill x [...] on every rank with rank 0's; contiguous, of one shape and dtype everywhere, collective."""

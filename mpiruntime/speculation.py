@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ollampi.mpiruntime.draft_model import DraftModel
 from ollampi.mpiruntime.gpu_sampler import sample_rows
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sampler import Pick
 from ollampi.mpiruntime.sequence import Sequence

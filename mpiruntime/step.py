@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -27,11 +27,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass of one model over some chunks; halved: computed in two halves."""
+    """One forward pass of one model over some chunks; halved: computed in two halves; probed: to find broken values."""
 
     model: int
     chunks: list[Chunk]
     halved: bool = False
+    probed: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -49,7 +50,7 @@ class Load:
     whole over the ranks; load: slices, where each rank reads its part of the files, or scatter, where rank 0 reads all;
     adapters: the folders of LoRA adapters that are merged into it in turn; points: as
     ExchangeSettings.synchronization_points; num_streamed: how many layers are read from a file in every step,
-    prefetch_factor: how many ahead.
+    prefetch_factor: how many ahead; ranks: those of the group that holds it, none for all.
     """
 
     model: int
@@ -69,6 +70,7 @@ class Load:
     points: str = "all"
     num_streamed: int = 0
     prefetch_factor: int = 2
+    ranks: list[int] = field(default_factory=list)
 
     @property
     def kept(self) -> str:
@@ -82,7 +84,8 @@ class Check(Load):
 
     num_blocks: the fewest that will do; most_blocks: the most that are of use; fraction: the part of the memory left
     over by the weights that the cache may have beyond num_blocks; drafts: the paths of models that will draft for it,
-    with as many blocks; stream: never, auto where the model does not fit otherwise, or always. Changes nothing.
+    with as many blocks; stream: never, auto where the model does not fit otherwise, or always; beside: by host, what
+    caches of ranks that are not asked will still take. Changes nothing.
     """
 
     most_blocks: int = 0
@@ -90,6 +93,7 @@ class Check(Load):
     leaving: list[int] = field(default_factory=list)
     drafts: list[str] = field(default_factory=list)
     stream: str = "never"
+    beside: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,13 @@ class Stop:
     """Leave the loop."""
 
 
+_STEPS = [b"S", b"H", b"P", b"Q"]  # plain, halved; the same probed
 Message = Step | Load | Check | Unload | Report | Recall | LogFrom | Examine | Stop
 _BY_NAME = {kind.__name__: kind for kind in (Load, Check, Unload, Report, Recall, LogFrom, Examine, Stop)}
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as bytes: a step as native int32s behind "S", or "H" where halved, anything else as JSON."""
+    """Return the message as bytes: a step as native int32s behind a letter of _STEPS, anything else as JSON."""
     if not isinstance(message, Step):
         return json.dumps([type(message).__name__, asdict(message)]).encode()
     flat = array("i", [message.model])
@@ -143,18 +148,19 @@ def encode(message: Message) -> bytes:
         flat.extend((len(c.tokens), c.start, len(c.blocks), c.num_logits, c.num_pooled, c.num_behind))
         flat.extend(c.tokens)
         flat.extend(c.blocks)
-    return (b"H" if message.halved else b"S") + flat.tobytes()
+    return _STEPS[2 * message.probed + message.halved] + flat.tobytes()
 
 
 def decode(data: bytes) -> Message:
     """Return the message that `encode` wrote."""
-    if data[:1] not in (b"S", b"H"):
+    if data[:1] not in _STEPS:
         name, values = json.loads(data)
         message: Message = _BY_NAME[name](**values)
         return message
     flat = array("i")
     flat.frombytes(data[1:])
-    return Step(flat[0], list(_chunks(flat)), data[:1] == b"H")
+    kind = _STEPS.index(data[:1])
+    return Step(flat[0], list(_chunks(flat)), halved=kind % 2 == 1, probed=kind > 1)
 
 
 def _chunks(flat: array[int]) -> Iterator[Chunk]:

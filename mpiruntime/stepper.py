@@ -1,20 +1,20 @@
-"""Make one step of a model: plan, send, compute, sample or pool. Rank 0 only; the other ranks follow."""
+"""Make steps of models: plan, send, compute or have computed, sample or pool. Rank 0 only; the others follow."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ollampi.mpiruntime.flight import Flight, Planned, StepTimes, still_there
 from ollampi.mpiruntime.gpu_sampler import sample_on_device
 from ollampi.mpiruntime.guides import Guides
 from ollampi.mpiruntime.held import HeldRows
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.pool import NOT_FINITE_TEXT
 from ollampi.mpiruntime.request import TokenLogprob
 from ollampi.mpiruntime.runner import Runner
@@ -25,35 +25,6 @@ from ollampi.mpiruntime.step import Chunk, Step
 
 _BROKEN_TEXT = "{} computed values that are not finite; check the checkpoint or use dtype=float32"
 _TOO_FAR_TEXT = "the penalties and biases lead beyond the range of fp32; use smaller ones"
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """When one step began and when its parts ended, in seconds of time.perf_counter()."""
-
-    began: float
-    planned: float
-    drafted: float
-    sent: float
-    computed: float
-    sampled: float
-    delivered: float
-
-    @property
-    def forward_s(self) -> float:
-        """Return the seconds of the forward pass."""
-        return self.computed - self.sent
-
-    def parts(self) -> list[tuple[str, float, float]]:
-        """Return name, begin and end of each part."""
-        return [
-            ("plan", self.began, self.planned),
-            ("draft", self.planned, self.drafted),
-            ("send", self.drafted, self.sent),
-            ("forward", self.sent, self.computed),
-            ("sample", self.computed, self.sampled),
-            ("deliver", self.sampled, self.delivered),
-        ]
 
 
 class Progress(NamedTuple):
@@ -85,9 +56,40 @@ class Stepper:
         self.observe = observe
         self.flush = flush
         self._held = HeldRows(guides)
+        self._flights: dict[int, Flight] = {}  # of models without rank 0, by their numbers
 
-    def step(self, model: HostedModel, deliver: Callable[[Progress], None]) -> bool:
-        """Make one step of a model and deliver what it brought; return whether there was anything to compute."""
+    def turn(self, models: list[HostedModel], deliver: Callable[[Progress], None]) -> bool:
+        """Make a step of each model, and deliver what it brought; return whether there was anything to do.
+
+        Steps that other ranks make without rank 0 are sent first, and taken when they are done, in a later turn maybe:
+        so groups that share no rank compute at the same time.
+        """
+        moved = False
+        for model in models:
+            moved |= not self.runner.takes_part(model.number) and self._exchange(model, deliver)
+        for model in models:
+            if self.runner.takes_part(model.number) and (flight := self._begin(model, deliver)) is not None:
+                self._end(flight, deliver)
+                moved = True
+        return moved
+
+    def _exchange(self, model: HostedModel, deliver: Callable[[Progress], None]) -> bool:
+        """Take the step that other ranks have made, and send them the next; return whether any was taken or sent."""
+        flight = self._flights.get(model.number)
+        if flight is not None:
+            if not self.runner.ready(model.number):
+                return False
+            del self._flights[model.number]
+            model.under_way = False
+            self._end(flight, deliver)
+        sent = None if model.idle else self._begin(model, deliver)
+        if sent is not None:
+            self._flights[model.number] = sent
+            model.under_way = True
+        return flight is not None or sent is not None
+
+    def _begin(self, model: HostedModel, deliver: Callable[[Progress], None]) -> Flight | None:
+        """Send a step of a model, after what waited for a grammar; return None where there is nothing to compute."""
         began = time.perf_counter()
         for progress in self._sample(model, *self._held.release(model.number)):
             deliver(progress)
@@ -97,20 +99,27 @@ class Stepper:
         ready = time.perf_counter()
         planned = self.speculation.fill(model, planned)
         if not planned:
-            return False
+            return None
         self._foresee(planned)
         drafted = time.perf_counter()
         step = Step(model.number, [chunk for _, chunk in planned])
         self.runner.send(step)
-        sent = time.perf_counter()
-        with model.pace.timed(*_size(step.chunks)):
-            output = self.runner.step(step)
+        return Flight(model, planned, step, (began, ready, drafted, time.perf_counter()))
+
+    def _end(self, flight: Flight, deliver: Callable[[Progress], None]) -> None:
+        """Take part in a step, or take what others made of it, and deliver what it brought."""
+        model, sent = flight.model, flight.times[-1]
+        output = self.runner.step(flight.step)
         computed = time.perf_counter()
+        model.pace.observe(flight.size[0], computed - sent, *flight.size[1:])
+        planned = flight.planned
+        if not self.runner.takes_part(model.number):
+            planned, output = still_there(flight, output)
         for sequence, chunk in planned:
             model.scheduler.advance(sequence, len(chunk.tokens) - max(0, chunk.num_logits - 1))
         progresses: list[Progress] = []
-        if output.logits is not None:
-            asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
+        asked = [(s, chunk) for s, chunk in planned if chunk.num_logits]
+        if output.logits is not None and asked:
             progresses = self._sample_output(model, asked, output.logits)
         if output.pooled is not None:
             progresses += _pool(planned, output.pooled.numpy())
@@ -118,8 +127,7 @@ class Stepper:
         for progress in progresses:
             deliver(progress)
         self.flush()
-        self.observe(model, StepTimes(began, ready, drafted, sent, computed, sampled, time.perf_counter()))
-        return True
+        self.observe(model, StepTimes(*flight.times, computed, sampled, time.perf_counter()))
 
     def forget(self, model: HostedModel, sequence: Sequence) -> None:
         """Drop what is kept for a sequence that has ended."""
@@ -127,16 +135,14 @@ class Stepper:
             sequence.guide.close()
             self._held.drop(model.number, sequence)
 
-    def _foresee(self, planned: list[tuple[Sequence, Chunk]]) -> None:
+    def _foresee(self, planned: Planned) -> None:
         """Have the masks behind drafts made while the step is computed."""
         for sequence, chunk in planned:
             if sequence.guide is not None and chunk.num_logits > 1:
                 sequence.guide.foresee(sequence.drafts)
         self.guides.flush()
 
-    def _sample_output(
-        self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: Tensor
-    ) -> list[Progress]:
+    def _sample_output(self, model: HostedModel, planned: Planned, logits: Tensor) -> list[Progress]:
         """Return what a step's rows of logits [B', V] bring; those on a GPU come to the host where they are needed."""
         told = any(s.guide is not None or s.request.sampling.logprobs for s, _ in planned)
         if logits.is_cpu or told:
@@ -144,9 +150,7 @@ class Stepper:
         picks = [pick for sequence, chunk in planned for pick in _picks(sequence, chunk.num_logits)]
         return self._accept_all(model, planned, sample_on_device(logits, picks), np.empty((0, 0), np.float32))
 
-    def _sample(
-        self, model: HostedModel, planned: list[tuple[Sequence, Chunk]], logits: NDArray[np.float32]
-    ) -> list[Progress]:
+    def _sample(self, model: HostedModel, planned: Planned, logits: NDArray[np.float32]) -> list[Progress]:
         """Return what the rows of logits [B', V] bring their sequences: one for each, and one for each draft.
 
         The masks of their next tokens are made while these are delivered.
@@ -161,7 +165,7 @@ class Stepper:
     def _accept_all(
         self,
         model: HostedModel,
-        planned: list[tuple[Sequence, Chunk]],
+        planned: Planned,
         tokens: list[int | None],
         logits: NDArray[np.float32],
     ) -> list[Progress]:
@@ -220,7 +224,7 @@ class Stepper:
         return _TOO_FAR_TEXT if part is None else _BROKEN_TEXT.format(part)
 
 
-def _pool(planned: list[tuple[Sequence, Chunk]], pooled: NDArray[np.float64]) -> Iterator[Progress]:
+def _pool(planned: Planned, pooled: NDArray[np.float64]) -> Iterator[Progress]:
     """Add the sums pooled [P, D] to the pools that asked for them; yield the sequences whose embedding is complete."""
     asked = [(s, chunk, s.pool) for s, chunk in planned if s.pool is not None and chunk.num_pooled]
     for (sequence, chunk, pool), total in zip(asked, pooled, strict=True):
@@ -229,13 +233,6 @@ def _pool(planned: list[tuple[Sequence, Chunk]], pooled: NDArray[np.float64]) ->
             yield Progress(sequence, [], [], NOT_FINITE_TEXT)
         elif not sequence.pending:
             yield Progress(sequence, [], [], embedding=pool.embedding)
-
-
-def _size(chunks: list[Chunk]) -> tuple[int, int, int]:
-    """Return the tokens of a step, its answers that go on, and their drafts."""
-    num_tokens = sum(len(chunk.tokens) for chunk in chunks)
-    num_drafts = sum(chunk.num_logits - 1 for chunk in chunks if chunk.num_logits > 1)
-    return num_tokens, sum(len(chunk.tokens) == max(1, chunk.num_logits) for chunk in chunks), num_drafts
 
 
 def _picks(sequence: Sequence, count: int) -> list[Pick]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +26,8 @@ class _Meeting:
         self.slots: list[Any] = [None] * size
         self.barrier = threading.Barrier(size)
         self.notes: list[int] = []
+        self.told: list[SimpleQueue[bytes | None]] = [SimpleQueue() for _ in range(size)]  # None: a rank failed
+        self.answered: deque[bytes] = deque()
         self.inner: list[_Meeting] = []  # of links and parts
         self._lock = threading.Lock()
         self._parts: dict[tuple[int, ...], _Meeting] = {}
@@ -38,6 +42,17 @@ class _Meeting:
         if self._broken:
             self._parts[ranks].abort()
         return self._parts[ranks]
+
+    def drop(self, meeting: _Meeting) -> None:
+        """Forget the place of a part; called on all its ranks before any of them asks for one anew."""
+        with self._lock:
+            self._parts = {ranks: part for ranks, part in self._parts.items() if part is not meeting}
+            self.inner = [inner for inner in self.inner if inner is not meeting]
+
+    @property
+    def broken(self) -> bool:
+        """Return whether a rank failed."""
+        return self._broken
 
     def exchange(self, rank: int, value: Any, take: Callable[[list[Any]], Any] = list) -> Any:
         """Return what `take` makes of the list of all ranks' values; raise RankFailure where a rank failed."""
@@ -54,7 +69,9 @@ class _Meeting:
         """Let all ranks that wait here, at a link or in a part fail."""
         self._broken = True
         self.barrier.abort()
-        for meeting in self.inner:
+        for letters in self.told:
+            letters.put(None)
+        for meeting in list(self.inner):
             meeting.abort()
 
 
@@ -88,10 +105,11 @@ class ThreadLink:
 class ThreadCommunicator(BySums):
     """One rank of a thread world."""
 
-    def __init__(self, rank: int, meeting: _Meeting) -> None:
+    def __init__(self, rank: int, meeting: _Meeting, whole: _Meeting | None = None) -> None:
         self.rank = rank
         self.size = meeting.size
         self._meeting = meeting
+        self._whole = whole
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x over all ranks, in fp64 where x is, else in fp32; added in rank order."""
@@ -132,6 +150,32 @@ class ThreadCommunicator(BySums):
         shared: _Meeting = self._meeting.exchange(self.rank, meeting)[0]
         return ThreadLink(list(ranks).index(self.rank), shared) if self.rank in ranks else None
 
+    def tell(self, message: bytes, ranks: Sequence[int]) -> None:
+        """Leave a message for some ranks."""
+        for rank in ranks:
+            if rank:
+                self._meeting.told[rank].put(message)
+
+    def settle(self) -> None:
+        """Do nothing: what was left will be found."""
+
+    def hear(self) -> bytes:
+        """Return the next message of rank 0; raise RankFailure where a rank failed."""
+        message = self._meeting.told[self.rank].get()
+        if message is None:
+            raise RankFailure(f"rank {self.rank} cannot go on: another rank of this world failed")
+        return message
+
+    def answer(self, message: bytes) -> None:
+        """Leave a message for rank 0."""
+        self._meeting.answered.append(message)
+
+    def answers(self) -> list[bytes | bytearray]:
+        """Return the answers since the last call; raise RankFailure where a rank failed."""
+        if self._meeting.broken:
+            raise RankFailure(f"rank {self.rank} cannot go on: another rank of this world failed")
+        return [self._meeting.answered.popleft() for _ in range(len(self._meeting.answered))]
+
     def notify(self, note: int) -> None:
         """Leave a note for rank 0."""
         self._meeting.notes.append(note)
@@ -143,7 +187,14 @@ class ThreadCommunicator(BySums):
 
     def within(self, ranks: Sequence[int]) -> ThreadCommunicator:
         """Return the communicator of `ranks`; two of the same ranks must not be used at a time."""
-        return ThreadCommunicator(list(ranks).index(self.rank), self._meeting.part(tuple(ranks)))
+        part = self._meeting.part(tuple(ranks))
+        return ThreadCommunicator(list(ranks).index(self.rank), part, self._meeting)
+
+    def leave(self) -> None:
+        """Forget the place where the ranks of a part met; collective."""
+        whole, self._whole = self._whole, None
+        if whole is not None:
+            self._meeting.exchange(self.rank, None, lambda _: whole.drop(self._meeting))
 
 
 def run_threads(size: int, work: Callable[[ThreadCommunicator], T]) -> list[T]:

@@ -16,16 +16,18 @@ T = TypeVar("T")
 class Watched(Around):
     """The communicator `inner` that says in `place` where it waits. Ranks must come soon to what belongs to a step.
 
-    The communicators of one rank have one place.
+    The communicators of one group have one place on a rank; idle: where it says that it waits for work.
     """
 
-    def __init__(self, inner: Communicator, place: Place) -> None:
+    def __init__(self, inner: Communicator, place: Place, idle: Place | None = None) -> None:
         super().__init__(inner)
         self._inner = inner
         self._place = place
         self.collect = lambda message: self._wait("collect", False, lambda: inner.collect(message))
         self.share = lambda x: self._wait("share", False, lambda: inner.share(x))
         self.broadcast = self._broadcast
+        self._idle = idle or Place()
+        self.hear = self._hear
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of x [...] over all ranks, in fp64 where x is, else in fp32; collective."""
@@ -50,6 +52,13 @@ class Watched(Around):
     def _broadcast(self, message: bytes | None) -> bytes:
         """Return rank 0's message; the others may wait for it as long as there is nothing to do and rank 0 answers."""
         return self._wait("broadcast", False, lambda: self._inner.broadcast(message))
+
+    def _hear(self) -> bytes:
+        """Return what rank 0 tells this rank next, which may wait likewise; no collective, so it has a place apart."""
+        self._idle.come("messages", False)
+        message = self._inner.hear()
+        self._idle.go()
+        return message
 
     def _wait(self, what: str, prompt: bool, work: Callable[[], T]) -> T:
         """Return what `work` returns, which waits for other ranks in the collective `what`."""

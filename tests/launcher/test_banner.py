@@ -8,14 +8,14 @@ import pytest
 
 from ollampi.kernels.choice import NATIVE, Choice
 from ollampi.launcher.banner import banner
-from ollampi.mpiruntime.hosted import HostedModel
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.request import ModelRef
 
 
 def hosted(context: int, max_context: int, path: str = "/m", has_head: bool = True) -> HostedModel:
     """Return as much of a model as the banner reads."""
-    report = SimpleNamespace(weight_bytes=0, cache_bytes=0, read_bytes=0, heads=(0, 2), kv_heads=(0, 1), unread=[])
-    report.formats = ["float32"]
+    report = SimpleNamespace(weight_bytes=0, cache_bytes=0, read_bytes=0, heads=(0, 2), kv_heads=(0, 1))
+    report.rank, report.unread, report.formats = 0, [], ["float32"]
     config = SimpleNamespace(max_context=max_context, has_head=has_head)
     values: Any = SimpleNamespace(ref=ModelRef("m:latest", path), dtype="float32", context=context, config=config)
     values.synchronization = ""
@@ -55,7 +55,7 @@ def test_a_line_says_what_streaming_reads() -> None:
 
 def test_the_table_has_the_device_of_each_rank_where_there_are_gpus() -> None:
     values: Any = hosted(16, 16)
-    values.reports *= 2
+    values.reports = [SimpleNamespace(**{**vars(values.reports[0]), "rank": rank}) for rank in range(2)]
     facts: Any = [
         SimpleNamespace(rank=rank, host="h", cores=[rank], threads=1, device=f"cuda:{rank}", gpu="NVIDIA H")
         for rank in range(2)

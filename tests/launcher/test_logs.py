@@ -64,7 +64,7 @@ def test_each_part_of_a_job_has_its_file_and_tells_no_secret(tmp_path: Path) -> 
     assert any(line.startswith("stopping; ") for line in told)
     for name in ("cluster_network.log", "cluster_network-1.log"):
         kinds = {line["message"].split(" of ")[0] for line in found[name]}
-        assert {"all_reduce", "broadcast", "collect"} <= kinds
+        assert {"all_reduce", "tell", "collect"} <= kinds
 
 
 def test_a_folder_that_cannot_be_written_is_one_message_before_anything_starts(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from support.worlds import Recorder, Scraper, generate
 from ollampi.mpiruntime import weight_check
 from ollampi.mpiruntime.checkup import BUDGET_S, Checkup
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.ending import END
+from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.hosted import Models

@@ -9,7 +9,7 @@ import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, run_engine
 
-from ollampi.mpiruntime.engine import DRAIN, END
+from ollampi.mpiruntime.ending import DRAIN, END
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
 from ollampi.mpiruntime.request import Sampling

@@ -10,11 +10,13 @@ import pytest
 from support.posts import Box
 
 from ollampi.mpiruntime.communicator import Single
+from ollampi.mpiruntime.groups import plain_groups
 from ollampi.mpiruntime.health import HANGING_S, HISTORY, Health
 from ollampi.mpiruntime.heartbeat import Heart
 from ollampi.mpiruntime.meters import Meters
 from ollampi.mpiruntime.vitals import Activity, Vitals
 from ollampi.mpiruntime.watchdog import Place, Watchdog
+from ollampi.mpiruntime.world import survey
 
 INTERVAL_S, TIMEOUT_S, CHECK_S = 1.0, 15.0, 10.0
 BEAT = {"cpu_percent": 7.5, "memory_total": 100, "memory_available": 40, "process_bytes": 9, "gpus": [], "step_ms": 2.0}
@@ -267,10 +269,10 @@ def test_a_beat_tells_how_this_process_is() -> None:
     assert 0 < first["process_bytes"] < first["memory_total"]
     assert 0 < first["memory_available"] <= first["memory_total"]
     assert first["cpu_percent"] >= 0
-    meter = meters.of("m")
+    meter = meters.of("m", plain_groups(Single(), Single(), survey(Single())).world)
     for seconds in (0.010, 0.030):
         meter.counts.add(1, seconds)
-    meter.ended = 1e6 + 5
+    meter.counts.ended = 1e6 + 5
     activity.worked_at, place.turn = 1e6 + 6, 17
     with activity.of("step"):
         second = vitals(1e6 + 7)

@@ -12,7 +12,7 @@ from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.worlds import Recorder, generate, named, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.engine import DRAIN
+from ollampi.mpiruntime.ending import DRAIN
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event

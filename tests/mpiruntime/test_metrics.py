@@ -17,7 +17,7 @@ from ollampi.kernels.codec import num_bytes
 from ollampi.mpiruntime import metrics
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.compressed import Compressed
-from ollampi.mpiruntime.engine import DRAIN
+from ollampi.mpiruntime.ending import DRAIN
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.exchange_plan import Choice, always
 from ollampi.mpiruntime.health import Health

@@ -13,7 +13,8 @@ from support.worlds import generate, lead, run_engine
 from ollampi.mpiruntime import placement
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.hosted import HostedModel, Models
+from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.memory import RUNTIME_BYTES, cache_bytes
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.plan import shard_size

@@ -99,6 +99,36 @@ def test_a_rank_that_is_busy_with_a_load_is_waited_for(world: World) -> None:
     assert all(world.told[rank][0].startswith("rank 2 (host h2) has not come to collect") for rank in (0, 1, 3))
 
 
+def test_only_the_ranks_of_a_group_can_be_missing_in_it(world: World) -> None:
+    """Rank 2 waits for rank 1 in their group; rank 0 has nothing to do, and rank 3 computes elsewhere for long."""
+    world.dogs[2].at((1, 2)).come("all_reduce", True)
+    world.dogs[0].idle.come("messages", False)
+    world.wait(LIMIT_S + 1)
+    for rank in range(4):
+        (text,) = world.told[rank]
+        assert text.startswith("rank 1 (host h1) has not come to all_reduce for 30 s: its process answers")
+
+
+def test_a_rank_that_waits_in_a_step_of_another_group_is_not_the_one_that_is_missing(world: World) -> None:
+    """Rank 0 waits for rank 1, which waits for rank 2 in another group, for less long; rank 2 computes."""
+    world.dogs[0].at((0, 1)).come("all_reduce", True)
+    world.wait(0.3 * LIMIT_S)
+    world.dogs[1].at((1, 2)).come("gather", True)
+    world.wait(LIMIT_S + 1)
+    for rank in range(4):
+        (text,) = world.told[rank]
+        assert text.startswith("rank 2 (host h2) has not come to gather for 30 s")
+
+
+def test_a_rank_that_loads_is_waited_for_by_those_who_wait_for_its_answer(world: World) -> None:
+    world.dogs[0].idle.come("answers", False)
+    world.wait(20 * LIMIT_S)
+    assert not any(world.told.values())
+    world.stopped = {2}
+    world.wait(2 * LIMIT_S)
+    assert all(world.told[rank][0].startswith("rank 2 (host h2) has not come to answers") for rank in (0, 1, 3))
+
+
 def test_ranks_that_wait_for_work_may_do_so_for_ever(world: World) -> None:
     for rank in (1, 2, 3):
         world.dogs[rank].place.come("", False)

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.engine import END, Engine
+from ollampi.mpiruntime.ending import END
+from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import Models
@@ -101,7 +103,7 @@ class Recorder(Local):
     def post(self, event: Event) -> None:
         """Keep the event."""
         self.log.append(event)
-        if event["kind"] in ("done", "error", "loaded", "metrics"):
+        if event["kind"] in ("done", "error", "loaded", "metrics", "placed"):
             self.open.discard(event["id"])
 
     def tokens(self, number: int) -> list[int]:
@@ -147,6 +149,7 @@ def run_engine(
     draft: tuple[Path, Path] | None = None,
     trace: Path | None = None,
     announce: Callable[[str], None] = lambda line: None,
+    cluster: ClusterSettings | None = None,
 ) -> Recorder | None:
     """Return on rank 0 what an engine answered to the messages; collective.
 
@@ -162,7 +165,7 @@ def run_engine(
         if not client.open:
             comm.notify(END)
 
-    models = Models(runner, settings)
+    models = Models(runner, settings, cluster=cluster)
     if draft is not None:
         try:
             models.pin(ModelRef("test:latest", str(draft[0])), ModelRef("draft:latest", str(draft[1])))
@@ -183,6 +186,13 @@ def named(name: str, message: dict[str, Any]) -> dict[str, Any]:
     """Return a message that asks for a continuation, for the model under another name."""
     message["request"]["model"]["name"] = name
     return message
+
+
+def place(number: int, name: str, folder: Path, **wish: Any) -> dict[str, Any]:
+    """Return the message that places a model."""
+    model = {"name": name, "path": str(folder)}
+    given = {"strategy": "auto", "shards": None, "replicas": None, "ranks": None, "context": None, **wish}
+    return {"op": "place", "id": number, "model": model, "keep_alive_s": None, **given}
 
 
 def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""Choose on how many ranks, and on which, the replicas of a model lie. Rank 0 only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ollampi.mpiruntime.cluster import STRATEGIES, Wish
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.mpiruntime.model_config import ModelConfig
+from ollampi.mpiruntime.world import RankFacts
+
+_RANK_BYTES_PER_S = 1e10  # what one rank reads of its weights in a second: of the right order on any machine
+_NEAR_S, _FAR_S = 2e-5, 2e-4  # a sum over two ranks of one host, and of several; more take log2 as long
+_ALIKE, _HALFWAY = 1.25, 2.0  # of the least time for a token: what auto and balanced take for fewer shards
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where replicas lie, with which settings, and in a sentence why."""
+
+    groups: tuple[tuple[int, ...], ...]
+    settings: EngineSettings
+    strategy: str
+    why: str
+
+    def in_turn(self) -> list[tuple[int, ...]]:
+        """Return the ranks of each replica in the order in which they are loaded: first those with rank 0."""
+        return sorted(self.groups, key=lambda ranks: 0 not in ranks)
+
+
+Fits = Callable[[tuple[int, ...], EngineSettings], None]  # raises ModelError where a replica does not fit on ranks
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """What a choice depends on.
+
+    usable: the ranks that may hold weights; held: the bytes that each rank holds; size_bytes: of all weights; sums: in
+    a step; fits: asks the ranks.
+    """
+
+    facts: Sequence[RankFacts]
+    usable: Sequence[int]
+    held: Mapping[int, int]
+    config: ModelConfig
+    size_bytes: int
+    sums: int
+    settings: EngineSettings
+    fits: Fits
+
+    def choose(self, wish: Wish) -> Layout:
+        """Return the layout for a wish; raise RequestError or ModelError where it cannot be had."""
+        self._check(wish)
+        settings = self._settings(wish.strategy)
+        replicas = wish.replicas or (len(wish.ranks) if wish.ranks else 1)
+        if wish.ranks is not None:
+            groups = tuple(tuple(sorted(group)) for group in wish.ranks)
+            return Layout(groups, settings, wish.strategy, f"these ranks were asked for: {_listed(groups)}")
+        if wish.shards is not None:
+            groups = self._spread(wish.shards, replicas)
+            return Layout(groups, settings, wish.strategy, f"{wish.shards} shards were asked for")
+        return self._by_strategy(wish.strategy, settings, replicas)
+
+    def seconds(self, shards: int) -> float:
+        """Return about how long a token takes on so many ranks: to read their weights, and to add up."""
+        ranks = self._spread(shards, 1)[0]
+        far = len({self.facts[rank].host for rank in ranks}) > 1
+        exchange_s = self.sums * (_FAR_S if far else _NEAR_S) * (shards - 1).bit_length()
+        return self.size_bytes / shards / _RANK_BYTES_PER_S + exchange_s
+
+    def _by_strategy(self, strategy: str, settings: EngineSettings, replicas: int) -> Layout:
+        """Return the layout of a strategy that decides how many shards there are."""
+        most = min(len(self.usable) // replicas, self.config.num_heads)
+        if strategy == "memory-optimized":
+            return self._smallest(most, settings, replicas)
+        counts, errors = [], list[ModelError]()
+        for shards in range(1, most + 1):
+            try:
+                self.fits(self._spread(shards, replicas)[0], settings)
+                counts.append(shards)
+            except ModelError as e:
+                errors.append(e)
+        if not counts:
+            raise errors[-1]  # of the most shards
+        times = {shards: self.seconds(shards) for shards in counts}
+        least = min(times.values())
+        slack = {"speed-optimized": 1.0, "balanced": _HALFWAY}.get(strategy, _ALIKE)
+        shards = next(shards for shards in counts if times[shards] <= slack * least)
+        best = f"an estimated {times[shards] * 1e3:.2f} ms for each token"
+        reasons = {
+            "speed-optimized": f"{shards} shards are the fastest for one stream, {best}",
+            "balanced": f"{shards} shards are the fewest within twice the least time, {best}",
+            "auto": f"{shards} shards are the fewest that fit and are about as fast as any, {best}",
+        }
+        return Layout(self._spread(shards, replicas), settings, strategy, reasons[strategy])
+
+    def _smallest(self, most: int, settings: EngineSettings, replicas: int) -> Layout:
+        """Return the layout that takes the least memory of each rank; raise ModelError where none fits.
+
+        Not every number of shards can share the groups of quantised weights: then fewer do, or the weights stay.
+        """
+        errors = []
+        for quantize in dict.fromkeys([settings.quantize, self.settings.quantize]):
+            for shards in range(most, 0, -1):
+                own, groups = replace(settings, quantize=quantize), self._spread(shards, replicas)
+                try:
+                    self.fits(groups[0], own)
+                except ModelError as e:
+                    errors.append(e)
+                    continue
+                kept = "as the files have it" if quantize == "auto" else f"in {quantize}"
+                why = f"{shards} of {most} ranks share it, {kept} and with room for one text, to take little memory"
+                return Layout(groups, own, "memory-optimized", why)
+        raise errors[0]
+
+    def _settings(self, strategy: str) -> EngineSettings:
+        """Return the settings of a strategy: to take little memory, q4, room for one text, layers read from disk."""
+        if strategy != "memory-optimized":
+            return self.settings
+        quantize = self.settings.quantize if self.settings.deterministic else "q4"
+        stream = "auto" if self.settings.stream == "never" else self.settings.stream
+        return replace(self.settings, quantize=quantize, cache_tokens=self.settings.context_length, stream=stream)
+
+    def _spread(self, shards: int, replicas: int) -> tuple[tuple[int, ...], ...]:
+        """Return disjoint groups of ranks: those that hold least first, ranks of one host together where they can."""
+        left = sorted(self.usable, key=lambda rank: (self.held.get(rank, 0), rank))
+        groups = []
+        for _ in range(replicas):
+            hosts = {
+                self.facts[rank].host: [r for r in left if self.facts[r].host == self.facts[rank].host] for rank in left
+            }
+            near = next((ranks for ranks in hosts.values() if len(ranks) >= shards), left)
+            groups.append(tuple(sorted(near[:shards])))
+            left = [rank for rank in left if rank not in groups[-1]]
+        return tuple(groups)
+
+    def _check(self, wish: Wish) -> None:
+        """Raise RequestError for what no placement can be."""
+        if wish.strategy not in STRATEGIES:
+            raise RequestError(f"strategy={wish.strategy} is unknown; use one of {', '.join(STRATEGIES)}")
+        sizes = [wish.shards] if wish.ranks is None else [len(group) for group in wish.ranks]
+        for shards in [size for size in sizes if size is not None]:
+            self._check_shards(shards)
+        if wish.replicas is not None and wish.replicas < 1:
+            raise RequestError(f"replicas={wish.replicas} are none; use at least 1")
+        if wish.ranks is not None:
+            self._check_ranks(wish, wish.ranks)
+        elif (wanted := (wish.shards or 1) * (wish.replicas or 1)) > len(self.usable):
+            raise RequestError(
+                f"{wish.replicas or 1} replicas of {wish.shards or 1} shards want {wanted} ranks and {len(self.usable)}"
+                " can hold weights; use fewer shards or replicas, or name ranks, which replicas may share"
+            )
+
+    def _check_shards(self, shards: int) -> None:
+        """Raise RequestError for a number of shards that the model does not have."""
+        if not 1 <= shards <= self.config.num_heads:
+            raise RequestError(
+                f"cannot cut {self.config.num_heads} attention heads into {shards} shards; use 1 to"
+                f" {min(self.config.num_heads, len(self.usable))}"
+            )
+
+    def _check_ranks(self, wish: Wish, ranks: Sequence[Sequence[int]]) -> None:
+        """Raise RequestError for ranks that are not there, hold no weights, come twice, or are another number."""
+        there = f"ranks that can hold weights: {', '.join(map(str, self.usable))}"
+        for group in ranks:
+            strange = [rank for rank in group if rank not in self.usable]
+            if strange and 0 in strange and len(self.usable) < len(self.facts):
+                raise RequestError(f"rank 0 is the coordinator, which holds no weights; {there}")
+            if strange:
+                raise RequestError(f"there is no rank {strange[0]}; {there}")
+            if len(set(group)) < len(group):
+                raise RequestError(f"the ranks {list(group)} of a replica name one twice; name each once")
+            if wish.shards not in (None, len(group)):
+                raise RequestError(
+                    f"shards={wish.shards} and the {len(group)} ranks {list(group)} differ; leave one out"
+                )
+        if not ranks or wish.replicas not in (None, len(ranks)):
+            raise RequestError(f"replicas={wish.replicas} and {len(ranks)} lists of ranks differ; leave one out")
+
+
+def _listed(groups: tuple[tuple[int, ...], ...]) -> str:
+    """Return groups in words, such as "0 1 and 2 3"."""
+    return " and ".join(" ".join(map(str, group)) for group in groups)
