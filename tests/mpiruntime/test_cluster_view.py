@@ -47,7 +47,8 @@ def test_ranks_are_nodes_and_hold_shards(folder: Path, size: int) -> None:
         models = Models(runner, SETTINGS)
         hosted = models.get(ModelRef("test:latest", str(folder)))
         found = view_of(runner, models).cluster()
-        (replica,) = placement_of(hosted).replicas
+        (placed,) = models.placed()
+        (replica,) = placement_of(placed).replicas
         config = hosted.config
         for parts, count in ((replica.heads, config.num_heads), (replica.columns, config.mlp_width)):
             assert [place for part in parts for place in range(*part)] == list(range(count))  # they tile it

@@ -146,7 +146,7 @@ def test_preloaded_models_stay_whatever_keep_alive_says(folder: Path, other: Pat
         kept = [models.preload(ModelRef("b", str(other))).keep_s, models.preload(ModelRef("b", str(other))).keep_s]
         hosted = models.get(ModelRef("b", str(other)))
         hosted.keep(None)  # as a request does that says nothing of it
-        models.expire(hosted.last_used + 1e9)
+        models.expire(hosted.stay.last_used + 1e9)
         kept += [hosted.keep_s, len(names(models))]
         models.pin(ModelRef("a", str(folder)))
         return [*kept, models.preload(ModelRef("a", str(folder))).keep_s]
