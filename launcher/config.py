@@ -53,8 +53,8 @@ def _check_together(config: Config) -> None:
     cluster = config.cluster
     if cluster.node_timeout < 2 * cluster.heartbeat_interval:
         raise ConfigError(
-            f"cluster.node_timeout is {cluster.node_timeout}; it must be at least twice cluster.heartbeat_interval,"
-            f" which is {cluster.heartbeat_interval}, or ranks would be offline between two heartbeats"
+            f"cluster.node_timeout is {cluster.node_timeout:g} s; it must be at least twice cluster.heartbeat_interval,"
+            f" which is {cluster.heartbeat_interval:g} s, or ranks would be offline between two heartbeats"
         )
 
 

@@ -29,7 +29,6 @@ TORCH_FREE = {
     "model_config",
     "request",
     "safetensors_header",
-    "spans",
     "special_tokens",
     "tokenizer_file",
     "tokenizer_folder",

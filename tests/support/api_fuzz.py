@@ -26,7 +26,16 @@ from schemathesis.specs.openapi.checks import (
 
 from ollampi.api.engine_client import Done, Embedding, EngineError, Loading, Placed, Tokens
 from ollampi.mpiruntime.cluster import Cluster, Wish
-from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sample, TokenLogprob, Usage
+from ollampi.mpiruntime.request import (
+    EmbedRequest,
+    GenerateRequest,
+    LoadedModel,
+    ModelRef,
+    Readiness,
+    Sample,
+    TokenLogprob,
+    Usage,
+)
 from support.clusters import a_cluster, a_placement
 
 NOWHERE = "127.0.0.1:1/library/nothing:latest"
@@ -111,6 +120,10 @@ class EchoEngine:
     def loaded(self) -> list[LoadedModel]:
         """Return what was asked for last."""
         return [LoadedModel(model.name, model.path, 1, 0, 64, None) for model in self.models.values()]
+
+    def readiness(self) -> Readiness:
+        """Return that all is well."""
+        return Readiness(True, [])
 
     def metrics(self) -> list[Sample]:
         """Return nothing."""
