@@ -7,9 +7,10 @@ import threading
 
 from ollampi.api.delivery import Delivery
 from ollampi.api.engine_client import Done, Tokens
+from ollampi.api.engine_events import tokens_of
 from ollampi.api.generation import Answer, Outcome, Piece
 from ollampi.api.mailbox import Mailbox
-from ollampi.api.socket_engine import SocketStream, _tokens
+from ollampi.api.socket_engine import SocketStream
 from support.servers import wait_until
 
 USAGE = {"prompt_tokens": 3, "generated_tokens": 9}
@@ -21,7 +22,7 @@ class Engine:
     def __init__(self) -> None:
         self.mailbox = Mailbox()
         self.cancelled: list[str] = []
-        self.stream: SocketStream[Tokens | Done] = SocketStream(_tokens, self, 1, self.mailbox)
+        self.stream: SocketStream[Tokens | Done] = SocketStream(tokens_of, self, 1, self.mailbox)
 
     def send(self, message: dict[str, object]) -> None:
         self.cancelled.append(str(message["reason"]))
