@@ -18,8 +18,8 @@ from support.servers import wait_until
 
 from ollampi.api.delivery import Delivery
 from ollampi.api.engine_client import Done, EngineError, Event
+from ollampi.api.engine_events import tokens_of
 from ollampi.api.generation import Answer, Outcome, Piece
-from ollampi.api.socket_engine import _tokens
 from ollampi.api.stream import NDJSON, growing_answer
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.worker import ClientSocket, Pipe
@@ -45,7 +45,7 @@ def pulled(answer: Answer, messages: list[dict[str, object]]) -> str:
         """A stream of events that are there already."""
 
         def __iter__(self) -> Iterator[Event]:
-            yield from map(_tokens, messages)
+            yield from map(tokens_of, messages)
             yield Done("cancel", Usage(**USAGE))
 
         def cancel(self, reason: str) -> None:

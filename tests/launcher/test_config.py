@@ -101,8 +101,8 @@ def test_a_spoilt_config_file_is_one_message(
 
 def test_a_timeout_must_bear_a_missed_heartbeat() -> None:
     message = (
-        "cluster.node_timeout is 9 s; it must be at least twice cluster.heartbeat_interval, which is 5 s, or ranks would"
-        " be offline between two heartbeats"
+        "cluster.node_timeout is 9 s; it must be at least twice cluster.heartbeat_interval, which is 5 s, or ranks"
+        " would be offline between two heartbeats"
     )
     with pytest.raises(ConfigError) as caught:
         compose_config(["cluster.heartbeat_interval=5s", "cluster.node_timeout=9s"], {})
