@@ -60,7 +60,8 @@ class Chooser:
             return Layout(groups, settings, wish.strategy, f"these ranks were asked for: {_listed(groups)}")
         if wish.shards is not None:
             groups = self._spread(wish.shards, replicas)
-            return Layout(groups, settings, wish.strategy, f"{wish.shards} shards were asked for")
+            why = "one shard was asked for" if wish.shards == 1 else f"{wish.shards} shards were asked for"
+            return Layout(groups, settings, wish.strategy, why)
         return self._by_strategy(wish.strategy, settings, replicas)
 
     def seconds(self, shards: int) -> float:

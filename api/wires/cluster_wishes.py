@@ -28,7 +28,8 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
     if nodes:
         together = [node.rank for node in nodes]
         ranks = [together] if body.distributed or body.shards not in (None, 1) else [[rank] for rank in together]
-    shards = _shards(body, model, len(nodes) or cluster.world, bool(nodes))
+    able = [node for node in cluster.nodes if node.role != "coordinator"]  # which holds no weights
+    shards = _shards(body, model, len(nodes or able), bool(nodes))
     if ranks is not None and shards is not None and shards != len(ranks[0]):
         raise bad_request(
             f"{_FAILED}: {shards} shards do not fill the {len(ranks[0])} nodes of node_ids; leave one out"
