@@ -23,7 +23,7 @@ from support.servers import DEMO, Server
 
 GROWTH_KIB = 64 << 10
 ENDLESS_S = 120.0
-PUBLIC = {"/", "/api/version", "/api/openapi.json", "/api/docs"}
+PUBLIC = {"/", "/api/version", "/api/openapi.json", "/api/docs", "/livez", "/readyz"}
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
 
 
