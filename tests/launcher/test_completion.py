@@ -41,7 +41,7 @@ def test_another_shell_is_refused() -> None:
 
 
 def test_commands_and_options_are_completed() -> None:
-    assert complete("ollampi", "p") == ["plan", "ps", "pull", "push"]
+    assert complete("ollampi", "p") == ["plan", "proxy", "ps", "pull", "push"]
     assert "--quantize" in complete("ollampi", "create", "--q")
     assert complete("ollampi", "run", "--think", "h") == ["high"]
 
