@@ -18,7 +18,7 @@ from support.packers import quantised
 from support.worlds import lead, load_message, logits_in_pieces
 
 from ollampi.kernels import pages
-from ollampi.mpiruntime import reading, runner
+from ollampi.mpiruntime import reading, slices
 from ollampi.mpiruntime.checkpoint import open_checkpoint
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
@@ -141,7 +141,7 @@ def test_files_that_one_rank_cannot_open_end_the_load_everywhere(
     tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_checkpoint(tmp_path / "m")
-    broken_at(monkeypatch, runner, "open_checkpoint", rank, 1, CheckpointError("no such files here"))
+    broken_at(monkeypatch, slices, "open_checkpoint", rank, 1, CheckpointError("no such files here"))
     assert refused(folder, folder) == "no such files here"
 
 

@@ -35,7 +35,7 @@ def all_reduces(folder: Path, size: int, points: str) -> int:
         def led(runner: Runner) -> float:
             runner.lead_load(load_message(folder, points=points))
             logits_in_pieces(runner, PROMPT, [len(PROMPT)])
-            return float(runner.meters.of("").counts.all_reduce.calls)
+            return float(runner.meters.of("", runner.groups.world).counts.all_reduce.calls)
 
         return lead(comm, led)
 
