@@ -28,6 +28,8 @@ class Logged(Around):
         self._inner = inner
         self.broadcast = lambda message: self._told("broadcast", len(message or b""), lambda: inner.broadcast(message))
         self.tell = lambda message, ranks: self._told("tell", len(message), lambda: inner.tell(message, ranks))
+        self.hear = self._heard
+        self.answer = lambda message: self._told("answer", len(message), lambda: inner.answer(message))
         self.collect = lambda message: self._told("collect", len(message), lambda: inner.collect(message))
         self.share = lambda x: self._told("share", x.nbytes, lambda: inner.share(x))
 
@@ -48,12 +50,21 @@ class Logged(Around):
         """Return the x [B, d] of all ranks side by side on rank 0 and None elsewhere; collective."""
         return self._told("gather", x.nbytes, lambda: self._inner.gather(x))
 
+    def _heard(self) -> bytes:
+        """Return the next message that rank 0 tells this rank."""
+        began = perf_counter()
+        message = self._inner.hear()
+        self._line("hear", len(message), 0, began)
+        return message
+
     def _told(self, what: str, size_bytes: int, work: Callable[[], T]) -> T:
         """Return what `work` returns."""
         began, wire = perf_counter(), self._inner.wire_bytes
         found = work()
-        passed_us = (perf_counter() - began) * 1e6
-        _log.debug(
-            "%s of %d bytes, %d on the wire, %.0f us", what, size_bytes, self._inner.wire_bytes - wire, passed_us
-        )
+        self._line(what, size_bytes, self._inner.wire_bytes - wire, began)
         return found
+
+    def _line(self, what: str, size_bytes: int, wire: int, began: float) -> None:
+        """Write one line of the log, at the end of a call."""
+        passed_us = (perf_counter() - began) * 1e6
+        _log.debug("%s of %d bytes, %d on the wire, %.0f us", what, size_bytes, wire, passed_us)

@@ -105,7 +105,7 @@ def test_the_loop_tests_watches_and_tells_that_it_ends(capsys: pytest.CaptureFix
     runner: Any = SimpleNamespace(
         health=health, lead_examine=lambda _: [Finding([], [], False), Finding(faults, [], False)]
     )
-    models: Any = SimpleNamespace(hosted=list, busy=list)
+    models: Any = SimpleNamespace(hosted=list, busy=list, loading=False)
     doors: Any = SimpleNamespace(watch=lambda: looks.append("watch"))
     supervise, announce = serve._care(runner, models, doors)
     assert health.answer({"op": "readiness"})["reasons"][0] == (0, "starting")

@@ -45,7 +45,7 @@ def test_the_others_name_a_rank_that_is_stopped_and_the_job_ends(
     told = TOLD.findall(job.log.read_text())
     assert sorted(int(who) for who, _, _ in told) == sorted(set(range(size)) - {rank})
     assert {missing for _, missing, _ in told} == {f"rank {rank} (host {os.uname().nodename})"}
-    assert {what for _, _, what in told} <= {"all_reduce", "gather", "broadcast", "share_rows"}
+    assert {what for _, _, what in told} <= {"all_reduce", "gather", "messages", "share_rows"}
 
 
 @pytest.mark.parametrize("rank", [0, 1])

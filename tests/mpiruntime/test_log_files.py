@@ -168,6 +168,12 @@ def test_a_logged_communicator_gives_what_the_one_beneath_does(size: int, caplog
         found.append(None if gathered is None else list(gathered.shape))
         found += [logged.broadcast(b"m" if comm.rank == 0 else None), logged.collect(b"c")]
         logged.share(x)
+        if comm.rank:
+            found.append(logged.hear())
+            logged.answer(b"yes")
+        else:
+            logged.tell(b"do", range(1, size))
+            found.append(b"do")
         return [*found, x.tolist()]
 
     with caplog.at_level(logging.DEBUG, NETWORK):
@@ -176,10 +182,11 @@ def test_a_logged_communicator_gives_what_the_one_beneath_does(size: int, caplog
     total = sum(((rows + rank) for rank in range(size)), torch.zeros(2, 3)).tolist()
     for rank, each in enumerate(found):
         gathered = [2, 3 * size] if rank == 0 else None
-        assert each == [total, total, rows.tolist(), gathered, b"m", [b"c"] * size, rows.tolist()]
+        assert each == [total, total, rows.tolist(), gathered, b"m", [b"c"] * size, b"do", rows.tolist()]
     kinds = {record.getMessage().split(" of ")[0] for record in caplog.records if record.name == NETWORK}
     assert kinds == {
         *("all_reduce", "all_reduce begins", "all_reduce ends", "share_rows", "gather"),
-        *("broadcast", "collect", "share"),
+        *("broadcast", "collect", "share", "tell"),
+        *(("hear", "answer") if size > 1 else ()),
     }
     assert Logged(Single()).size == 1
