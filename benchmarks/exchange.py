@@ -2,7 +2,7 @@
 
     python benchmarks/exchange.py [--sizes 2 4]
 
-Medians in microseconds of the slowest rank, the call from Python included.
+The best of several rounds on the slowest rank, in microseconds, the call from Python included.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pathlib import Path
 import torch
 
 from ollampi.launcher.assemble import communicator
-from ollampi.mpiruntime.exchange import measure
+from ollampi.mpiruntime.exchange_plan import Choice
+from ollampi.mpiruntime.measuring import measure
 from ollampi.mpiruntime.mpi import Mpi
 from ollampi.mpiruntime.shared_memory import share_memory
 from ollampi.mpiruntime.world import crowded, survey
 
 ROOT = Path(__file__).resolve().parent.parent
-CALLS = {8 << 10: 500, 32 << 10: 300, 4 << 20: 10}  # bytes: calls in each of four rounds
+SIZES = 8 << 10, 32 << 10, 4 << 20  # bytes
+SHARED, MPI = Choice("shared memory", 0), Choice("MPI", 0)
 
 
 def run_rank() -> None:
@@ -30,9 +32,9 @@ def run_rank() -> None:
     facts = survey(comm)
     torch.set_num_threads(facts[comm.rank].threads)
     shared = share_memory(comm, crowded(facts, comm.rank, torch.get_num_threads()))
-    ours, theirs = measure([shared, comm], CALLS)
-    for size in CALLS if comm.rank == 0 else ():
-        mine, other = ours[size] * 1e6, theirs[size] * 1e6
+    found = measure({SHARED: shared.all_reduce, MPI: comm.all_reduce}, comm, SIZES)
+    for size in SIZES if comm.rank == 0 else ():
+        mine, other = found[SHARED][size] * 1e6, found[MPI][size] * 1e6
         print(
             f"{comm.size} ranks, {size // 1024:5d} KiB: shared memory {mine:8.1f} us, MPI {other:8.1f} us,"
             f" {other / mine:.1f} times",

@@ -18,7 +18,7 @@ import torch
 from ollampi.mpiruntime.communicator import Single
 from ollampi.mpiruntime.inside import InsideView
 from ollampi.mpiruntime.meters import ModelMeter
-from ollampi.mpiruntime.metrics import ModelCounts, RequestMeter
+from ollampi.mpiruntime.metrics import ModelCounts, RequestMeter, StepCounts
 from ollampi.mpiruntime.stepper import StepTimes
 from ollampi.mpiruntime.trace import Trace
 
@@ -50,7 +50,7 @@ def main() -> None:
     plain = Single()
     bare = cost_us(lambda i: plain.all_reduce(x))
     for name, trace in (("without a trace", None), ("with a trace", Trace(Path("unused")))):
-        meter = ModelMeter("demo:latest", Single(), trace)
+        meter = ModelMeter("demo:latest", StepCounts(), plain, trace, plain)
         exchange = cost_us(lambda i, comm=meter.comm: comm.all_reduce(x)) - bare  # type: ignore[misc]
         step = cost_us(lambda i, meter=meter: meter.step(1, 0.0))  # type: ignore[misc]
         inside, model = inside_view(trace)

@@ -59,7 +59,7 @@ class Eager:
         self._head = product(weights.pop("lm_head.weight", self._table))
         self._norms = {name: weight for name, weight in weights.items() if weight.dim() == 1}
         self._products = {name: product(weights[name]) for name in list(weights) if weights[name].dim() == 2}
-        angles = torch.arange(CONTEXT)[:, None] * config.rope.theta ** (
+        angles = torch.arange(CONTEXT)[:, None] * config.layers[0].rope.theta ** (
             -torch.arange(0, config.head_dim, 2) / config.head_dim
         )
         self._cos, self._sin = (f(torch.cat((angles, angles), 1)).bfloat16() for f in (torch.cos, torch.sin))

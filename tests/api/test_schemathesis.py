@@ -16,6 +16,7 @@ from ollampi.api.store.local import LocalStore
 EXAMPLES = int(os.environ.get("OLLAMPI_FUZZ_EXAMPLES", "15"))
 
 
+@pytest.mark.timeout(1500)  # it asks every route many times: minutes on a busy machine
 @pytest.mark.filterwarnings("ignore")  # of hypothesis and schemathesis about each other
 def test_every_answer_is_as_the_document_says(models_folder: Path, tmp_path: Path) -> None:
     app = create_app(EchoEngine(), Store([models_folder], LocalStore(tmp_path)), Settings(max_body_bytes=1 << 20))

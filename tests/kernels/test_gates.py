@@ -44,8 +44,18 @@ def test_rows_of_any_shape(level: int, dtype: torch.dtype, shape: tuple[int, int
     found, wanted = ops.gate_multiply(gate_up, activation, level), ops.gate_multiply_torch(gate_up.double(), activation)
     assert found.dtype == dtype
     step = 1e-6 if dtype == torch.float32 else 2**-8 if activation in ops.NATIVE_GATES else 2**-7
-    cancelled = {"silu": 0.0, "gelu_tanh": 1e-12, "gelu": 1e-5}  # in torch's 1 + tanh and 1 + erf
-    assert_close(found.double(), wanted, rtol=step, atol=1e-30 + cancelled[activation])
+    allowed = 1e-30 + step * wanted.abs() + cancelled(gate_up, activation)
+    assert ((found.double() - wanted).abs() <= allowed).all()
+
+
+def cancelled(gate_up: torch.Tensor, activation: str) -> torch.Tensor | float:
+    """Return what each element [n, width] may lose in torch's 1 + tanh, or in its 1 + erf where that is near 0.
+
+    Near -1 numbers of fp32 are 2^-24 apart, and the erf of torch's vectors is good to a few; the gate multiplies it.
+    """
+    gate, up = gate_up.double().chunk(2, -1)
+    erf = torch.where(gate < 0, 2**-21 * (gate * up).abs(), 0.0)
+    return {"silu": 0.0, "gelu_tanh": 1e-12, "gelu": erf}[activation]
 
 
 @pytest.mark.parametrize("level", [*levels(), None])
