@@ -14,7 +14,7 @@ from support.fake_api import Become, FakeApi
 from ollampi.api.wires import cluster_entries as entries
 from ollampi.launcher import cli_options
 from ollampi.launcher.cli import main
-from ollampi.launcher.cluster_words import info_text, short_size
+from ollampi.launcher.cluster_words import info_text, partition_line, short_size
 from ollampi.mpiruntime.cluster import Replica
 
 AT = "/api/cluster"
@@ -111,13 +111,46 @@ def test_load_prints_what_the_document_shows(job: FakeApi) -> None:
     assert job.run("cluster", "model", "load", *line).stdout == (
         "Loading demo in distributed mode across 2 nodes...\n"
         "Downloading model if needed... done\n"
-        "Model partitioned into 2 shards, 125B per shard\n"
+        "Model partitioned into 2 shards, 100B to 150B per shard with its cache\n"
         "Shard 1: host0 (head 0, KV head 0, columns 0-7, 100B)\n"
         "Shard 2: host1 (head 1, KV head 0, columns 8-15, 150B)\n"
         "Model loaded and ready for inference\n"
     )
     sent = {"model": "demo", "distributed": True, "shards": 2, "strategy": "balanced", "stream": True}
     assert (f"{AT}/model/load", sent) in job.requests
+
+
+@pytest.mark.parametrize(
+    ("line", "begins"),
+    [
+        ([], "Loading demo..."),
+        (["--distributed"], "Loading demo in distributed mode across 2 nodes..."),
+        (["--distributed", "--strategy", "auto"], "Loading demo in distributed mode across 2 nodes..."),
+        (["--distributed", "--strategy", "balanced"], "Loading demo in distributed mode..."),  # which decides
+        (["--shards", "2", "--replicas", "3"], "Loading demo in distributed mode across 6 nodes..."),
+        (["--node-ids", "node-0"], "Loading demo..."),
+        (["--node-ids", "a,b,c", "--distributed"], "Loading demo in distributed mode across 3 nodes..."),
+    ],
+)
+def test_a_load_names_a_number_of_nodes_that_is_sure(job: FakeApi, line: list[str], begins: str) -> None:
+    job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
+    assert job.run("cluster", "model", "load", "--model", "demo", *line).stdout.splitlines()[0] == begins
+
+
+def test_a_coordinator_is_none_of_the_nodes_of_a_load(job: FakeApi) -> None:
+    cluster = a_cluster(nodes=[a_node(0, role="coordinator"), a_node(1), a_node(2)], world=3)
+    job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
+    job.answers[f"{AT}/nodes"] = [{"nodes": [entries.node_entry(node, cluster) for node in cluster.nodes]}]
+    stdout = job.run("cluster", "model", "load", "--model", "demo", "--distributed").stdout
+    assert stdout.splitlines()[0] == "Loading demo in distributed mode across 2 nodes..."
+
+
+def test_a_load_sends_replicas_context_and_keep_alive(job: FakeApi) -> None:
+    job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
+    options = ["--replicas", "2", "--shards", "1", "--context", "64", "--keep-alive", "-1", "--json"]
+    assert job.run("cluster", "model", "load", "--model", "demo", *options).exit_code == 0
+    wanted = {"replicas": 2, "shards": 1, "context": 64, "keep_alive": "-1"}
+    assert job.requests[-1][1] == {"model": "demo", **wanted, "stream": True}
 
 
 def test_load_on_nodes(job: FakeApi) -> None:
@@ -131,6 +164,12 @@ def test_several_replicas_are_told_apart() -> None:
     cluster = a_cluster(models=[a_placement(shards=1, replicas=[Replica([0], [10**9]), Replica([1], [10**9])])])
     text = info_text(entries.info_answer(cluster.models[0], cluster))
     assert text.splitlines()[-2:] == ["Replica 1, shard 1: host0 (1GB)", "Replica 2, shard 1: host1 (1GB)"]
+
+
+def test_shards_alike_have_one_size() -> None:
+    cluster = a_cluster(models=[a_placement(shards=1, replicas=[Replica([0], [10**9]), Replica([1], [10**9])])])
+    line = partition_line(entries.info_answer(cluster.models[0], cluster))
+    assert line == "Model partitioned into 2 replicas of 1 shard, 1GB per shard with its cache\n"
 
 
 @pytest.mark.parametrize(("size", "text"), [(37_500_000_000, "37.5GB"), (999, "999B"), (2_000_000, "2MB")])
