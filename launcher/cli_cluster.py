@@ -11,9 +11,9 @@ from ollampi.launcher.cli_options import json_option, json_text, print_json, ser
 from ollampi.launcher.cli_serve import launch, serve
 from ollampi.launcher.client import Client, Json
 from ollampi.launcher.cluster_words import diagnosis_text, health_text, models_text, nodes_text, status_text
+from ollampi.launcher.readers import level
 
 AT = "/api/cluster"
-_LEVELS = ("debug", "info", "warning", "error")
 api_option = server_option("--api-url", "--host")
 watch_option = click.option("--watch", is_flag=True, help="Show it anew until Ctrl-C.")
 interval_option = click.option(
@@ -34,7 +34,7 @@ def cluster() -> None:
 @cluster.command(context_settings={"ignore_unknown_options": True})
 @click.option("-n", "ranks", metavar="N", type=int, help="Number of ranks, as `ollampi launch` takes it.")
 @click.option("--hostfile", metavar="PATH", help="Start on the hosts in this file, not only on this one.")
-@click.option("--log-level", type=click.Choice(_LEVELS), help="As the setting logging.level.")
+@click.option("--log-level", metavar="LEVEL", help="As the setting logging.level: debug, info, warning, error.")
 @click.option("--enable-compression", is_flag=True, help="As exchange.communication_strategy=compressed.")
 @click.option("--debug-network", is_flag=True, help="As logging.network=true: what the ranks exchange is logged.")
 @click.option("--dry-run", is_flag=True, help="With -n or --hostfile: print the line and stop.")
@@ -52,7 +52,7 @@ def start(
 
     OVERRIDES are settings such as model=NAME, which `ollampi serve --help` lists.
     """
-    settings = [f"logging.level={log_level}"] if log_level else []
+    settings = [f"{key}={value}" for key, value in (level("--log-level", log_level).values if log_level else {}).items()]
     settings += ["exchange.communication_strategy=compressed"] if enable_compression else []
     settings += ["logging.network=true"] if debug_network else []
     given = (*settings, *overrides)  # what is written out wins

@@ -239,3 +239,12 @@ def test_start_is_serve_or_launch(become: list[Any], monkeypatch: pytest.MonkeyP
     assert result.exit_code == 0, result.output
     assert "ollampi.launcher.serve exchange.communication_strategy=compressed" in result.stdout
     assert " -n 2 " in result.stdout
+
+
+@pytest.mark.parametrize(("said", "meant"), [("warn", "warning"), ("DEBUG", "debug"), ("error", "error")])
+def test_start_knows_levels_as_serve_does(become: list[Any], said: str, meant: str) -> None:
+    with pytest.raises(Become):
+        CliRunner().invoke(main, ["cluster", "start", "--log-level", said], catch_exceptions=False)
+    assert become[1][3:] == [f"logging.level={meant}"]
+    result = CliRunner().invoke(main, ["cluster", "start", "--log-level", "loud"])
+    assert (result.exit_code, "must be one of debug, info, warning, error" in result.output) == (1, True)
