@@ -50,9 +50,12 @@ def start(
 ) -> None:
     """Start a server: as `ollampi launch` with -n or --hostfile, else as `ollampi serve`.
 
-    OVERRIDES are settings such as model=NAME, which `ollampi serve --help` lists.
+    OVERRIDES are settings such as model=NAME, and options of the server such as --config FILE; `ollampi serve --help`
+    lists both.
     """
-    settings = [f"{key}={value}" for key, value in (level("--log-level", log_level).values if log_level else {}).items()]
+    settings = [
+        f"{key}={value}" for key, value in (level("--log-level", log_level).values if log_level else {}).items()
+    ]
     settings += ["exchange.communication_strategy=compressed"] if enable_compression else []
     settings += ["logging.network=true"] if debug_network else []
     given = (*settings, *overrides)  # what is written out wins
@@ -61,7 +64,7 @@ def start(
     if ranks is None and hostfile is None and not dry_run:
         serve.callback(given)
     else:
-        launch.callback(ranks or 1, None, hostfile, dry_run, given)
+        launch.callback(1 if ranks is None else ranks, None, hostfile, dry_run, given)
 
 
 @cluster.command()
@@ -137,6 +140,9 @@ def diagnose(client: Client, as_json: bool) -> None:
 def leave(client: Client, graceful: bool, timeout: float, node_id: str, as_json: bool) -> None:
     """Have the server take no new work and end once its running requests are done."""
     body = {"graceful": graceful, "timeout": timeout} | ({"node_id": node_id} if node_id else {})
+    if graceful and not (node_id or as_json):
+        text = f"The server shall end once its running requests are done, in {timeout:g} s at the latest..."
+        click.echo(text, err=True)
     answer = client.post(f"{AT}/leave", body)
     if as_json:
         print_json(answer)

@@ -133,7 +133,9 @@ def partition_line(info: Json) -> str:
     each = least if least == most else f"{least} to {most}"
     copies = len(info["replicas"])
     times = f"{copies} replicas of " if copies > 1 else ""
-    return f"Model partitioned into {times}{info['shards']} shard{_s(info['shards'])}, {each} per shard with its cache\n"
+    return (
+        f"Model partitioned into {times}{info['shards']} shard{_s(info['shards'])}, {each} per shard with its cache\n"
+    )
 
 
 def shard_lines(info: Json) -> list[str]:

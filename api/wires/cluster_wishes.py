@@ -77,9 +77,7 @@ def _shards(body: LoadBody, model: Model, num_nodes: int, named: bool) -> int | 
     if body.shards > most:
         each = " of each replica" if body.replicas else ""
         what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} node{_s(num_nodes)}{each}"
-        raise bad_request(
-            f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shard{_s(most)}"
-        )
+        raise bad_request(f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shard{_s(most)}")
     if body.distributed is False and body.shards > 1:
         raise bad_request(f"{_FAILED}: {body.shards} shards are distributed; leave out distributed=false, or shards")
     return body.shards

@@ -193,7 +193,10 @@ def test_unload(job: FakeApi) -> None:
 )
 def test_leave(job: FakeApi, line: list[str], body: dict[str, Any]) -> None:
     job.answers[f"{AT}/leave"] = [{"status": "left", "message": "Node successfully left the cluster"}]
-    assert job.run("cluster", "leave", *line).output == "Node successfully left the cluster\n"
+    result = job.run("cluster", "leave", *line)
+    assert result.stdout == "Node successfully left the cluster\n"
+    asks = f"The server shall end once its running requests are done, in {body['timeout']} s at the latest...\n"
+    assert result.stderr == (asks if body["graceful"] else "")
     assert job.requests == [(f"{AT}/leave", {**body, "stream": False})]
 
 
@@ -248,3 +251,25 @@ def test_start_knows_levels_as_serve_does(become: list[Any], said: str, meant: s
     assert become[1][3:] == [f"logging.level={meant}"]
     result = CliRunner().invoke(main, ["cluster", "start", "--log-level", "loud"])
     assert (result.exit_code, "must be one of debug, info, warning, error" in result.output) == (1, True)
+
+
+def test_no_ranks_are_refused_and_not_made_one() -> None:
+    for command in (["cluster", "start"], ["launch"]):
+        result = CliRunner().invoke(main, [*command, "-n", "0", "--dry-run"])
+        assert (result.exit_code, "cannot start 0 ranks: ask for at least 1" in result.output) == (1, True), (
+            result.output
+        )
+
+
+@pytest.mark.parametrize("command", [["cluster", "start"], ["launch"]])
+def test_help_of_a_start_names_the_options_of_the_server(command: list[str]) -> None:
+    text = " ".join(CliRunner().invoke(main, [*command, "--help"]).output.split())
+    assert "options of the server such as --config FILE; `ollampi serve --help` lists both" in text
+
+
+def test_a_wrong_address_is_told_under_the_options_own_name(job: FakeApi) -> None:
+    result = CliRunner().invoke(main, ["cluster", "status", "--api-url", "ftp://there"])
+    assert (result.exit_code, result.stderr.startswith("Error: --api-url or --host is 'ftp://there'; it must be")) == (
+        1,
+        True,
+    )
