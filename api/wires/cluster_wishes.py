@@ -24,8 +24,10 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
     nodes = [find_node(name, cluster) for name in body.node_ids]
     if len({node.rank for node in nodes}) < len(nodes):
         raise bad_request(f"{_FAILED}: node_ids names a node twice; name each once")
-    able = [node for node in cluster.nodes if node.role != "coordinator"]  # which holds no weights
-    _check_replicas(body.replicas, len(nodes or able), bool(nodes))
+    if idle := [node.id for node in nodes if node.role == "coordinator"]:
+        raise bad_request(f"{_FAILED}: {idle[0]} is the coordinator, which holds no weights; leave it out of node_ids")
+    able = [node for node in cluster.nodes if node.role != "coordinator"]
+    _check_replicas(body.replicas, body.shards or 1, len(nodes or able), bool(nodes))
     ranks = _groups([node.rank for node in nodes], body) if nodes else None
     shards = _shards(body, model, len(nodes or able) // (body.replicas or 1), bool(nodes))
     if ranks is not None and shards is not None and shards != len(ranks[0]):
@@ -35,17 +37,22 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
     return Wish(body.context, body.keep_alive_s(), body.strategy, shards, body.replicas, ranks)
 
 
-def _check_replicas(replicas: int | None, num_nodes: int, named: bool) -> None:
-    """Raise ApiError (400) for a number of replicas that so many nodes, which are named or not, cannot hold."""
+def _check_replicas(replicas: int | None, shards: int, num_nodes: int, named: bool) -> None:
+    """Raise ApiError (400) for replicas of so many shards that num_nodes, which are named or not, cannot hold."""
     if replicas is None:
         return
     if replicas < 1:
         raise bad_request(f"{_FAILED}: replicas is {replicas}; it must be 1 or more")
+    there = f"node_ids names {num_nodes}" if named else f"there are {num_nodes}"
     if replicas > num_nodes:
-        there = f"node_ids names {num_nodes}" if named else f"there are {num_nodes}"
         raise bad_request(
             f"{_FAILED}: {replicas} replicas want as many nodes or more, and {there}; use at most"
             f" {num_nodes} replica{_s(num_nodes)}"
+        )
+    if replicas > 1 and replicas * shards > num_nodes:
+        raise bad_request(
+            f"{_FAILED}: {replicas} replicas of {shards} shards want {replicas * shards} nodes, and {there}; use fewer"
+            " of one"
         )
     if named and (over := num_nodes % replicas):
         raise bad_request(
@@ -75,8 +82,7 @@ def _shards(body: LoadBody, model: Model, num_nodes: int, named: bool) -> int | 
     if body.shards < 1:
         raise bad_request(f"{_FAILED}: shards is {body.shards}; it must be 1 or more")
     if body.shards > most:
-        each = " of each replica" if body.replicas else ""
-        what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} node{_s(num_nodes)}{each}"
+        what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} node{_s(num_nodes)}"
         raise bad_request(f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shard{_s(most)}")
     if body.distributed is False and body.shards > 1:
         raise bad_request(f"{_FAILED}: {body.shards} shards are distributed; leave out distributed=false, or shards")
