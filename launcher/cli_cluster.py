@@ -11,9 +11,9 @@ from ollampi.launcher.cli_options import json_option, json_text, print_json, ser
 from ollampi.launcher.cli_serve import launch, serve
 from ollampi.launcher.client import Client, Json
 from ollampi.launcher.cluster_words import diagnosis_text, health_text, models_text, nodes_text, status_text
+from ollampi.launcher.readers import level
 
 AT = "/api/cluster"
-_LEVELS = ("debug", "info", "warning", "error")
 api_option = server_option("--api-url", "--host")
 watch_option = click.option("--watch", is_flag=True, help="Show it anew until Ctrl-C.")
 interval_option = click.option(
@@ -34,7 +34,7 @@ def cluster() -> None:
 @cluster.command(context_settings={"ignore_unknown_options": True})
 @click.option("-n", "ranks", metavar="N", type=int, help="Number of ranks, as `ollampi launch` takes it.")
 @click.option("--hostfile", metavar="PATH", help="Start on the hosts in this file, not only on this one.")
-@click.option("--log-level", type=click.Choice(_LEVELS), help="As the setting logging.level.")
+@click.option("--log-level", metavar="LEVEL", help="As the setting logging.level: debug, info, warning, error.")
 @click.option("--enable-compression", is_flag=True, help="As exchange.communication_strategy=compressed.")
 @click.option("--debug-network", is_flag=True, help="As logging.network=true: what the ranks exchange is logged.")
 @click.option("--dry-run", is_flag=True, help="With -n or --hostfile: print the line and stop.")
@@ -50,9 +50,12 @@ def start(
 ) -> None:
     """Start a server: as `ollampi launch` with -n or --hostfile, else as `ollampi serve`.
 
-    OVERRIDES are settings such as model=NAME, which `ollampi serve --help` lists.
+    OVERRIDES are settings such as model=NAME, and options of the server such as --config FILE; `ollampi serve --help`
+    lists both.
     """
-    settings = [f"logging.level={log_level}"] if log_level else []
+    settings = [
+        f"{key}={value}" for key, value in (level("--log-level", log_level).values if log_level else {}).items()
+    ]
     settings += ["exchange.communication_strategy=compressed"] if enable_compression else []
     settings += ["logging.network=true"] if debug_network else []
     given = (*settings, *overrides)  # what is written out wins
@@ -61,7 +64,7 @@ def start(
     if ranks is None and hostfile is None and not dry_run:
         serve.callback(given)
     else:
-        launch.callback(ranks or 1, None, hostfile, dry_run, given)
+        launch.callback(1 if ranks is None else ranks, None, hostfile, dry_run, given)
 
 
 @cluster.command()
@@ -137,6 +140,9 @@ def diagnose(client: Client, as_json: bool) -> None:
 def leave(client: Client, graceful: bool, timeout: float, node_id: str, as_json: bool) -> None:
     """Have the server take no new work and end once its running requests are done."""
     body = {"graceful": graceful, "timeout": timeout} | ({"node_id": node_id} if node_id else {})
+    if graceful and not (node_id or as_json):
+        text = f"The server shall end once its running requests are done, in {timeout:g} s at the latest..."
+        click.echo(text, err=True)
     answer = client.post(f"{AT}/leave", body)
     if as_json:
         print_json(answer)

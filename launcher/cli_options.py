@@ -23,8 +23,10 @@ INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 _COMPLETING_S = 1.0  # how long a shell may wait for names
 
 
-def _to_client(ctx: click.Context, _param: click.Parameter, value: str) -> Client:
-    name = "OLLAMA_HOST" if ctx.get_parameter_source("client") is ParameterSource.ENVIRONMENT else "--host"
+def _to_client(ctx: click.Context, param: click.Parameter, value: str) -> Client:
+    name = " or ".join(param.opts)
+    if ctx.get_parameter_source("client") is ParameterSource.ENVIRONMENT:
+        name = "OLLAMA_HOST"
     return Client(parse_address(value, name).url, os.environ.get("OLLAMA_API_KEY", ""))
 
 

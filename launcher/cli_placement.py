@@ -33,9 +33,12 @@ def model() -> None:
 @model.command()
 @_model_option("The model.")
 @click.option("--distributed", is_flag=True, help="Cut it over nodes: over all, unless --shards or --node-ids say.")
-@click.option("--shards", metavar="N", type=int, help="Into how many shards to cut it.")
+@click.option("--shards", metavar="N", type=int, help="Into how many shards to cut it, or each replica.")
+@click.option("--replicas", metavar="N", type=int, help="How many copies, each on nodes of its own.")
 @click.option("--strategy", type=click.Choice(_STRATEGIES), help="What to spare: memory, time, or some of both.")
 @click.option("--node-ids", metavar="ID,...", default="", help="The nodes; without --distributed each holds it whole.")
+@click.option("--context", metavar="N", type=int, help="Tokens of a text, where engine.context_length is less.")
+@click.option("--keep-alive", metavar="TIME", help="How long it stays idle: 10m, 1h; -1: for ever.")
 @json_option
 @_api_option
 def load(
@@ -43,14 +46,17 @@ def load(
     model: str,
     distributed: bool,
     shards: int | None,
+    replicas: int | None,
     strategy: str | None,
     node_ids: str,
+    context: int | None,
+    keep_alive: str | None,
     as_json: bool,
 ) -> None:
     """Load a model, after a pull where the server does not have it, and say which node holds what."""
     nodes = [name.strip() for name in node_ids.split(",") if name.strip()]
     wanted: dict[str, Any] = {"distributed": distributed or None, "shards": shards, "strategy": strategy}
-    wanted |= {"node_ids": nodes or None}
+    wanted |= {"replicas": replicas, "node_ids": nodes or None, "context": context, "keep_alive": keep_alive}
     body = {"model": model} | {name: value for name, value in wanted.items() if value is not None}
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
     say(_loading(client, model, body))
@@ -104,11 +110,14 @@ def unload(client: Client, model: str, as_json: bool) -> None:
 
 
 def _loading(client: Client, name: str, body: Mapping[str, Any]) -> str:
-    """Return the line that a load begins with."""
+    """Return the line that a load begins with; it has a number of nodes where that is sure before the load."""
     if not (body.get("distributed") or (body.get("shards") or 1) > 1):
         return f"Loading {one_line(name)}...\n"
-    count = body.get("shards") or len(body.get("node_ids") or []) or client.get(f"{_AT}/status")["nodes"]
-    return f"Loading {one_line(name)} in distributed mode across {count} nodes...\n"
+    count = (body.get("shards") or 0) * (body.get("replicas") or 1) or len(body.get("node_ids") or [])
+    if not count and body.get("strategy", "auto") == "auto":  # all that hold weights
+        count = sum(node["role"] != "coordinator" for node in client.get(f"{_AT}/nodes")["nodes"])
+    across = f" across {count} node{'' if count == 1 else 's'}" if count else ""
+    return f"Loading {one_line(name)} in distributed mode{across}...\n"
 
 
 def _follow(client: Client, body: Json) -> Json:

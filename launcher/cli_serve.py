@@ -58,8 +58,8 @@ def serve(overrides: tuple[str, ...]) -> None:
 def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, overrides: tuple[str, ...]) -> None:
     """Start a server of N ranks with mpirun.
 
-    OVERRIDES are settings such as model=NAME, which `ollampi serve --help` lists. The line is printed before it runs,
-    fit to be pasted into a shell.
+    OVERRIDES are settings such as model=NAME, and options of the server such as --config FILE; `ollampi serve --help`
+    lists both. The line is printed before it runs, fit to be pasted into a shell.
     """
     values = chosen(overrides, os.environ)  # a slip of the pen is one line here, and many once mpirun has started
     if values.get("cluster.enabled") is False and ranks > 1:

@@ -129,10 +129,13 @@ def info_text(info: Json) -> str:
 def partition_line(info: Json) -> str:
     """Return the line of a load that says into how many shards a model was cut, and how large they are."""
     sizes = [shard["bytes"] for replica in info["replicas"] for shard in replica["shards"]]
-    mean = short_size(sum(sizes) // max(1, len(sizes)))
+    least, most = short_size(min(sizes, default=0)), short_size(max(sizes, default=0))
+    each = least if least == most else f"{least} to {most}"
     copies = len(info["replicas"])
     times = f"{copies} replicas of " if copies > 1 else ""
-    return f"Model partitioned into {times}{info['shards']} shard{_s(info['shards'])}, {mean} per shard\n"
+    return (
+        f"Model partitioned into {times}{info['shards']} shard{_s(info['shards'])}, {each} per shard with its cache\n"
+    )
 
 
 def shard_lines(info: Json) -> list[str]:

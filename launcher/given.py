@@ -81,7 +81,10 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             files += [text] if name == _CONFIG else []
             rest += [] if name == _CONFIG else [f"{name}={text}"]
         elif word.startswith("-") or not equals or not name:
-            raise ConfigError(f"{word!r} is no setting; write key=value, for example server.port=11500")
+            raise ConfigError(
+                f"{word!r} is no setting; write key=value, for example server.port=11500; `ollampi serve --help` lists"
+                " settings and options"
+            )
         else:
             rest.append(word)
     return files, rest

@@ -9,7 +9,7 @@ from ollampi.launcher.address import parse_address
 from ollampi.launcher.kinds import Flag, Value, seconds
 from ollampi.launcher.settings import SETTINGS, as_text, typed
 from ollampi.mpiruntime.errors import ConfigError
-from ollampi.mpiruntime.log_files import LEVELS
+from ollampi.mpiruntime.log_files import LEVELS, level_named
 
 _FLAG = Flag()
 
@@ -97,8 +97,8 @@ def cache_type(name: str, value: object) -> Read:
 
 def level(name: str, value: object) -> Read:
     """Read a level, also by other names."""
-    level = {"warn": "warning", "trace": "debug", "fatal": "error"}.get(as_text(value).lower(), as_text(value).lower())
-    if level not in LEVELS:
+    level = level_named(as_text(value))
+    if level is None:
         raise ConfigError(f"{name} is {as_text(value)!r}; it must be one of {', '.join(LEVELS)}")
     return Read({"logging.level": level})
 

@@ -16,6 +16,7 @@ from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import ModelRef, Usage
 from ollampi.mpiruntime.wire import Message
 
+COMMANDS = ("unload", "unload idle", "leave")  # which want no model's work, so that refusing them refuses no request
 _TELL_S = 0.1  # between two events about the progress of a load
 
 
@@ -104,8 +105,9 @@ class ClusterOps:
             raise AbsentError(f"model '{name}' is not loaded; `cluster model list` names those that are")
         if not placed.idle:
             running = sum(len(r.scheduler.running) + len(r.scheduler.waiting) for r in placed.replicas)
+            requests = f"{running} request{'' if running == 1 else 's'}"
             raise ConflictError(
-                f"model '{name}' is busy with {running} requests; wait for them, or send a request with keep_alive 0,"
+                f"model '{name}' is busy with {requests}; wait for them, or send a request with keep_alive 0,"
                 " which unloads it after them"
             )
         self._models.unload_when_idle(name)

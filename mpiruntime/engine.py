@@ -9,7 +9,7 @@ from collections.abc import Sequence as Series
 from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
-from ollampi.mpiruntime.cluster_ops import ClusterOps
+from ollampi.mpiruntime.cluster_ops import COMMANDS, ClusterOps
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.ending import Ending
 from ollampi.mpiruntime.errors import OllampiError, ShutdownError, code_of
@@ -123,7 +123,8 @@ class Engine:
             return
         except OllampiError as e:
             if self._porter.at_hand is not None:
-                self._inside.refused[code_of(e)] += 1
+                if taken.message.get("op") not in COMMANDS:
+                    self._inside.refused[code_of(e)] += 1
                 taken.refuse(code_of(e), str(e))
 
     def _act(self, client: Client, message: Message, deadline: float) -> None:

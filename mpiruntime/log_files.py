@@ -29,9 +29,16 @@ from ollampi.mpiruntime.errors import ConfigError
 
 OWN, SCHEDULER, NETWORK = "ollampi", "ollampi.scheduler", "ollampi.network"
 LEVELS = ("debug", "info", "warning", "error")
+OTHER_LEVELS = {"warn": "warning", "trace": "debug", "fatal": "error"}
 API = {"": "api_server"}  # the parts of the HTTP process, as `parts` returns those of a rank
 _TEXT = "%(asctime)s %(levelname)s %(request)s%(message)s"
 _ESCAPED = {number: f"\\x{number:02x}" for number in (*range(32), 127) if chr(number) not in "\n\t"}
+
+
+def level_named(text: str) -> str | None:
+    """Return the one of LEVELS that a text names, in any case and under other programs' names too, else None."""
+    level = OTHER_LEVELS.get(text.lower(), text.lower())
+    return level if level in LEVELS else None
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import click
 import pytest
@@ -57,10 +56,11 @@ def test_the_commands_of_the_docs_exist() -> None:
 
 
 def test_paths_of_the_docs_are_routes() -> None:
-    text = Path(ROOT / "api" / "wires" / "cluster.py").read_text()
-    documented = set(re.findall(r"/api/cluster/([\w/]+)", (ROOT / "docs" / "cluster-api.md").read_text()))
+    text = "".join((ROOT / "api" / "wires" / name).read_text() for name in ("cluster.py", "log_level.py"))
+    documented = set(re.findall(r"/api/cluster/([\w/-]+)", (ROOT / "docs" / "cluster-api.md").read_text()))
     assert documented == {
-        "status", "nodes", "health", "join", "leave", "model/list", "model/info", "model/load", "model/unload"
+        "status", "nodes", "health", "join", "leave", "model/list", "model/info", "model/load", "model/unload",
+        "log-level",
     }  # fmt: skip
     for name in documented:
         assert name.rpartition("/")[2] in text

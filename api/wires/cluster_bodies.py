@@ -34,11 +34,15 @@ class LeaveBody(Body):
 
 
 class LoadBody(Named):
-    """POST /api/cluster/model/load: keep_alive as elsewhere, context in tokens; stream shows how far the load is."""
+    """POST /api/cluster/model/load: keep_alive as elsewhere, context in tokens; stream shows how far the load is.
+
+    replicas share out node_ids, in their order, or have nodes of their own.
+    """
 
     distributed: bool | None = None
     strategy: str = Field(default="auto", json_schema_extra={"enum": list(STRATEGIES)})
     shards: int | None = Field(default=None, json_schema_extra={"minimum": 1})
+    replicas: int | None = Field(default=None, json_schema_extra={"minimum": 1})
     node_ids: _Ids = []
     context: int | None = Field(default=None, json_schema_extra={"minimum": 1})
     keep_alive: KeepAlive = None

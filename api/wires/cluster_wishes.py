@@ -13,9 +13,9 @@ _FAILED = "Failed to load model"
 def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
     """Return how a model shall be placed; raise ApiError (400, 404).
 
-    Nodes with distributed=true share one replica; each of them has one of its own else. Without nodes, distributed
-    means all of them, as far as the model has heads, unless shards or a strategy say otherwise, and distributed=false
-    one.
+    Nodes with distributed=true share one replica, with replicas as many as these; each of them has one of its own else.
+    Without nodes, distributed means all of them, as far as the model has heads, unless shards or a strategy say
+    otherwise, and distributed=false one.
     """
     if body.strategy not in STRATEGIES:
         raise bad_request(f"strategy {shown(body.strategy, 40)!r} is unknown; it must be {', '.join(STRATEGIES)}")
@@ -24,21 +24,55 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
     nodes = [find_node(name, cluster) for name in body.node_ids]
     if len({node.rank for node in nodes}) < len(nodes):
         raise bad_request(f"{_FAILED}: node_ids names a node twice; name each once")
-    ranks = None
-    if nodes:
-        together = [node.rank for node in nodes]
-        ranks = [together] if body.distributed or body.shards not in (None, 1) else [[rank] for rank in together]
-    able = [node for node in cluster.nodes if node.role != "coordinator"]  # which holds no weights
-    shards = _shards(body, model, len(nodes or able), bool(nodes))
+    if idle := [node.id for node in nodes if node.role == "coordinator"]:
+        raise bad_request(f"{_FAILED}: {idle[0]} is the coordinator, which holds no weights; leave it out of node_ids")
+    able = [node for node in cluster.nodes if node.role != "coordinator"]
+    _check_replicas(body.replicas, body.shards or 1, len(nodes or able), bool(nodes))
+    ranks = _groups([node.rank for node in nodes], body) if nodes else None
+    shards = _shards(body, model, len(nodes or able) // (body.replicas or 1), bool(nodes))
     if ranks is not None and shards is not None and shards != len(ranks[0]):
         raise bad_request(
             f"{_FAILED}: {shards} shards do not fill the {len(ranks[0])} nodes of node_ids; leave one out"
         )
-    return Wish(body.context, body.keep_alive_s(), body.strategy, shards, None, ranks)
+    return Wish(body.context, body.keep_alive_s(), body.strategy, shards, body.replicas, ranks)
+
+
+def _check_replicas(replicas: int | None, shards: int, num_nodes: int, named: bool) -> None:
+    """Raise ApiError (400) for replicas of so many shards that num_nodes, which are named or not, cannot hold."""
+    if replicas is None:
+        return
+    if replicas < 1:
+        raise bad_request(f"{_FAILED}: replicas is {replicas}; it must be 1 or more")
+    there = f"node_ids names {num_nodes}" if named else f"there are {num_nodes}"
+    if replicas > num_nodes:
+        raise bad_request(
+            f"{_FAILED}: {replicas} replicas want as many nodes or more, and {there}; use at most"
+            f" {num_nodes} replica{_s(num_nodes)}"
+        )
+    if replicas > 1 and replicas * shards > num_nodes:
+        raise bad_request(
+            f"{_FAILED}: {replicas} replicas of {shards} shards want {replicas * shards} nodes, and {there}; use fewer"
+            " of one"
+        )
+    if named and (over := num_nodes % replicas):
+        raise bad_request(
+            f"{_FAILED}: {num_nodes} nodes of node_ids cannot be shared out evenly among {replicas} replicas; name"
+            f" {num_nodes - over} or {num_nodes - over + replicas}"
+        )
+
+
+def _groups(ranks: list[int], body: LoadBody) -> list[list[int]]:
+    """Return the ranks of each replica: in turn as many as each gets, all for one, or one for each."""
+    whole = body.distributed or body.shards not in (None, 1)
+    size = len(ranks) // body.replicas if body.replicas else len(ranks) if whole else 1
+    return [ranks[first : first + size] for first in range(0, len(ranks), size)]
 
 
 def _shards(body: LoadBody, model: Model, num_nodes: int, named: bool) -> int | None:
-    """Return how many shards are asked for, None where the strategy decides; raise ApiError (400)."""
+    """Return how many shards are asked for of each replica, which may have num_nodes; raise ApiError (400).
+
+    None: the strategy decides.
+    """
     heads = model.text_config.get("num_attention_heads")
     most = min(num_nodes, heads) if type(heads) is int and heads > 0 else num_nodes
     if body.shards is None:
@@ -48,11 +82,15 @@ def _shards(body: LoadBody, model: Model, num_nodes: int, named: bool) -> int | 
     if body.shards < 1:
         raise bad_request(f"{_FAILED}: shards is {body.shards}; it must be 1 or more")
     if body.shards > most:
-        what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} nodes"
-        raise bad_request(f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shards")
+        what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} node{_s(num_nodes)}"
+        raise bad_request(f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shard{_s(most)}")
     if body.distributed is False and body.shards > 1:
         raise bad_request(f"{_FAILED}: {body.shards} shards are distributed; leave out distributed=false, or shards")
     return body.shards
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def find_node(name: str, cluster: Cluster) -> Node:

@@ -11,7 +11,7 @@ from ollampi.api.routes import Route
 from ollampi.api.stream import json_answer
 from ollampi.api.wires.body import Body
 from ollampi.api.wires.ollama_answers import Answer
-from ollampi.mpiruntime.log_files import LEVELS, set_level
+from ollampi.mpiruntime.log_files import LEVELS, level_named, set_level
 
 
 class LogLevelBody(Body):
@@ -27,16 +27,19 @@ class LogLevel(Answer):
 
 
 def log_routes(engine: Engine) -> list[Route]:
-    """Return the route."""
+    """Return the route, under its two paths."""
 
     def change(body: LogLevelBody) -> Response:
         """Answer POST /api/cluster/log-level; raise ApiError, EngineError."""
-        if body.level not in LEVELS:
+        level = level_named(body.level)
+        if level is None:
             raise bad_request(f"level is {shown(body.level, 50)!r}; it must be one of {', '.join(LEVELS)}")
-        engine.log_from(body.level)
-        set_level(body.level)
-        return json_answer({"level": body.level})
+        engine.log_from(level)
+        set_level(level)
+        return json_answer({"level": level})
 
-    path, reasons = "/api/cluster/log-level", {503: "the engine does not answer"}
-    does = "log from a level on, until the server ends"
-    return [Route("POST", path, Permission.MANAGE, does, change, LogLevelBody, LogLevel, reasons=reasons)]
+    does, reasons = "log from a level on, until the server ends", {503: "the engine does not answer"}
+    return [
+        Route("POST", path, Permission.MANAGE, does, change, LogLevelBody, LogLevel, reasons=reasons)
+        for path in ("/api/cluster/log-level", "/api/v1/cluster/log-level")
+    ]

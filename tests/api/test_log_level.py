@@ -21,14 +21,21 @@ def restored() -> Iterator[None]:
     set_level("warning")
 
 
-def test_the_ranks_and_this_process_change_together(client: Any, engine: Any) -> None:
-    answer = client.post("/api/cluster/log-level", json={"level": "debug"})
+@pytest.mark.parametrize("path", ["/api/cluster/log-level", "/api/v1/cluster/log-level"])
+def test_the_ranks_and_this_process_change_together(client: Any, engine: Any, path: str) -> None:
+    answer = client.post(path, json={"level": "debug"})
     assert (answer.status_code, answer.json) == (200, {"level": "debug"})
     assert engine.calls == [("log_from", "debug")]
     assert logging.getLogger("ollampi.api.app").isEnabledFor(logging.DEBUG)
 
 
-@pytest.mark.parametrize("body", [{}, {"level": ""}, {"level": "loud"}, {"level": "DEBUG"}])
+@pytest.mark.parametrize(("level", "known"), [("warn", "warning"), ("trace", "debug"), ("DEBUG", "debug")])
+def test_levels_have_the_names_that_the_settings_know(client: Any, engine: Any, level: str, known: str) -> None:
+    assert client.post("/api/cluster/log-level", json={"level": level}).json == {"level": known}
+    assert engine.calls == [("log_from", known)]
+
+
+@pytest.mark.parametrize("body", [{}, {"level": ""}, {"level": "loud"}, {"level": "auto"}])
 def test_another_level_is_refused_and_nothing_changes(client: Any, engine: Any, body: dict[str, Any]) -> None:
     answer = client.post("/api/cluster/log-level", json=body)
     assert answer.status_code == 400

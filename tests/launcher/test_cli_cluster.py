@@ -14,7 +14,7 @@ from support.fake_api import Become, FakeApi
 from ollampi.api.wires import cluster_entries as entries
 from ollampi.launcher import cli_options
 from ollampi.launcher.cli import main
-from ollampi.launcher.cluster_words import info_text, short_size
+from ollampi.launcher.cluster_words import info_text, partition_line, short_size
 from ollampi.mpiruntime.cluster import Replica
 
 AT = "/api/cluster"
@@ -111,13 +111,46 @@ def test_load_prints_what_the_document_shows(job: FakeApi) -> None:
     assert job.run("cluster", "model", "load", *line).stdout == (
         "Loading demo in distributed mode across 2 nodes...\n"
         "Downloading model if needed... done\n"
-        "Model partitioned into 2 shards, 125B per shard\n"
+        "Model partitioned into 2 shards, 100B to 150B per shard with its cache\n"
         "Shard 1: host0 (head 0, KV head 0, columns 0-7, 100B)\n"
         "Shard 2: host1 (head 1, KV head 0, columns 8-15, 150B)\n"
         "Model loaded and ready for inference\n"
     )
     sent = {"model": "demo", "distributed": True, "shards": 2, "strategy": "balanced", "stream": True}
     assert (f"{AT}/model/load", sent) in job.requests
+
+
+@pytest.mark.parametrize(
+    ("line", "begins"),
+    [
+        ([], "Loading demo..."),
+        (["--distributed"], "Loading demo in distributed mode across 2 nodes..."),
+        (["--distributed", "--strategy", "auto"], "Loading demo in distributed mode across 2 nodes..."),
+        (["--distributed", "--strategy", "balanced"], "Loading demo in distributed mode..."),  # which decides
+        (["--shards", "2", "--replicas", "3"], "Loading demo in distributed mode across 6 nodes..."),
+        (["--node-ids", "node-0"], "Loading demo..."),
+        (["--node-ids", "a,b,c", "--distributed"], "Loading demo in distributed mode across 3 nodes..."),
+    ],
+)
+def test_a_load_names_a_number_of_nodes_that_is_sure(job: FakeApi, line: list[str], begins: str) -> None:
+    job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
+    assert job.run("cluster", "model", "load", "--model", "demo", *line).stdout.splitlines()[0] == begins
+
+
+def test_a_coordinator_is_none_of_the_nodes_of_a_load(job: FakeApi) -> None:
+    cluster = a_cluster(nodes=[a_node(0, role="coordinator"), a_node(1), a_node(2)], world=3)
+    job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
+    job.answers[f"{AT}/nodes"] = [{"nodes": [entries.node_entry(node, cluster) for node in cluster.nodes]}]
+    stdout = job.run("cluster", "model", "load", "--model", "demo", "--distributed").stdout
+    assert stdout.splitlines()[0] == "Loading demo in distributed mode across 2 nodes..."
+
+
+def test_a_load_sends_replicas_context_and_keep_alive(job: FakeApi) -> None:
+    job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
+    options = ["--replicas", "2", "--shards", "1", "--context", "64", "--keep-alive", "-1", "--json"]
+    assert job.run("cluster", "model", "load", "--model", "demo", *options).exit_code == 0
+    wanted = {"replicas": 2, "shards": 1, "context": 64, "keep_alive": "-1"}
+    assert job.requests[-1][1] == {"model": "demo", **wanted, "stream": True}
 
 
 def test_load_on_nodes(job: FakeApi) -> None:
@@ -131,6 +164,12 @@ def test_several_replicas_are_told_apart() -> None:
     cluster = a_cluster(models=[a_placement(shards=1, replicas=[Replica([0], [10**9]), Replica([1], [10**9])])])
     text = info_text(entries.info_answer(cluster.models[0], cluster))
     assert text.splitlines()[-2:] == ["Replica 1, shard 1: host0 (1GB)", "Replica 2, shard 1: host1 (1GB)"]
+
+
+def test_shards_alike_have_one_size() -> None:
+    cluster = a_cluster(models=[a_placement(shards=1, replicas=[Replica([0], [10**9]), Replica([1], [10**9])])])
+    line = partition_line(entries.info_answer(cluster.models[0], cluster))
+    assert line == "Model partitioned into 2 replicas of 1 shard, 1GB per shard with its cache\n"
 
 
 @pytest.mark.parametrize(("size", "text"), [(37_500_000_000, "37.5GB"), (999, "999B"), (2_000_000, "2MB")])
@@ -154,7 +193,10 @@ def test_unload(job: FakeApi) -> None:
 )
 def test_leave(job: FakeApi, line: list[str], body: dict[str, Any]) -> None:
     job.answers[f"{AT}/leave"] = [{"status": "left", "message": "Node successfully left the cluster"}]
-    assert job.run("cluster", "leave", *line).output == "Node successfully left the cluster\n"
+    result = job.run("cluster", "leave", *line)
+    assert result.stdout == "Node successfully left the cluster\n"
+    asks = f"The server shall end once its running requests are done, in {body['timeout']} s at the latest...\n"
+    assert result.stderr == (asks if body["graceful"] else "")
     assert job.requests == [(f"{AT}/leave", {**body, "stream": False})]
 
 
@@ -200,3 +242,34 @@ def test_start_is_serve_or_launch(become: list[Any], monkeypatch: pytest.MonkeyP
     assert result.exit_code == 0, result.output
     assert "ollampi.launcher.serve exchange.communication_strategy=compressed" in result.stdout
     assert " -n 2 " in result.stdout
+
+
+@pytest.mark.parametrize(("said", "meant"), [("warn", "warning"), ("DEBUG", "debug"), ("error", "error")])
+def test_start_knows_levels_as_serve_does(become: list[Any], said: str, meant: str) -> None:
+    with pytest.raises(Become):
+        CliRunner().invoke(main, ["cluster", "start", "--log-level", said], catch_exceptions=False)
+    assert become[1][3:] == [f"logging.level={meant}"]
+    result = CliRunner().invoke(main, ["cluster", "start", "--log-level", "loud"])
+    assert (result.exit_code, "must be one of debug, info, warning, error" in result.output) == (1, True)
+
+
+def test_no_ranks_are_refused_and_not_made_one() -> None:
+    for command in (["cluster", "start"], ["launch"]):
+        result = CliRunner().invoke(main, [*command, "-n", "0", "--dry-run"])
+        assert (result.exit_code, "cannot start 0 ranks: ask for at least 1" in result.output) == (1, True), (
+            result.output
+        )
+
+
+@pytest.mark.parametrize("command", [["cluster", "start"], ["launch"]])
+def test_help_of_a_start_names_the_options_of_the_server(command: list[str]) -> None:
+    text = " ".join(CliRunner().invoke(main, [*command, "--help"]).output.split())
+    assert "options of the server such as --config FILE; `ollampi serve --help` lists both" in text
+
+
+def test_a_wrong_address_is_told_under_the_options_own_name(job: FakeApi) -> None:
+    result = CliRunner().invoke(main, ["cluster", "status", "--api-url", "ftp://there"])
+    assert (result.exit_code, result.stderr.startswith("Error: --api-url or --host is 'ftp://there'; it must be")) == (
+        1,
+        True,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, write_checkpoint
-from support.worlds import Recorder, generate, lead, run_engine
+from support.worlds import Recorder, Scraper, generate, lead, run_engine
 
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.cluster import Cluster, Wish
@@ -29,6 +29,7 @@ from ollampi.mpiruntime.world import RankFacts, free_memory, survey, total_memor
 
 SETTINGS = EngineSettings(cache_tokens=128, context_length=64, block_size=4, max_step_tokens=16)
 SIZES = (1, 2, 3)
+REFUSED = "ollampi_requests_refused_total"
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,17 @@ def test_place_and_unload(folder: Path, size: int) -> None:
     assert {event["id"] for event in progress} <= {0, 3}
     assert [told.last(1)["reason"], told.last(2)["code"]] == ["unload", "absent"]
     assert told.last(3)["kind"] == "placed"
+
+
+def test_a_command_that_is_refused_is_no_request(folder: Path) -> None:
+    """What is counted as refused wanted a model's work; /api/v1/proxy/metrics shows the sum as failed requests."""
+    load = place(1, folder / "nowhere")
+    messages = [unload(0, folder), load]
+    scraper = Scraper(messages)
+    run_threads(1, lambda comm: run_engine(comm, messages, SETTINGS, scraper))
+    assert [scraper.last(0)["code"], scraper.last(1)["code"]] == ["absent", "model"]
+    refused = {labels["code"]: n for name, labels, n in scraper.last(-1)["samples"] if name == REFUSED}
+    assert {code: count for code, count in refused.items() if count} == {"model": 1}
 
 
 def test_a_placement_that_cannot_be_had_is_refused(folder: Path) -> None:

@@ -135,6 +135,11 @@ WISHES = [
     ({"node_ids": ["node-1", "node-0"]}, Wish(ranks=[[1], [0]])),
     ({"node_ids": ["node-1", "node-0"], "distributed": True}, Wish(ranks=[[1, 0]])),
     ({"node_ids": ["node-0", "node-1"], "shards": 2}, Wish(shards=2, ranks=[[0, 1]])),
+    ({"replicas": 2}, Wish(replicas=2)),
+    ({"replicas": 2, "distributed": True}, Wish(shards=1, replicas=2)),
+    ({"replicas": 1, "shards": 2}, Wish(shards=2, replicas=1)),
+    ({"replicas": 2, "node_ids": ["node-1", "node-0"]}, Wish(replicas=2, ranks=[[1], [0]])),
+    ({"replicas": 1, "node_ids": ["node-1", "node-0"]}, Wish(replicas=1, ranks=[[1, 0]])),
     ({"context": 32, "keep_alive": "5m"}, Wish(context=32, keep_alive_s=300.0)),
     ({"keep_alive": -1, "strategy": None}, Wish(keep_alive_s=-1.0)),
 ]
@@ -151,9 +156,13 @@ def test_what_a_load_asks_of_the_engine(client, engine, body: dict[str, Any], wi
     ("body", "text"),
     [
         ({"shards": 3}, "cannot cut 2 attention heads into 3 shards; use at most 2 shards"),
-        ({"shards": 2, "node_ids": ["node-1"]}, "cannot cut a model over 1 nodes into 2 shards"),
+        ({"shards": 2, "node_ids": ["node-1"]}, "cannot cut a model over 1 node into 2 shards"),
         ({"shards": 1, "node_ids": ["node-0", "node-1"], "distributed": True}, "1 shards do not fill the 2 nodes"),
         ({"shards": 2, "distributed": False}, "leave out distributed=false"),
+        ({"replicas": 0}, "replicas is 0; it must be 1 or more"),
+        ({"replicas": 3}, "3 replicas want as many nodes or more, and there are 2; use at most 2 replicas"),
+        ({"replicas": 2, "shards": 2}, "2 replicas of 2 shards want 4 nodes, and there are 2; use fewer of one"),
+        ({"replicas": 2, "node_ids": ["node-0"]}, "and node_ids names 1; use at most 1 replica"),
         ({"context": 0}, "context is 0"),
     ],
 )
@@ -167,6 +176,25 @@ def test_shards_are_bounded_by_the_heads_of_the_model(client, engine) -> None:
     engine.job = a_cluster(world=4, nodes=[a_node(rank) for rank in range(4)])
     assert client.post(f"{AT}/model/load", json={"model": "demo", "distributed": True}).status_code == 200
     assert engine.wishes == [Wish(shards=2)]  # the model has two heads
+
+
+def test_a_coordinator_among_the_nodes_of_a_load_is_refused_by_its_id(client, engine) -> None:
+    engine.job = a_cluster(nodes=[a_node(0, role="coordinator"), a_node(1)])
+    response = client.post(f"{AT}/model/load", json={"model": "demo", "node_ids": ["node-1", "host0"]})
+    text = "Failed to load model: node-0 is the coordinator, which holds no weights; leave it out of node_ids"
+    assert (response.status_code, response.json["error"]) == (400, text)
+    assert engine.wishes == []
+
+
+def test_nodes_are_shared_out_among_replicas(client, engine) -> None:
+    engine.job = a_cluster(world=4, nodes=[a_node(rank) for rank in range(4)])
+    body = {"model": "demo", "replicas": 2, "node_ids": ["node-0", "node-1", "node-2", "node-3"]}
+    assert client.post(f"{AT}/model/load", json=body).status_code == 200
+    assert client.post(f"{AT}/model/load", json={**body, "shards": 2}).status_code == 200
+    assert engine.wishes == [Wish(replicas=2, ranks=[[0, 1], [2, 3]]), Wish(None, None, "auto", 2, 2, [[0, 1], [2, 3]])]
+    response = client.post(f"{AT}/model/load", json={**body, "node_ids": body["node_ids"][:3]})
+    text = "Failed to load model: 3 nodes of node_ids cannot be shared out evenly among 2 replicas; name 2 or 4"
+    assert (response.status_code, response.json["error"]) == (400, text)
 
 
 @pytest.mark.parametrize(
