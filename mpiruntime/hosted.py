@@ -52,7 +52,7 @@ class Models:
         self._layouts = Layouts(self._placer, settings, self.usable, points)
         self._placed: dict[str, Placed] = {}
         self._coming: Coming | None = None
-        self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
+        self.failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._staying: set[str] = set()  # names of those that were preloaded
@@ -136,14 +136,14 @@ class Models:
 
     def go_on(self) -> bool:
         """Go on with a load on other ranks; return whether it is over, well or not."""
-        self._failed.clear()
+        self.failed.clear()
         if self._coming is None:
             return True
         coming = self._coming
         try:
             return self._advance(coming)
         except ModelError as e:
-            self._failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
+            self.failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
             return True
 
     def expire(self, now: float) -> None:
@@ -175,8 +175,8 @@ class Models:
 
         layout: returns where it is to lie once some models have gone; evicts: whether others may go for it.
         """
-        if ref.name in self._failed:
-            raise self._failed[ref.name]
+        if ref.name in self.failed:
+            raise self.failed[ref.name]
         if self._coming is not None:
             raise NotYet({ref.name, self._coming.ref.name})
         own = self._placed.get(ref.name)
