@@ -131,12 +131,12 @@ def diagnose(client: Client, as_json: bool) -> None:
     help="Let running requests go on, for at most --timeout; false ends them.  [default: true]",
 )
 @click.option("--timeout", metavar="SECONDS", type=float, default=60, show_default=True, help="For running requests.")
-@click.option("--node-id", metavar="ID", default="", help="One node, where it can leave alone.")
+@click.option("--node-id", metavar="ID", help="One node, where it can leave alone.")
 @json_option
 @api_option
-def leave(client: Client, graceful: bool, timeout: float, node_id: str, as_json: bool) -> None:
+def leave(client: Client, graceful: bool, timeout: float, node_id: str | None, as_json: bool) -> None:
     """Have the server take no new work and end once its running requests are done."""
-    body = {"graceful": graceful, "timeout": timeout} | ({"node_id": node_id} if node_id else {})
+    body = {"graceful": graceful, "timeout": timeout} | ({} if node_id is None else {"node_id": node_id})
     answer = client.post(f"{AT}/leave", body)
     if as_json:
         print_json(answer)
