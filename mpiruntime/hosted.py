@@ -126,7 +126,7 @@ class Models:
 
     def busy(self) -> list[HostedModel]:
         """Return the replicas that have work and whose ranks are not loading another model."""
-        return [m for m in self.hosted() if not m.idle and not self._is_held_up(m)]
+        return [m for m in self.hosted() if not m.idle and not self.is_held_up(m)]
 
     @property
     def loading(self) -> ModelRef | None:
@@ -149,7 +149,7 @@ class Models:
     def expire(self, now: float) -> None:
         """Unload every model whose time is over."""
         for placed in [p for p in self._placed.values() if all(m.expired(now) for m in p.replicas)]:
-            if not any(self._is_held_up(model) for model in placed.replicas):
+            if not any(self.is_held_up(model) for model in placed.replicas):
                 self._unload(placed, f"idle for {placed.keep_s:g} s")
 
     def unload_when_idle(self, name: str) -> None:
@@ -275,7 +275,7 @@ class Models:
         if coming.ref == self._pinned and self._draft is not None:
             model.draft = self._placer.load_draft(self._draft, model, load)
 
-    def _is_held_up(self, model: HostedModel) -> bool:
+    def is_held_up(self, model: HostedModel) -> bool:
         """Return whether a rank of a replica is loading another model."""
         return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
 
