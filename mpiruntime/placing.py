@@ -62,7 +62,7 @@ class Placer:
     def hosted(
         self, ref: ModelRef, load: Load, reports: list[LoadReport], settings: EngineSettings, stay: Stay
     ) -> HostedModel:
-        """Return what rank 0 knows of a model that has been loaded; raise ModelError where its config is gone by now."""
+        """Return what rank 0 knows of a model that has been loaded; raise ModelError where its config is gone."""
         try:
             config = read_config(Path(load.path))
         except ModelError:
