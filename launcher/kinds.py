@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ollampi.api.durations import span_s
 
 Value = str | int | float | bool | list[str] | None
+_END = "\0"
 
 
 class Kind(Protocol):
@@ -98,8 +100,8 @@ class Text:
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
     def fits(self, value: Value) -> bool:
-        """Return whether the text has any characters."""
-        return bool(value) or (self.or_null and value is None)
+        """Return whether the text has any characters, none of which ends a path for the system."""
+        return (bool(value) and _END not in str(value)) or (self.or_null and value is None)
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ class Texts:
         return [part.strip() for part in parts if part.strip()]
 
     def fits(self, value: Value) -> bool:
-        """Return True: any list will do."""
-        return True
+        """Return whether no text has a character that ends a path for the system."""
+        return not isinstance(value, Sequence) or not any(_END in str(part) for part in value)
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,8 @@ def test_what_means_nothing_is_named_once_with_the_reason(
             {"discovery": {"heartbeat_interval": "\u00b2"}},
             "discovery.heartbeat_interval in {file} is '\u00b2'; it must",
         ),
+        ({"store": "/a\0b"}, "store in {file} is '/a\\x00b'; it must be the path of the folder"),
+        ({"node_name": "\0"}, "node_name in {file} is '\\x00'; it must be a name for this node, or null"),
         ({"discovery": {"heartbeat_interval": "--5"}}, "discovery.heartbeat_interval in {file} is '--5'; it must"),
     ],
 )
