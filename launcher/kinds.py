@@ -1,14 +1,15 @@
 """What a setting can take: a number, a text, a list of texts, a flag, one of a few words."""
 
-import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ollampi.api.durations import span_s
 
 Value = str | int | float | bool | list[str] | None
+_END = "\0"
 
 
 class Kind(Protocol):
@@ -50,7 +51,7 @@ class Number:
         """Return whether a number is in range."""
         if value is None:
             return self.or_null
-        return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
+        return isinstance(value, int | float) and self.low <= value <= self.high  # NaN is nowhere
 
 
 def seconds(text: str) -> float:
@@ -99,8 +100,8 @@ class Text:
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
     def fits(self, value: Value) -> bool:
-        """Return whether the text has any characters."""
-        return bool(value) or (self.or_null and value is None)
+        """Return whether the text has any characters, none of which ends a path for the system."""
+        return (bool(value) and _END not in str(value)) or (self.or_null and value is None)
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class Texts:
         return [part.strip() for part in parts if part.strip()]
 
     def fits(self, value: Value) -> bool:
-        """Return True: any list will do."""
-        return True
+        """Return whether no text has a character that ends a path for the system."""
+        return not isinstance(value, Sequence) or not any(_END in str(part) for part in value)
 
 
 @dataclass(frozen=True)

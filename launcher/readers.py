@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def nanoseconds(path: str) -> Reader:
 
     def read(name: str, value: object) -> Read:
         text = as_text(value)
-        if not text.lstrip("+-").isdigit():
+        if re.fullmatch(r"[+-]?[0-9]+", text) is None:
             return Read({path: typed(path, name, value)})
         span_s = int(text[:30]) / 1e9
         if not SETTINGS[path].fits(span_s):
@@ -106,7 +107,7 @@ def level(name: str, value: object) -> Read:
 def debug(name: str, value: object) -> Read:
     """Read OLLAMA_DEBUG: a flag, or a number for more of it."""
     text = as_text(value).lower()
-    wanted = text in ("true", "t", "yes", "on") or (text.isdigit() and int(text[:9]) > 0)
+    wanted = text in ("true", "t", "yes", "on") or (text.isdecimal() and int(text[:9]) > 0)
     if not wanted and text not in ("0", "false", "f", "no", "off"):
         raise ConfigError(f"{name} is {text!r}; it must be 1 or 0, true or false")
     return Read({"logging.level": "debug"} if wanted else {})

@@ -241,6 +241,7 @@ def _care(runner: Runner, models: Models, doors: _Doors) -> tuple[Callable[[], N
     def supervise() -> None:
         """Watch the HTTP process, and test the ranks where it is time."""
         doors.watch()
+        health.excuse({rank for model in models.busy() for rank in model.ranks})
         checkup.look()
 
     def announce(line: str) -> None:

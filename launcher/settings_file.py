@@ -41,9 +41,13 @@ def read_file(given: str) -> list[tuple[str, object]]:
     if not isinstance(values, dict):
         raise ConfigError(f'{path} is no object; write settings such as {{"server": {{"port": 11500}}}}')
     try:
-        return list(_flat(values, "", path))
+        keys = list(_flat(values, "", path))
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply, or holds itself; write settings below each other") from None
+    names = [key for key, _ in keys]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{path}: {twice[0]} comes twice; write it once, with a dot or in its group")
+    return keys
 
 
 def _json(text: str) -> object:
@@ -57,6 +61,14 @@ def _yaml(text: str) -> object:
     """Return the value of YAML text; raise ValueError."""
     yaml = import_module("yaml")  # here: it takes as long as all else that a command needs
     try:
+        nodes, seen = [yaml.compose(text, Loader=yaml.SafeLoader)], set()
+        while nodes:  # as in JSON no key may come twice
+            node = nodes.pop()
+            if id(node) not in seen and isinstance(node, yaml.CollectionNode):
+                seen.add(id(node))  # aliases lead to the same nodes
+                pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, part) for part in node.value]
+                unique([(str(key.value), None) for key, _ in pairs if key is not None])
+                nodes += [part for _, part in pairs]
         values: object = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ValueError(str(e)) from e

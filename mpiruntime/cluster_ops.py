@@ -11,6 +11,7 @@ from dataclasses import asdict
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_view import placement_of
 from ollampi.mpiruntime.errors import AbsentError, ConflictError
+from ollampi.mpiruntime.eviction import NotYet
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Client, Inbox
 from ollampi.mpiruntime.request import ModelRef, Usage
@@ -99,7 +100,7 @@ class ClusterOps:
             runner.progress = told
 
     def _unload_idle(self, name: str) -> None:
-        """Unload a model; raise AbsentError where it is not there, ConflictError where it is at work."""
+        """Unload a model; raise AbsentError where it is not there, ConflictError where it is at work, NotYet."""
         placed = next((placed for placed in self._models.placed() if placed.ref.name == name), None)
         if placed is None:
             raise AbsentError(f"model '{name}' is not loaded; `cluster model list` names those that are")
@@ -110,6 +111,9 @@ class ClusterOps:
                 f"model '{name}' is busy with {requests}; wait for them, or send a request with keep_alive 0,"
                 " which unloads it after them"
             )
+        loading = self._models.loading
+        if loading is not None and any(map(self._models.is_held_up, placed.replicas)):
+            raise NotYet({name, loading.name})  # its ranks can free it when they have loaded
         self._models.unload_when_idle(name)
 
     def _leave(self, client: Client, number: int, graceful: bool, timeout_s: float) -> None:

@@ -113,6 +113,8 @@ class Engine:
 
     def _handle(self, taken: Waiting) -> None:
         """Act on one message; an error goes back to its sender and harms nobody else."""
+        if not taken.names:  # those that waited come first: they have been told, and this one has the load tried again
+            self.models.failed.clear()
         self._porter.at_hand = taken
         try:
             try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -150,6 +150,13 @@ class Health:
                     node.faults = list(found)
         for line in lines:
             self.announce(line)
+
+    def excuse(self, at_work: Collection[int]) -> None:
+        """Note which ranks have work now, if any: no self-test is due then, and idle ranks are asked for nothing."""
+        with self._lock:
+            for rank, node in enumerate(self._nodes):
+                if at_work and rank not in at_work and node.beat is not None and not node.beat["doing"]:
+                    node.worked = time.monotonic()
 
     def turn(self) -> None:
         """Note that the main loop of rank 0 goes round."""

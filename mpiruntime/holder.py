@@ -125,7 +125,7 @@ class Holder:
         everybody = tuple(self._of(check.ranks)) == self.groups.world.ranks
         comm = self.comm if everybody else part_of(self.comm, check.ranks)
         try:
-            mine = agree(comm, lambda: self._memory(check))
+            mine = agree(comm, lambda: self._memory(check), number=self.comm.rank)
             ranks = [RankMemory(**json.loads(m)) for m in comm.collect(json.dumps(asdict(mine)).encode())]
         except OllampiError as e:
             raise ModelError(str(e)) from e
@@ -152,7 +152,8 @@ class Holder:
         try:
             work = partial(self._load_slice, load)
             with self.activity.of("load"):
-                report = agree(group.comm, lambda: with_reading(group.comm, load.load, work))
+                read = partial(with_reading, group.comm, load.load, work)
+                report = agree(group.comm, read, number=self.comm.rank)
         except OllampiError as e:
             if load.model not in self._models:
                 self.groups.leave(group)

@@ -52,7 +52,7 @@ class Models:
         self._layouts = Layouts(self._placer, settings, self.usable, points)
         self._placed: dict[str, Placed] = {}
         self._coming: Coming | None = None
-        self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
+        self.failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._staying: set[str] = set()  # names of those that were preloaded
@@ -126,7 +126,7 @@ class Models:
 
     def busy(self) -> list[HostedModel]:
         """Return the replicas that have work and whose ranks are not loading another model."""
-        return [m for m in self.hosted() if not m.idle and not self._is_held_up(m)]
+        return [m for m in self.hosted() if not m.idle and not self.is_held_up(m)]
 
     @property
     def loading(self) -> ModelRef | None:
@@ -136,20 +136,20 @@ class Models:
 
     def go_on(self) -> bool:
         """Go on with a load on other ranks; return whether it is over, well or not."""
-        self._failed.clear()
+        self.failed.clear()
         if self._coming is None:
             return True
         coming = self._coming
         try:
             return self._advance(coming)
         except ModelError as e:
-            self._failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
+            self.failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
             return True
 
     def expire(self, now: float) -> None:
         """Unload every model whose time is over."""
         for placed in [p for p in self._placed.values() if all(m.expired(now) for m in p.replicas)]:
-            if not any(self._is_held_up(model) for model in placed.replicas):
+            if not any(self.is_held_up(model) for model in placed.replicas):
                 self._unload(placed, f"idle for {placed.keep_s:g} s")
 
     def unload_when_idle(self, name: str) -> None:
@@ -175,8 +175,8 @@ class Models:
 
         layout: returns where it is to lie once some models have gone; evicts: whether others may go for it.
         """
-        if ref.name in self._failed:
-            raise self._failed[ref.name]
+        if ref.name in self.failed:
+            raise self.failed[ref.name]
         if self._coming is not None:
             raise NotYet({ref.name, self._coming.ref.name})
         own = self._placed.get(ref.name)
@@ -275,7 +275,7 @@ class Models:
         if coming.ref == self._pinned and self._draft is not None:
             model.draft = self._placer.load_draft(self._draft, model, load)
 
-    def _is_held_up(self, model: HostedModel) -> bool:
+    def is_held_up(self, model: HostedModel) -> bool:
         """Return whether a rank of a replica is loading another model."""
         return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
 

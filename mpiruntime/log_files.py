@@ -119,7 +119,8 @@ class _File(RotatingFileHandler):
             print(f"ollampi: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr, flush=True)
 
     def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, "a", encoding="utf-8", opener=partial(os.open, mode=0o600))
+        opened = partial(os.open, mode=0o600)  # names of files may be no Unicode
+        return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=opened)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

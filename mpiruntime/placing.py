@@ -15,7 +15,7 @@ from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.step import Check, Load
+from ollampi.mpiruntime.step import Check, Load, Unload
 
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
 
@@ -62,9 +62,14 @@ class Placer:
     def hosted(
         self, ref: ModelRef, load: Load, reports: list[LoadReport], settings: EngineSettings, stay: Stay
     ) -> HostedModel:
-        """Return what rank 0 knows of a model that has been loaded."""
+        """Return what rank 0 knows of a model that has been loaded; raise ModelError where its config is gone."""
+        try:
+            config = read_config(Path(load.path))
+        except ModelError:
+            self.runner.lead(Unload(load.model))
+            raise
         counts = self._counts.setdefault(ref.name, ModelCounts())
-        return HostedModel(load.model, ref, read_config(Path(load.path)), load, reports, settings, stay, counts)
+        return HostedModel(load.model, ref, config, load, reports, settings, stay, counts)
 
     def load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
         """Load the model that drafts for another one on the same ranks; raise ModelError."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ollampi.api.access import Permission
 from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.engine_client import Engine, EngineError, Loading
-from ollampi.api.errors import RETRY_AFTER_S, ApiError, bad_request, public
+from ollampi.api.errors import RETRY_AFTER_S, ApiError, bad_request, public, shown
 from ollampi.api.routes import NDJSON as NDJSON_TYPE
 from ollampi.api.routes import Route
 from ollampi.api.store.catalog import Store
@@ -95,10 +95,11 @@ class ClusterRoutes:
     def join(self, body: JoinBody) -> Response:
         """Answer POST /api/cluster/join: a job joins as a whole, once there are gateways; raise ApiError."""
         check_join(body, self._cluster())
+        gateway = f"{shown(body.coordinator_host, 100)}:{body.coordinator_port}"
         raise ApiError(
             501,
-            f"Failed to register with coordinator: {body.coordinator_host}:{body.coordinator_port} was not asked, since"
-            " this version has no gateways; start one job over all hosts instead, with `ollampi launch --hostfile`",
+            f"Failed to register with coordinator: {gateway} was not asked, since this version has no gateways; start"
+            " one job over all hosts instead, with `ollampi launch --hostfile`",
         )
 
     def leave(self, body: LeaveBody) -> Response:

@@ -12,6 +12,7 @@ from ollampi.api.wires.ollama_bodies import KeepAlive, Named
 from ollampi.mpiruntime.cluster import STRATEGIES
 
 MAX_TIMEOUT_S = 86400.0
+MAX_CONTEXT = 2**31 - 1  # as that of options.num_ctx
 NODE_ROLES = ("coordinator", "worker", "mixed")
 _Ids = Annotated[list[str], Field(max_length=10_000)]
 
@@ -44,7 +45,7 @@ class LoadBody(Named):
     shards: int | None = Field(default=None, json_schema_extra={"minimum": 1})
     replicas: int | None = Field(default=None, json_schema_extra={"minimum": 1})
     node_ids: _Ids = []
-    context: int | None = Field(default=None, json_schema_extra={"minimum": 1})
+    context: int | None = Field(default=None, json_schema_extra={"minimum": 1, "maximum": MAX_CONTEXT})
     keep_alive: KeepAlive = None
     stream: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ollampi.api.errors import ApiError, bad_request, shown
 from ollampi.api.model import Model
-from ollampi.api.wires.cluster_bodies import MAX_TIMEOUT_S, NODE_ROLES, JoinBody, LeaveBody, LoadBody
+from ollampi.api.wires.cluster_bodies import MAX_CONTEXT, MAX_TIMEOUT_S, NODE_ROLES, JoinBody, LeaveBody, LoadBody
 from ollampi.mpiruntime.cluster import STRATEGIES, Cluster, Node, Wish
 
 _FAILED = "Failed to load model"
@@ -19,8 +19,8 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
     """
     if body.strategy not in STRATEGIES:
         raise bad_request(f"strategy {shown(body.strategy, 40)!r} is unknown; it must be {', '.join(STRATEGIES)}")
-    if body.context is not None and body.context < 1:
-        raise bad_request(f"context is {body.context}; it must be 1 or more tokens")
+    if body.context is not None and not 1 <= body.context <= MAX_CONTEXT:
+        raise bad_request(f"context is {shown(str(body.context), 40)}; it must be from 1 to {MAX_CONTEXT} tokens")
     nodes = [find_node(name, cluster) for name in body.node_ids]
     if len({node.rank for node in nodes}) < len(nodes):
         raise bad_request(f"{_FAILED}: node_ids names a node twice; name each once")
@@ -80,10 +80,11 @@ def _shards(body: LoadBody, model: Model, num_nodes: int, named: bool) -> int | 
             return 1
         return most if body.distributed and not named and body.strategy == "auto" else None
     if body.shards < 1:
-        raise bad_request(f"{_FAILED}: shards is {body.shards}; it must be 1 or more")
+        raise bad_request(f"{_FAILED}: shards is {shown(str(body.shards), 40)}; it must be 1 or more")
     if body.shards > most:
         what = f"{heads} attention heads" if most == heads else f"a model over {num_nodes} node{_s(num_nodes)}"
-        raise bad_request(f"{_FAILED}: cannot cut {what} into {body.shards} shards; use at most {most} shard{_s(most)}")
+        asked = shown(str(body.shards), 40)
+        raise bad_request(f"{_FAILED}: cannot cut {what} into {asked} shards; use at most {most} shard{_s(most)}")
     if body.distributed is False and body.shards > 1:
         raise bad_request(f"{_FAILED}: {body.shards} shards are distributed; leave out distributed=false, or shards")
     return body.shards
@@ -128,8 +129,10 @@ def check_leave(body: LeaveBody, cluster: Cluster) -> None:
         raise bad_request("leave ends the whole job: say how with graceful, timeout or both")
     if not 0 <= body.timeout <= MAX_TIMEOUT_S:
         raise bad_request(f"timeout is {body.timeout:g}; it must be between 0 and {MAX_TIMEOUT_S:g} seconds")
-    if not body.node_id:
+    if "node_id" not in body.model_fields_set:
         return
+    if not body.node_id:  # a variable that is not set must not end the job
+        raise bad_request("node_id is empty; name a node, or leave it out to have the whole job leave")
     node = find_node(body.node_id, cluster)
     if cluster.world == 1:
         return

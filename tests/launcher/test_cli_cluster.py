@@ -188,6 +188,7 @@ def test_unload(job: FakeApi) -> None:
     [
         ([], {"graceful": True, "timeout": 60}),
         (["--graceful", "--timeout", "5"], {"graceful": True, "timeout": 5}),
+        (["--node-id", ""], {"graceful": True, "timeout": 60, "node_id": ""}),  # which the server refuses
         (["--node-id", "node-123", "--graceful", "false"], {"graceful": False, "timeout": 60, "node_id": "node-123"}),
     ],
 )

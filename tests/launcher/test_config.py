@@ -109,3 +109,12 @@ def test_a_timeout_must_bear_a_missed_heartbeat() -> None:
     assert str(caught.value) == message
     config = compose_config(["cluster.heartbeat_interval=5s", "cluster.node_timeout=10s"], {})
     assert (config.cluster.heartbeat_interval, config.cluster.health_check_interval) == (5.0, 10.0)
+
+
+def test_no_list_holds_a_character_that_ends_a_path(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"model_folders": ["/a", "/b\\u0000"]}')
+    for given in ("model_folders=[/a,/b\0]", f"--config={tmp_path / 'c.json'}"):
+        with pytest.raises(
+            ConfigError, match=r"^model_folders is .*/b\\x00.*; it must be the path of a folder, or several"
+        ):
+            compose_config([given], {})

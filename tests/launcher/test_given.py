@@ -243,6 +243,16 @@ def test_what_means_nothing_is_named_once_with_the_reason(
         ("[1]", "{path} is no object; write settings such as"),
         ("{", "{path} cannot be read: Expecting"),
         ('{"a": 1, "a": 2}', "{path} cannot be read: a key comes twice"),
+        ('{"server.port": 1, "server": {"port": 2}}', "{path}: server.port comes twice; write it once"),
+        ({"server": {"port": 10**400}}, "server.port in {file} is 1000"),
+        ({"server": {"port": -(10**400)}}, "server.port in {file} is -1000"),
+        (
+            {"discovery": {"heartbeat_interval": "\u00b2"}},
+            "discovery.heartbeat_interval in {file} is '\u00b2'; it must",
+        ),
+        ({"store": "/a\0b"}, "store in {file} is '/a\\x00b'; it must be the path of the folder"),
+        ({"node_name": "\0"}, "node_name in {file} is '\\x00'; it must be a name for this node, or null"),
+        ({"discovery": {"heartbeat_interval": "--5"}}, "discovery.heartbeat_interval in {file} is '--5'; it must"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line_with_the_file_and_the_key(
@@ -270,6 +280,9 @@ def test_a_file_that_cannot_be_used_is_one_line_with_the_file_and_the_key(
         ([], {"OLLAMA_KEEP_ALIVE": "soon"}, "OLLAMA_KEEP_ALIVE is 'soon'; it must be a number from -2147483648 to"),
         ([], {"OLLAMA_LOAD_TIMEOUT": "1x"}, "OLLAMA_LOAD_TIMEOUT is '1x'; it must be a number from 0.1 to"),
         ([], {"OLLAMA_LOGGING_LEVEL": "loud"}, "OLLAMA_LOGGING_LEVEL is 'loud'; it must be one of debug, info"),
+        ([], {"OLLAMA_DEBUG": "\u00b2"}, "OLLAMA_DEBUG is '\u00b2'; it must be 1 or 0, true or false"),
+        ([], {"OLLAMA_CLUSTER_HEALTH_CHECK_INTERVAL": "+-5"}, "OLLAMA_CLUSTER_HEALTH_CHECK_INTERVAL is '+-5'; it must"),
+        (["server.threads=-" + "9" * 400], {}, "server.threads is -999"),
         ([], {"OLLAMA_DEBUG": "maybe"}, "OLLAMA_DEBUG is 'maybe'; it must be 1 or 0, true or false"),
         ([], {"OLLAMA_CLUSTER_API_PORT": "x"}, "OLLAMA_CLUSTER_API_PORT is 'x'; it must be a whole number"),
         ([], {"OLLAMA_SECURITY_TLS_ENABLED": "true"}, "OLLAMA_SECURITY_TLS_ENABLED is true; this server speaks no TLS"),
@@ -297,6 +310,9 @@ def test_strange_files_are_one_message_too(tmp_path: Path) -> None:
         given(["--config", written(tmp_path, "engine: &a {b: *a}", "b.yml")], {})
     with pytest.raises(ConfigError, match=r"^server\.port in .*c\.yml is \[\[\.\.\.\]\]; it must be a whole number"):
         given(["--config", written(tmp_path, "server: {port: &a [*a]}", "c.yml")], {})
+    for twice in ("server: {port: 1, port: 2}", "server: {port: 1}\nserver: {host: a}", "p2p: [{a: 1, a: 1}]"):
+        with pytest.raises(ConfigError, match=r"d\.yml cannot be read: a key comes twice; correct it there$"):
+            given(["--config", written(tmp_path, twice, "d.yml")], {})
     (tmp_path / "b.json").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="is no text: byte 0 is not UTF-8"):
         given(["--config", str(tmp_path / "b.json")], {})

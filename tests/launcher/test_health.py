@@ -100,7 +100,9 @@ def test_stopped_ranks_turn_readiness_off_and_on(tmp_path: Path) -> None:
     assert "rank 0 is" not in log
 
 
-def test_the_loop_tests_watches_and_tells_that_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loop_tests_watches_and_tells_that_it_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     health, looks, faults = Health(2, 1.0, 15.0, 10.0), list[str](), ["layer 0 is bad"]
     runner: Any = SimpleNamespace(
         health=health, lead_examine=lambda _: [Finding([], [], False), Finding(faults, [], False)]
@@ -114,6 +116,11 @@ def test_the_loop_tests_watches_and_tells_that_it_ends(capsys: pytest.CaptureFix
     assert looks == ["watch"] * 2
     assert health.tests == {"passed": 0, "failed": 1}  # the next one is not due
     assert health.answer({"op": "readiness"})["reasons"] == [(1, "layer 0 is bad")]
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "busy", lambda: [SimpleNamespace(ranks=(0,)), SimpleNamespace(ranks=(0, 2))])
+        patch.setattr(health, "excuse", lambda ranks: looks.append(str(sorted(ranks))))
+        supervise()
+    assert looks[2:] == ["watch", "[0, 2]"]
     announce("draining for at most 60 s; running requests: 1")
     assert health.answer({"op": "readiness"})["reasons"] == [(0, "shutting down"), (1, "layer 0 is bad")]
     told = capsys.readouterr().err.splitlines()

@@ -117,6 +117,14 @@ def test_text_holds_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
     assert text(tmp_path, "cluster_coordinator").endswith("WARNING red \\x1b[31m and\\x0dback\n")
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_names_that_are_no_unicode_are_logged(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    open_logs(LogSettings(folder=str(tmp_path), format=form), parts(0))
+    OWN.info("%s loaded", os.fsdecode(b"model-\xff"))
+    assert "model-\\udcff loaded" in text(tmp_path, "cluster_coordinator")
+    assert capsys.readouterr().err == ""
+
+
 def test_files_are_rotated_by_size_and_count(tmp_path: Path) -> None:
     open_logs(LogSettings(folder=str(tmp_path), max_bytes=1024, files=3), parts(2))
     for number in range(200):

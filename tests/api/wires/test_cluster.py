@@ -163,7 +163,9 @@ def test_what_a_load_asks_of_the_engine(client, engine, body: dict[str, Any], wi
         ({"replicas": 3}, "3 replicas want as many nodes or more, and there are 2; use at most 2 replicas"),
         ({"replicas": 2, "shards": 2}, "2 replicas of 2 shards want 4 nodes, and there are 2; use fewer of one"),
         ({"replicas": 2, "node_ids": ["node-0"]}, "and node_ids names 1; use at most 1 replica"),
-        ({"context": 0}, "context is 0"),
+        ({"context": 0}, "context is 0; it must be from 1 to 2147483647 tokens"),
+        ({"context": 10**30}, "context is 1000000000000000000000000000000; it must be from 1 to 2147483647 tokens"),
+        ({"shards": 10**4000}, "into 1000000000000000000000000000000000000000... shards; use at most 2"),
     ],
 )
 def test_loads_that_cannot_be(client, engine, body: dict[str, Any], text: str) -> None:
@@ -247,7 +249,7 @@ def test_a_job_leaves_once(client, engine) -> None:
     engine.refusal = EngineError("conflict", "the job is leaving already")
     assert client.post(f"{AT}/leave", json={"graceful": True}).status_code == 409
     engine.refusal = None
-    for body in ({}, {"model": "demo"}, {"graceful": None}):  # for another route
+    for body in ({}, {"model": "demo"}, {"graceful": None}, {"node_id": ""}):  # for another route, or another node
         assert client.post(f"{AT}/leave", json=body).status_code == 400
     assert client.post(f"{AT}/leave", json={"graceful": False, "timeout": 1.5}).status_code == 200
     assert engine.calls == [("leave", False, 1.5)]
