@@ -9,6 +9,7 @@ The next beat makes a rank online again.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -72,6 +73,7 @@ class Health:
         self._history: deque[Change] = deque(maxlen=HISTORY)
         self._changes = Counter[int]()
         self._loop = "starting"
+        self._loaded = -math.inf  # when a rank was last seen to load a model
         self._turned, self._turn = now, (0, 0)
         self._turns = 0
 
@@ -82,6 +84,8 @@ class Health:
         with self._lock:
             node = self._nodes[rank]
             before, node.beat, node.seen = node.beat, beat, now
+            if beat["doing"] == "load":
+                self._loaded = now
             if beat["step_age"] is not None:
                 node.stepped = now - beat["step_age"]
             if beat["work_age"] is not None:
@@ -195,8 +199,8 @@ class Health:
                 elif self._loop != "starting" and self.check_s and (rank == 0 or self._beats):
                     if node.worked is None:
                         found.append((rank, "has made no step and no self-test yet"))
-                    elif now - node.worked > window:
-                        found.append((rank, f"has made no step and no self-test for {now - node.worked:.0f} s"))
+                    elif (idle_s := now - max(node.worked, self._loaded)) > window:
+                        found.append((rank, f"has made no step and no self-test for {idle_s:.0f} s"))
                 found += [(rank, fault) for fault in (*node.faults, node.stays) if fault]
         return found
 
