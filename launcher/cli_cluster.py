@@ -11,9 +11,10 @@ from ollampi.launcher.cli_options import json_option, json_text, print_json, ser
 from ollampi.launcher.cli_serve import launch, serve
 from ollampi.launcher.client import Client, Json
 from ollampi.launcher.cluster_words import diagnosis_text, health_text, models_text, nodes_text, status_text
+from ollampi.launcher.readers import level
 
 AT = "/api/cluster"
-_LEVELS = ("debug", "info", "warning", "error")
+_LEVELS = ("trace", "debug", "info", "warn", "warning", "error")  # of which two are other names of their neighbours
 api_option = server_option("--api-url", "--host")
 watch_option = click.option("--watch", is_flag=True, help="Show it anew until Ctrl-C.")
 interval_option = click.option(
@@ -52,7 +53,7 @@ def start(
 
     OVERRIDES are settings such as model=NAME, which `ollampi serve --help` lists.
     """
-    settings = [f"logging.level={log_level}"] if log_level else []
+    settings = [f"logging.level={level('--log-level', log_level).values['logging.level']}"] if log_level else []
     settings += ["exchange.communication_strategy=compressed"] if enable_compression else []
     settings += ["logging.network=true"] if debug_network else []
     given = (*settings, *overrides)  # what is written out wins
@@ -131,11 +132,11 @@ def diagnose(client: Client, as_json: bool) -> None:
     help="Let running requests go on, for at most --timeout; false ends them.  [default: true]",
 )
 @click.option("--timeout", metavar="SECONDS", type=float, default=60, show_default=True, help="For running requests.")
-@click.option("--node-id", metavar="ID", default="", help="One node, where it can leave alone.")
+@click.option("--node-id", metavar="ID", default="", help="One node, whose part others take over.")
 @json_option
 @api_option
 def leave(client: Client, graceful: bool, timeout: float, node_id: str, as_json: bool) -> None:
-    """Have the server take no new work and end once its running requests are done."""
+    """Have the server take no new work and end once its running requests are done, or take one node out."""
     body = {"graceful": graceful, "timeout": timeout} | ({"node_id": node_id} if node_id else {})
     answer = client.post(f"{AT}/leave", body)
     if as_json:

@@ -200,3 +200,6 @@ def test_start_is_serve_or_launch(become: list[Any], monkeypatch: pytest.MonkeyP
     assert result.exit_code == 0, result.output
     assert "ollampi.launcher.serve exchange.communication_strategy=compressed" in result.stdout
     assert " -n 2 " in result.stdout
+    for given, level in {"warn": "warning", "trace": "debug", "error": "error"}.items():
+        result = CliRunner().invoke(main, ["cluster", "start", "--log-level", given, "--dry-run"])
+        assert f"ollampi.launcher.serve logging.level={level}\n" in result.stdout, result.output
