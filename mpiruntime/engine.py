@@ -87,7 +87,7 @@ class Engine:
                 self.supervise()
                 self.models.expire(now)
                 self._porter.at_hand = None  # what was acted on last may be answered
-                self._retry_due |= self._take_over.look(now)
+                self._retry_due |= self.ending.at is None and self._take_over.look(now)
                 self._end_late(now)
             if self.models.loading and self.models.go_on():
                 self._retry_due = True
