@@ -208,7 +208,7 @@ class TakeOver:
         if self._models.runner.health is not None:
             why = f"it was taken out: {leaver.fault}" if leaver.fault else "it was told to leave"
             self._models.runner.health.leave(leaver.rank, "; ".join([why, *leaver.moved]))
-        leaver.told({"kind": "left", "unfinished": leaver.unfinished, "moved": leaver.moved})
+        leaver.told({"kind": "departed", "unfinished": leaver.unfinished, "moved": leaver.moved})
 
     def _give_up(self, leaver: _Leaver, why: str) -> None:
         """Leave a rank where it is; a replica that had to go before its successor failed is lost."""

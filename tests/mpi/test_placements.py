@@ -80,6 +80,6 @@ def test_ranks_leave_and_come_back_while_answers_go_on(comm: Communicator, place
         return
     for number, name, length in ((1, "a", 9), (2, "a", 3), (3, "a", 9), (4, "b", 9), (5, "b", 3)):
         assert recorder.tokens(number) == alone(placed[name], length)
-    assert [recorder.last(n)["kind"] for n in (101, 103)] == (["left", "back"] if last else ["error", "error"])
+    assert [recorder.last(n)["kind"] for n in (101, 103)] == (["departed", "back"] if last else ["error", "error"])
     if last:
         assert recorder.last(101)["moved"] == ["a lies on node-0"]

@@ -298,8 +298,11 @@ def test_bits_that_flip_in_a_server_are_told(folder: Path, size: int) -> None:
     assert world is not None
     fault = "the weights of the output head are not what was loaded: bad memory?"
     assert [node.faults for node in world.health.nodes()] == [[]] * (size - 1) + [[fault]]
-    assert world.health.reasons(0.0)[-1] == (size - 1, fault)
-    assert world.said == [f"rank {size - 1}: {fault}"]  # type: ignore[attr-defined]
+    found, (rank, stuck) = world.health.reasons(0.0)[-2:]
+    assert (found, rank) == ((size - 1, fault), size - 1)
+    assert stuck.startswith(f"node-{size - 1} is the last rank" if size == 1 else f"node-{size - 1} cannot leave alone")
+    said = [f"rank {size - 1}: {fault}", f"rank {size - 1} computes on: {stuck}"]
+    assert world.said == said  # type: ignore[attr-defined]
     assert isinstance(world.client, Scraper)
     assert world.client.sample("ollampi_node_status", rank=str(size - 1), status="online") == 1
     faults = {labels["rank"]: n for name, labels, n in world.health.samples() if name == "ollampi_node_faults"}

@@ -239,7 +239,7 @@ def test_where_memory_is_short_the_old_one_goes_first(
     assert job.client.tokens(1) == alone(folder, 9, 40)
     for i in range(2, 6):
         assert job.client.tokens(i) == alone(folder, 3 + i, 6)
-    assert job.client.last(101)["kind"] == "left"
+    assert job.client.last(101)["kind"] == "departed"
     assert 1 not in job.held
     assert len(job.lies["a"]) == 1
 
@@ -291,7 +291,7 @@ def test_a_model_that_is_unloaded_meanwhile_does_not_come_back(folders: dict[str
     folder = folders["a"]
     gone = {"op": "unload", "id": 102, "model": {"name": "a"}}
     job = Job(3, InStages([place(100, "a", folder, ranks=[[1]])], [leave(101, 1), gone]))
-    assert job.client.last(101)["kind"] == "left"
+    assert job.client.last(101)["kind"] == "departed"
     assert job.lies == {}
 
 

@@ -104,7 +104,7 @@ class Recorder(Local):
     def post(self, event: Event) -> None:
         """Keep the event."""
         self.log.append(event)
-        if event["kind"] in ("done", "error", "loaded", "metrics", "placed", "left", "back"):
+        if event["kind"] in ("done", "error", "loaded", "metrics", "placed", "departed", "back"):
             self.open.discard(event["id"])
 
     def tokens(self, number: int) -> list[int]:
