@@ -72,6 +72,14 @@ class Placed:
     placement: Placement
 
 
+@dataclass(frozen=True)
+class Departure:
+    """The end of a rank's part: how many requests were not finished, and what became of its replicas, in words."""
+
+    unfinished: int
+    moved: list[str]
+
+
 Event = Tokens | Embedding | Done | Loading | Placed
 E = TypeVar("E", covariant=True)
 
@@ -141,6 +149,17 @@ class Engine(Protocol):
 
         Raise EngineError where it is leaving already (conflict).
         """
+        ...
+
+    def take_out(self, rank: int, graceful: bool, timeout_s: float) -> Departure:
+        """Have other ranks take over from one, graceful once its requests are done; return what became of them.
+
+        Raise EngineError where none can, or the rank or the job is leaving already (conflict).
+        """
+        ...
+
+    def take_in(self, rank: int) -> None:
+        """Place models on a rank again that was taken out; raise EngineError where it was not (conflict)."""
         ...
 
     def loaded(self) -> list[LoadedModel]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Generic, TypeVar
 
-from ollampi.api.engine_client import Done, Embedding, EngineError, Loading, Placed, Tokens
+from ollampi.api.engine_client import Departure, Done, Embedding, EngineError, Loading, Placed, Tokens
 from ollampi.api.engine_events import done_of, embedding_of, error_of, model_of, placing_of, tokens_of
 from ollampi.api.mailbox import Mailbox, Message
 from ollampi.mpiruntime import wire
@@ -210,6 +210,15 @@ class SocketEngine:
         """End the job and return how many requests were not done; raise EngineError."""
         event = self._ask({"op": "leave", "graceful": graceful, "timeout_s": timeout_s}, None)
         return int(event["unfinished"])
+
+    def take_out(self, rank: int, graceful: bool, timeout_s: float) -> Departure:
+        """Have other ranks take over from one and return what became of its replicas; raise EngineError."""
+        event = self._ask({"op": "leave", "graceful": graceful, "timeout_s": timeout_s, "rank": rank}, None)
+        return Departure(int(event["unfinished"]), list(event["moved"]))
+
+    def take_in(self, rank: int) -> None:
+        """Place models on a rank again that was taken out; raise EngineError."""
+        self._ask({"op": "come back", "rank": rank}, QUERY_TIMEOUT_S)
 
     def loaded(self) -> list[LoadedModel]:
         """Return the models in memory; raise EngineError."""

@@ -134,11 +134,11 @@ def diagnose(client: Client, as_json: bool) -> None:
     help="Let running requests go on, for at most --timeout; false ends them.  [default: true]",
 )
 @click.option("--timeout", metavar="SECONDS", type=float, default=60, show_default=True, help="For running requests.")
-@click.option("--node-id", metavar="ID", help="One node, where it can leave alone.")
+@click.option("--node-id", metavar="ID", help="One node, whose part others take over.")
 @json_option
 @api_option
 def leave(client: Client, graceful: bool, timeout: float, node_id: str | None, as_json: bool) -> None:
-    """Have the server take no new work and end once its running requests are done."""
+    """Have the server take no new work and end once its running requests are done, or take one node out."""
     body = {"graceful": graceful, "timeout": timeout} | ({} if node_id is None else {"node_id": node_id})
     if graceful and node_id is None and not as_json:
         text = f"The server shall end once its running requests are done, in {timeout:g} s at the latest..."

@@ -8,6 +8,7 @@ from typing import Any
 from ollampi.launcher.words import human_duration, human_size, human_time, one_line, table
 
 Json = Mapping[str, Any]
+_WELL = ("online", "left")  # of one that was taken out for what is wrong with it, that is told
 
 
 def status_text(status: Json) -> str:
@@ -82,7 +83,7 @@ def _known(node: Json, name: str, form: str) -> str:
 
 def diagnosis_text(health: Json) -> str:
     """Return what `cluster diagnose` prints: nodes that are not well, and the network as it was at the start."""
-    ill = [f"{node['id']} is {node['status']}" for node in health["nodes"] if node["status"] != "online"]
+    ill = [f"{node['id']} is {node['status']}" for node in health["nodes"] if node["status"] not in _WELL]
     ill += [f"{node['id']}: {fault}" for node in health["nodes"] for fault in node.get("faults") or []]
     network = health.get("network")
     parts = [f"{len(health['nodes'])} nodes, {one_line(health['status'])}\n"]

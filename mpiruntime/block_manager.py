@@ -7,6 +7,7 @@ import heapq
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,8 @@ class BlockManager:
         self._with: dict[bytes, int] = {}  # the digest's block
         self._blank: list[int] = []  # a heap: used before, but nobody holds them and their content is not worth keeping
         self._kept: OrderedDict[int, None] = OrderedDict()  # nobody holds them; the least recently used first
+        self._versions: OrderedDict[int, int] = OrderedDict()  # of all named blocks, in the order of `lasting`
+        self._num_names = 0  # that blocks got so far
         self._looked = 0  # the next block whose content `check` looks at
 
     @property
@@ -98,6 +101,8 @@ class BlockManager:
         if self._digest(block) == _NO_DIGEST and digest not in self._with:
             self._set_digest(block, digest)
             self._with[digest] = block
+            self._num_names += 1
+            self._versions[block] = self._num_names
 
     def forget(self, blocks: list[int]) -> None:
         """Share the content of these blocks with nobody any more; they stay with those who hold them."""
@@ -105,7 +110,17 @@ class BlockManager:
             digest = self._digest(block)
             if digest != _NO_DIGEST:
                 self._set_digest(block, _NO_DIGEST)
-                del self._with[digest]
+                del self._with[digest], self._versions[block]
+
+    def lasting(self, most: int) -> list[tuple[int, int]]:
+        """Return at most so many full blocks, all in turn, that nobody writes while their content keeps its name.
+
+        With each a number that differs whenever the block got a name anew.
+        """
+        found = list(islice(self._versions.items(), most))
+        for block, _ in found:
+            self._versions.move_to_end(block)
+        return found
 
     def release(self, blocks: list[int]) -> None:
         """Take a sequence's blocks back; raise OllampiError for one that nobody holds."""

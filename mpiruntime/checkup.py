@@ -1,8 +1,7 @@
-"""Have all ranks test themselves while there is nothing else to do. Rank 0 only; the other ranks follow."""
+"""Have all ranks test themselves: while there is nothing else to do, and now and then beside work. Rank 0 leads."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from ollampi.mpiruntime.health import Health
@@ -11,8 +10,10 @@ from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.self_test import judged
 from ollampi.mpiruntime.step import Examine
 
-BUDGET_S = 0.02  # of a test on each rank: what the first token of an answer may wait for it
+BUDGET_S = 0.02  # of a test on each rank: what the first token of an answer, or the next one, may wait for it
+BUSY = 3  # intervals between two tests of ranks that always have work
 _LEARNING_S = 0.1  # between tests as long as there are weights that none has looked at
+_GROUPS, _BLOCKS = 4, 16  # whose sums one test looks at, and of each cache
 
 
 class Checkup:
@@ -23,20 +24,40 @@ class Checkup:
         self._models = models
         self._health = health
         self._clock = clock
-        self._next = 0.0 if health.check_s else math.inf
+        self._next = self._tested = 0.0
         self._numbers: set[int] = set()
+        self._turn = 0
 
     def look(self) -> None:
-        """Note that the loop goes round; test where it is time, no model has work or is being
-        loaded, and no rank is silent."""
+        """Note that the loop goes round; test where it is time, no model is being loaded, and no rank is silent."""
         self._health.turn()
+        check_s = self._health.check_s
         numbers = {number for model in self._models.hosted() for number in model.numbers()}
-        if not numbers <= self._numbers and self._health.check_s:
+        if not numbers <= self._numbers:
             self._next = 0.0  # weights are to be known before anything happens to them
         self._numbers = numbers
-        if self._clock() < self._next or self._models.busy() or self._models.loading or not self._health.all_online:
+        due = self._tested + BUSY * check_s if self._models.busy() else self._next
+        if not check_s or self._clock() < due or self._models.loading or not self._health.all_online:
             return
-        findings = self._runner.lead_examine(Examine(BUDGET_S))
+        findings = self._runner.lead_examine(Examine(BUDGET_S, self._groups(), self._blocks()))
         self._health.tested(judged(findings))
         is_learning = any(finding.learning for finding in findings)
-        self._next = self._clock() + (min(_LEARNING_S, self._health.check_s) if is_learning else self._health.check_s)
+        self._tested = self._clock()
+        self._next = self._tested + (min(_LEARNING_S, check_s) if is_learning else check_s)
+
+    def _groups(self) -> list[list[int]]:
+        """Return the ranks of some groups of several ranks, all in turn; the one of all ranks is tested anyway."""
+        world = self._runner.groups.world.ranks
+        known = sorted({tuple(sorted(model.ranks)) for model in self._models.hosted()} - {world})
+        groups = [list(ranks) for ranks in known if len(ranks) > 1]
+        at = self._turn % len(groups) if groups else 0
+        self._turn = at + _GROUPS
+        return sorted([*groups[at:], *groups[:at]][:_GROUPS])
+
+    def _blocks(self) -> list[list[int]]:
+        """Return some blocks of each model that nobody writes, all in turn."""
+        return [
+            [model.number, block, version]
+            for model in self._models.hosted()
+            for block, version in model.scheduler.blocks.lasting(_BLOCKS)
+        ]

@@ -23,8 +23,8 @@ class Gpu:
 class Node:
     """A rank: who it is, what it has, and the shards of models that it holds, as NAME:shard-1.
 
-    role: coordinator, mixed, worker or spare; status: online, suspect or offline; sizes in bytes. health: what is known
-    of how it does, by the names of NodeHealth's fields, empty where nobody watches.
+    role: coordinator, mixed, worker or spare; status: online, suspect, offline or left; sizes in bytes. health: what is
+    known of how it does, by the names of NodeHealth's fields, empty where nobody watches.
     """
 
     rank: int

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_view import placement_of
 from ollampi.mpiruntime.errors import AbsentError, ConflictError
 from ollampi.mpiruntime.eviction import NotYet
 from ollampi.mpiruntime.hosted import Models
-from ollampi.mpiruntime.inbox import Client, Inbox
+from ollampi.mpiruntime.inbox import Client, Event, Inbox
 from ollampi.mpiruntime.request import ModelRef, Usage
+from ollampi.mpiruntime.take_over import TakeOver
 from ollampi.mpiruntime.wire import Message
 
 COMMANDS = ("unload", "unload idle", "leave")  # which want no model's work, so that refusing them refuses no request
@@ -25,7 +27,8 @@ class ClusterOps:
     """What the engine's loop does for those who manage the job.
 
     check_open: raises where a model must not be asked for now, as Engine's; end: ends the job after so many seconds at
-    the latest; stops_at: returns when it ends on time.monotonic's clock, None where it does not.
+    the latest; stops_at: returns when it ends on time.monotonic's clock, None where it does not; take_over: what takes
+    single ranks out.
     """
 
     def __init__(
@@ -35,12 +38,14 @@ class ClusterOps:
         check_open: Callable[[ModelRef], None],
         end: Callable[[float], None],
         stops_at: Callable[[], float | None],
+        take_over: TakeOver,
     ) -> None:
         self._models = models
         self._inbox = inbox
         self._check_open = check_open
         self._end = end
         self._stops_at = stops_at
+        self._take_over = take_over
         self._leavers: list[tuple[Client, int]] = []
 
     def act(self, client: Client, message: Message) -> None:
@@ -62,12 +67,16 @@ class ClusterOps:
         elif op == "loaded":
             client.post({"id": number, "kind": "loaded", "models": [asdict(m) for m in self._models.listing()]})
         elif op == "leave":
-            self._leave(client, number, message["graceful"], message["timeout_s"])
+            self._leave(client, number, message["graceful"], message["timeout_s"], message.get("rank"))
+        elif op == "come back":
+            self._take_over.come_back(message["rank"])
+            client.post({"id": number, "kind": "back"})
         elif (answer := self._inbox.aside.get(str(op))) is not None:  # it came before there was one
             answer(client, message)
 
     def farewell(self, unfinished: int) -> None:
         """Tell those who had the job leave that it has left, with so many requests unfinished."""
+        self._take_over.end()
         for client, number in self._leavers:
             client.post({"id": number, "kind": "farewell", "unfinished": unfinished})
 
@@ -116,17 +125,30 @@ class ClusterOps:
             raise NotYet({name, loading.name})  # its ranks can free it when they have loaded
         self._models.unload_when_idle(name)
 
-    def _leave(self, client: Client, number: int, graceful: bool, timeout_s: float) -> None:
-        """End the job, now or when its requests are done; raise ConflictError where it is leaving already."""
+    def _leave(self, client: Client, number: int, graceful: bool, timeout_s: float, rank: int | None) -> None:
+        """End the job, or take one rank out, now or when its requests are done.
+
+        Raise ConflictError where that is so already, or cannot be; NotYet where a rank must wait for a load.
+        """
         ends = self._stops_at()
-        if graceful and ends is not None:
+        if (graceful or rank is not None) and ends is not None:
             left_s = math.ceil(max(0.0, ends - time.monotonic()))
             raise ConflictError(
                 f"the job is leaving already: it ends when its running requests are done, in {left_s} s at the latest;"
                 " graceful=false ends it now"
             )
+        limit_s = timeout_s if graceful else 0.0
+        if rank is not None:
+            told = partial(_answer, client, number)
+            self._take_over.leave(rank, time.monotonic() + limit_s, told)
+            return
         self._leavers.append((client, number))
-        self._end(timeout_s if graceful else 0.0)
+        self._end(limit_s)
+
+
+def _answer(client: Client, number: int, event: Event) -> None:
+    """Post the event that answers a message."""
+    client.post({"id": number, **event})
 
 
 def _done(client: Client, number: int, reason: str, load_ns: int = 0) -> None:

@@ -58,8 +58,7 @@ class ClusterView:
         """Return what the job is like now."""
         models = [placement_of(placed) for placed in self._models.placed()]
         loading = self._models.loading
-        if loading is not None:
-            models = [model for model in models if model.name != loading.name]
+        if loading is not None and all(model.name != loading.name for model in models):
             models.append(Placement(loading.name, shards=0, replicas=[], state="loading"))
         return Cluster(
             world=len(self._facts),

@@ -27,6 +27,7 @@ from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import LogFrom, Stop
 from ollampi.mpiruntime.stepper import Progress, Stepper
+from ollampi.mpiruntime.take_over import TakeOver
 from ollampi.mpiruntime.token_check import check_tokens
 from ollampi.mpiruntime.waiting_room import Waiting, WaitingRoom
 from ollampi.mpiruntime.wire import Message
@@ -63,12 +64,14 @@ class Engine:
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
-        self._cluster = ClusterOps(models, inbox, self._check_open, self._leave, lambda: self.ending.at)
         self._active: dict[Sequence, Active] = {}
         self._by_id: dict[tuple[Client, int], Active] = {}
         self._waiting = WaitingRoom(models.settings.max_queue)
         self._retry_due = False
         self.ending = Ending(drain_timeout_s, self._by_id, announce)
+        self._take_over = TakeOver(models, self._end_all)
+        ends = self._check_open, self._leave, lambda: self.ending.at
+        self._cluster = ClusterOps(models, inbox, *ends, self._take_over)
         self._unchecked: set[HostedModel] = set()  # that worked since their block accounting was checked
 
     def run(self) -> None:
@@ -83,6 +86,8 @@ class Engine:
                 next_look = now + 0.1
                 self.supervise()
                 self.models.expire(now)
+                self._porter.at_hand = None  # what was acted on last may be answered
+                self._retry_due |= self.ending.at is None and self._take_over.look(now)
                 self._end_late(now)
             if self.models.loading and self.models.go_on():
                 self._retry_due = True
@@ -233,6 +238,13 @@ class Engine:
         self._inside.refused[code] += not taken
         self._end(active, "error" if taken else None, spoilt)
         active.post("error", code=code, message=message)
+
+    def _end_all(self, model: HostedModel, text: str) -> int:
+        """End the requests of a replica, which may be made again; return how many there were."""
+        found = [active for active in self._by_id.values() if active.model is model]
+        for active in found:
+            self._fail(active, "unavailable", text, spoilt=True)
+        return len(found)
 
     def _end(self, active: Active, outcome: str | None, spoilt: bool = False) -> None:
         """Take a request out of everything that knows it; outcome as in RequestMeter.end, spoilt as in Scheduler."""

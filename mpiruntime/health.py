@@ -9,57 +9,23 @@ The next beat makes a rank online again.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 from ollampi.mpiruntime.health_samples import node_samples
+from ollampi.mpiruntime.node_health import Change, NodeHealth, Status
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.vitals import Beat
 from ollampi.mpiruntime.wire import Message
 
-Status = Literal["online", "suspect", "offline"]
 HISTORY = 256  # changes that are kept
 MISSED = 2  # intervals without a beat that make a rank suspect
 HANGING_S = 60.0  # that the loop may spend on one thing, unless it waits for other ranks or loads
 _CHECKS = 3  # intervals of self-tests in which every rank must have worked
-
-
-@dataclass(frozen=True)
-class NodeHealth:
-    """How one rank is.
-
-    status: online, suspect or offline; since: unix seconds of its last change; seen_s: the age of its last beat, None
-    where it never sent one. The values of that beat, None or [] before the first: cpu_percent of one core by the rank's
-    process, bytes of memory of its host and of the process, gpus with name, memory_total and memory_available, step_ms
-    the mean of the latest steps; last_token_s: the age of its last step, None for none yet. faults: what tests found.
-    """
-
-    rank: int
-    status: Status
-    since: float
-    seen_s: float | None
-    cpu_percent: float | None = None
-    memory_total: int | None = None
-    memory_available: int | None = None
-    process_bytes: int | None = None
-    gpus: list[dict[str, Any]] = field(default_factory=list)
-    step_ms: float | None = None
-    last_token_s: float | None = None
-    faults: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of a rank's status, or of its faults, at a time in unix seconds; why: in words."""
-
-    at: float
-    rank: int
-    status: Status
-    why: str
 
 
 @dataclass
@@ -73,6 +39,8 @@ class _Node:
     worked: float | None = None  # ended a step or a test, or moved on within a step
     stepped: float | None = None
     faults: list[str] = field(default_factory=list)
+    left: bool = False  # nothing is placed on it
+    stays: str = ""  # why it cannot be taken out, though it has faults
 
 
 class Health:
@@ -105,6 +73,7 @@ class Health:
         self._history: deque[Change] = deque(maxlen=HISTORY)
         self._changes = Counter[int]()
         self._loop = "starting"
+        self._loaded = -math.inf  # when a rank was last seen to load a model
         self._turned, self._turn = now, (0, 0)
         self._turns = 0
 
@@ -115,6 +84,8 @@ class Health:
         with self._lock:
             node = self._nodes[rank]
             before, node.beat, node.seen = node.beat, beat, now
+            if beat["doing"] == "load":
+                self._loaded = now
             if beat["step_age"] is not None:
                 node.stepped = now - beat["step_age"]
             if beat["work_age"] is not None:
@@ -148,6 +119,7 @@ class Health:
                     self._note(rank, node, why)
                     lines.append(f"rank {rank}: {why}")
                     node.faults = list(found)
+                    node.stays = node.stays if found else ""
         for line in lines:
             self.announce(line)
 
@@ -157,6 +129,21 @@ class Health:
             for rank, node in enumerate(self._nodes):
                 if at_work and rank not in at_work and node.beat is not None and not node.beat["doing"]:
                     node.worked = time.monotonic()
+
+    def leave(self, rank: int, why: str) -> None:
+        """Note that a rank was taken out of all groups: the job can serve whatever is wrong with it."""
+        self._take_out(rank, True, why)
+
+    def come_back(self, rank: int) -> None:
+        """Note that models may be placed on a rank again."""
+        self._take_out(rank, False, "models may be placed on it again")
+
+    def stays(self, rank: int, why: str) -> None:
+        """Note why a rank with faults cannot be taken out."""
+        with self._lock:
+            is_news, self._nodes[rank].stays = why != self._nodes[rank].stays, why
+        if is_news:
+            self.announce(f"rank {rank} computes on: {why}")
 
     def turn(self) -> None:
         """Note that the main loop of rank 0 goes round."""
@@ -177,6 +164,11 @@ class Health:
         """Return whether no rank is silent."""
         with self._lock:
             return all(node.status == "online" for node in self._nodes)
+
+    def faulty(self) -> dict[int, str]:
+        """Return what is wrong with ranks that have faults and were not taken out."""
+        with self._lock:
+            return {r: "; ".join(node.faults) for r, node in enumerate(self._nodes) if node.faults and not node.left}
 
     def nodes(self) -> list[NodeHealth]:
         """Return how each rank is, in rank order."""
@@ -207,14 +199,16 @@ class Health:
             if self._loop:
                 found.append((0, self._loop))
             for rank, node in enumerate(self._nodes):
+                if node.left:
+                    continue
                 if node.status != "online":
                     found.append((rank, f"{node.status}: no heartbeat for {now - node.seen:.1f} s"))
                 elif self._loop != "starting" and self.check_s and (rank == 0 or self._beats):
                     if node.worked is None:
                         found.append((rank, "has made no step and no self-test yet"))
-                    elif now - node.worked > window:
-                        found.append((rank, f"has made no step and no self-test for {now - node.worked:.0f} s"))
-                found += [(rank, fault) for fault in node.faults]
+                    elif (idle_s := now - max(node.worked, self._loaded)) > window:
+                        found.append((rank, f"has made no step and no self-test for {idle_s:.0f} s"))
+                found += [(rank, fault) for fault in (*node.faults, node.stays) if fault]
         return found
 
     def answer(self, message: Message) -> Message:
@@ -243,14 +237,22 @@ class Health:
         self._note(rank, node, why)
         return [f"rank {rank} is {status}: {why}"]
 
+    def _take_out(self, rank: int, left: bool, why: str) -> None:
+        """Set whether a rank was taken out."""
+        with self._lock:
+            node = self._nodes[rank]
+            node.left, node.since, node.stays = left, time.time(), ""
+            self._note(rank, node, why)
+        self.announce(f"rank {rank} {'has left' if left else 'is back'}: {why}")
+
     def _note(self, rank: int, node: _Node, why: str) -> None:
         """Keep a change."""
         self._changes[rank] += 1
-        self._history.append(Change(time.time(), rank, node.status, why))
+        self._history.append(Change(time.time(), rank, _shown(node), why))
 
     def _health(self, rank: int, node: _Node, now: float) -> NodeHealth:
         """Return how a rank is."""
-        known = NodeHealth(rank, node.status, node.since, None, faults=list(node.faults))
+        known = NodeHealth(rank, _shown(node), node.since, None, faults=list(node.faults))
         beat = node.beat
         if beat is None:
             return known
@@ -265,3 +267,8 @@ class Health:
             step_ms=beat["step_ms"],
             last_token_s=None if node.stepped is None else max(0.0, now - node.stepped),
         )
+
+
+def _shown(node: _Node) -> Status:
+    """Return the status that others see."""
+    return "left" if node.left and node.status == "online" else node.status

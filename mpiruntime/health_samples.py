@@ -7,7 +7,7 @@ from typing import Any
 
 from ollampi.mpiruntime.request import Sample
 
-STATUSES = ("online", "suspect", "offline")
+STATUSES = ("online", "suspect", "offline", "left")
 _GAUGES = {  # of a node's values: what a scrape calls them, and what they are multiplied by
     "seen_s": ("ollampi_node_heartbeat_age_seconds", 1.0),
     "cpu_percent": ("ollampi_node_cpu_percent", 1.0),

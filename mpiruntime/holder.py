@@ -90,7 +90,8 @@ class Holder:
         with self.activity.of("test"):
             self.activity.gpus = self.place.gpus()
             decoders = {number: model.decoder for number, model in self._models.items()}
-            return self._self_test(examine, decoders, self.place.device)
+            caches = {number: model.cache for number, model in self._models.items()}
+            return self._self_test(examine, decoders, caches, self.groups, self.place.device)
 
     @torch.inference_mode()
     def _probe(self, step: Step) -> str | None:
@@ -109,7 +110,7 @@ class Holder:
     def unload(self, unload: Unload) -> None:
         """Free the memory of a model, collective over its group; one that is not loaded is ignored."""
         model = self._models.pop(unload.model, None)
-        self._self_test.weights.forget(unload.model)
+        self._self_test.forget(unload.model)
         if model is not None:
             group = model.group
             model.decoder.residence.close()

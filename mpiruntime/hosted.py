@@ -5,58 +5,53 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from ollampi.mpiruntime.balancing import Balancer
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ConflictError, ModelError
 from ollampi.mpiruntime.eviction import NotYet, await_idle, in_order, make_room
-from ollampi.mpiruntime.hosted_model import HostedModel, Stay
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.layouts import Layouts
-from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.loads import Loads
 from ollampi.mpiruntime.log_files import SCHEDULER
-from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.placed import Coming, Placed, replicas_of
-from ollampi.mpiruntime.placing import Placer
+from ollampi.mpiruntime.placed import Coming, Move, Placed, replicas_of
 from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.step import Load, Unload
+from ollampi.mpiruntime.step import Load
 from ollampi.mpiruntime.strategy import Layout
 
 T = TypeVar("T")
-KEEP_ALIVE_S = 300.0
 _WAIT_S = 0.05
 _log = logging.getLogger(SCHEDULER)
 
 
-class Models:
+class Models(Loads):
     """The models in memory by name. A model is loaded on all ranks that hold weights, unless it is placed otherwise."""
 
     def __init__(
         self, runner: Runner, settings: EngineSettings, points: str = "all", cluster: ClusterSettings | None = None
     ) -> None:
-        self.runner = runner
-        self.settings = settings
-        self.cluster = cluster or ClusterSettings()
-        self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
+        super().__init__(runner, settings, points, cluster or ClusterSettings())
         world = runner.groups.world.ranks
         apart = self.cluster.node_role == "coordinator" and len(world) > 1
-        self.usable = world[1:] if apart else world
-        self._placer = Placer(runner, points, self.counts)
-        self._layouts = Layouts(self._placer, settings, self.usable, points)
-        self._placed: dict[str, Placed] = {}
-        self._coming: Coming | None = None
+        self._layouts = Layouts(self._placer, settings, world[1:] if apart else world, points)
         self.failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
-        self._pinned: ModelRef | None = None
-        self._draft: ModelRef | None = None
-        self._staying: set[str] = set()  # names of those that were preloaded
         self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
+
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """Return the ranks that may hold weights; for any thread."""
+        return self._layouts.usable
+
+    def use(self, ranks: Sequence[int]) -> None:
+        """Place models on these ranks only from now on; what lies on others stays."""
+        self._layouts = replace(self._layouts, usable=tuple(sorted(ranks)))
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
         """Load the model that the server was started for; it stays unless the settings or a request say otherwise.
@@ -103,11 +98,11 @@ class Models:
         if placed is not None and placed.ref == ref:
             first = placed.replicas[0]
             if min(context or 0, first.config.max_context) <= first.context:
-                return placed.choose(prompt)
+                return self._open(placed, prompt)
             wish, layout = replace(placed.wish, context=context), placed.layout
         else:
             wish, layout = Wish(context=context), self._layouts.everywhere()
-        return self._begin(ref, wish, lambda leaving: layout, evicts=True).choose(prompt)
+        return self._open(self._begin(ref, wish, lambda leaving: layout, evicts=True), prompt)
 
     def place(self, ref: ModelRef, wish: Wish) -> Placed:
         """Return the model placed as wished; raise as `get` does, and RequestError for what no placement can be.
@@ -124,15 +119,39 @@ class Models:
             ref, wish, lambda gone: self._layouts.chosen(ref, wish, self.hosted(), replicas_of(gone)), evicts=True
         )
 
+    def fits(self, move: Move, ranks: tuple[int, ...], first: bool) -> Load:
+        """Return how a replica is to be loaded on other ranks; raise ModelError where it does not fit there.
+
+        first: whether that replica stays until then, else it goes before.
+        """
+        placed, gone = move.placed, [] if first else [move.old]
+        return self._check(placed.ref, placed.wish, placed.layout, ranks, gone, [])
+
+    def begin_move(self, move: Move, ranks: tuple[int, ...], load: Load, first: bool) -> Coming:
+        """Load a replica on other ranks, in place of the one that is there; nothing else may be under way.
+
+        first: as for `fits`; without it, the one that is there has no work. Return how far that is: where it fails,
+        that has an `error`.
+        """
+        if not first:
+            self._free(move.old)
+        placed = move.placed
+        self._coming = coming = Coming(placed.ref, placed.layout, placed.wish, moves=move)
+        with self.while_loading(), suppress(ModelError):
+            self._start(coming, load, ranks)
+            self._advance(coming)
+        return coming
+
+    def drop(self, move: Move) -> None:
+        """Take a replica out once it has finished what it has; unload its model where it is gone and the last one."""
+        if move.placed.replicas == [move.old]:
+            self._unload(move.placed, "its ranks left")
+        else:
+            move.placed.swap(move.old, None)
+
     def busy(self) -> list[HostedModel]:
         """Return the replicas that have work and whose ranks are not loading another model."""
         return [m for m in self.hosted() if not m.idle and not self.is_held_up(m)]
-
-    @property
-    def loading(self) -> ModelRef | None:
-        """Return the model that is being loaded, if one is; for any thread."""
-        coming = self._coming
-        return None if coming is None else coming.ref
 
     def go_on(self) -> bool:
         """Go on with a load on other ranks; return whether it is over, well or not."""
@@ -143,13 +162,19 @@ class Models:
         try:
             return self._advance(coming)
         except ModelError as e:
+            if coming.moves is not None:  # the model is there
+                return True
             self.failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
             return True
 
     def expire(self, now: float) -> None:
-        """Unload every model whose time is over."""
-        for placed in [p for p in self._placed.values() if all(m.expired(now) for m in p.replicas)]:
-            if not any(self.is_held_up(model) for model in placed.replicas):
+        """Unload every model whose time is over, and replicas that had to finish what they had."""
+        for placed in list(self._placed.values()):
+            for model in [model for model in placed.retiring if model.idle and not self.is_held_up(model)]:
+                self._free(model)
+                placed.retiring = [other for other in placed.retiring if other is not model]
+            is_moving = self._coming is not None and self._coming.ref.name == placed.ref.name
+            if placed.expired(now) and not is_moving and not any(map(self.is_held_up, replicas_of([placed]))):
                 self._unload(placed, f"idle for {placed.keep_s:g} s")
 
     def unload_when_idle(self, name: str) -> None:
@@ -157,10 +182,6 @@ class Models:
         if name in self._placed:
             self._placed[name].replicas[0].keep(0.0)
             self.expire(time.monotonic())
-
-    def hosted(self) -> list[HostedModel]:
-        """Return all replicas in memory."""
-        return [model for placed in list(self._placed.values()) for model in placed.replicas]
 
     def placed(self) -> list[Placed]:
         """Return the models in memory."""
@@ -193,6 +214,13 @@ class Models:
             raise NotYet({ref.name})
         return self._placed[ref.name]
 
+    def _open(self, placed: Placed, prompt: Sequence[int]) -> HostedModel:
+        """Return the replica that takes a prompt; raise NotYet where all are closed until others are there."""
+        model = placed.choose(prompt)
+        if model is None:
+            raise NotYet({placed.ref.name})
+        return model
+
     def _first(
         self,
         ref: ModelRef,
@@ -217,84 +245,9 @@ class Models:
         self._start(coming, load, first)
         return coming
 
-    def _check(
-        self,
-        ref: ModelRef,
-        wish: Wish,
-        layout: Layout,
-        ranks: tuple[int, ...],
-        gone: list[HostedModel],
-        done: list[HostedModel],
-    ) -> Load:
-        """Return how a replica is to be loaded on some ranks; raise ModelError where it does not fit there."""
-        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
-        staying = [*self.hosted(), *done]
-        return self._placer.check(ref, ranks, wish.context, layout.settings, gone, staying, drafts)
-
-    def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
-        """Have a replica loaded."""
-        coming.load, coming.ranks = load, frozenset(ranks)
-        self.runner.begin(load)
-
-    def _advance(self, coming: Coming) -> bool:
-        """Go on with a load as far as nobody must be waited for; return whether it is over. Raise ModelError."""
-        try:
-            while coming.rest or coming.load is not None:
-                if coming.load is None:
-                    self._load_next(coming)
-                elif not self.runner.ready(coming.load.model):
-                    return False
-                else:
-                    self._take(coming, self.runner.finish(coming.load))
-        except ModelError:
-            self._coming = None
-            for model in coming.done:
-                self._free(model)
-            raise
-        self._coming = None
-        balancer = Balancer(self.cluster.load_balancing)
-        self._placed[coming.ref.name] = Placed(coming.ref, coming.done, coming.layout, coming.wish, balancer)
-        return True
-
-    def _load_next(self, coming: Coming) -> None:
-        """Begin to load the next replica; one with rank 0 is there then."""
-        ranks = coming.rest.pop(0)
-        self._start(coming, self._check(coming.ref, coming.wish, coming.layout, ranks, [], coming.done), ranks)
-
-    def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
-        """Take note of a replica that is there, and load what drafts for it."""
-        assert coming.load is not None
-        load, coming.load, coming.ranks = coming.load, None, frozenset()
-        default_s = self._default_keep_s(coming.ref)
-        stay = coming.done[0].stay if coming.done else Stay(default_s, default_s)
-        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, stay)
-        coming.done.append(model)
-        held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
-        text = "%s loaded: context %d, %s, %d bytes, %.1f s"
-        _log.info(text, coming.ref.name, load.context, load.dtype, held, slowest_s)
-        if coming.ref == self._pinned and self._draft is not None:
-            model.draft = self._placer.load_draft(self._draft, model, load)
-
-    def is_held_up(self, model: HostedModel) -> bool:
-        """Return whether a rank of a replica is loading another model."""
-        return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
-
-    def _default_keep_s(self, ref: ModelRef) -> float:
-        """Return how long a model stays where no request says so."""
-        if ref.name in self._staying:
-            return -1.0
-        if self.settings.keep_alive_s is not None:
-            return self.settings.keep_alive_s
-        return -1.0 if ref == self._pinned else KEEP_ALIVE_S
-
     def _unload(self, placed: Placed, why: str) -> None:
         """Free a model on all ranks."""
         _log.info("%s unloaded: %s", placed.ref.name, why)
         del self._placed[placed.ref.name]
-        for model in placed.replicas:
+        for model in replicas_of([placed]):
             self._free(model)
-
-    def _free(self, model: HostedModel) -> None:
-        """Free a replica."""
-        for number in model.numbers():
-            self.runner.lead(Unload(number))

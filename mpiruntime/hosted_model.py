@@ -71,6 +71,8 @@ class HostedModel:
         )
         self.counts = counts
         self.stay = stay
+        self.closed = False  # takes no new requests
+        self.gone = False  # the ranks hold it no more
         self.under_way = False  # a step was sent to ranks that compute it without rank 0
 
     def numbers(self) -> list[int]:

@@ -10,7 +10,7 @@ from ollampi.mpiruntime.flight import StepTimes
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.metrics import PHASES
-from ollampi.mpiruntime.placed import Placed
+from ollampi.mpiruntime.placed import Placed, replicas_of
 from ollampi.mpiruntime.request import Sample
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Recall
@@ -71,7 +71,7 @@ class InsideView:
 def _gauges(placed: Placed) -> list[Sample]:
     """Return how full the queues and the caches of a model's replicas are now, all together."""
     labels = {"model": placed.ref.name}
-    schedulers = [replica.scheduler for replica in placed.replicas]
+    schedulers = [replica.scheduler for replica in replicas_of([placed])]
     return [
         ("ollampi_requests_running", labels, sum(len(s.running) for s in schedulers)),
         ("ollampi_requests_waiting", labels, sum(len(s.waiting) for s in schedulers)),

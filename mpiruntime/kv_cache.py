@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Protocol
 
@@ -131,6 +132,14 @@ class KVCache:
     def taken_bytes(self) -> int:
         """Return the bytes that the cache has taken at most: blocks are handed out lowest first."""
         return self.size_bytes * (int(self._last_slot) + 1) // self.num_slots
+
+    def in_block(self, block: int) -> Iterator[Tensor]:
+        """Yield the tensors [L, S, K, ...] that hold a block of S slots on this rank."""
+        slots = slice(block * self.block_size, (block + 1) * self.block_size)
+        for kept in (self.keys.kept, self.values.kept):
+            yield kept.vectors[:, slots]
+            if kept.scales is not None:
+                yield kept.scales[:, slots]
 
     def note(self, slots: Tensor) -> None:
         """Count slots [T] as taken; to be called once before all layers write them."""

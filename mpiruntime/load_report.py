@@ -11,7 +11,7 @@ class LoadReport:
 
     formats: what its matrices are kept in, as kernels.choice names formats, what takes most first; note: what an
     operator should know of the file that its weights are kept in; step_bytes: what it reads from that in every step;
-    device: where it computes, as torch calls it.
+    device: where it computes, as torch calls it; halves: whether steps may be computed in halves.
     """
 
     rank: int
@@ -26,6 +26,7 @@ class LoadReport:
     note: str = ""
     step_bytes: int = 0
     device: str = "cpu"
+    halves: bool = False
 
     @property
     def held_bytes(self) -> int:

@@ -61,6 +61,7 @@ class Porter:
         exception is raised here. The caller must not use what `beside` uses. Raise Answered where the message at hand
         is answered.
         """
+        has_message = self.at_hand is not None
         over = threading.Event()
         failures: list[Exception] = []
         thread = threading.Thread(target=self._stand_in, args=(over, beside, failures))
@@ -72,7 +73,7 @@ class Porter:
             thread.join()
             if failures:
                 raise failures[0]
-        if self.at_hand is None:
+        if has_message and self.at_hand is None:
             raise Answered
 
     def _stand_in(self, over: threading.Event, beside: Callable[[float], None], failures: list[Exception]) -> None:

@@ -23,7 +23,7 @@ class Reply:
     """An answer about the model with a number.
 
     part: of the model, whose values are not finite, empty for none; error: why there is no answer, empty for one;
-    short: whether memory was.
+    short: whether memory was; seconds: that a step took, halved: whether in halves.
     """
 
     number: int
@@ -33,13 +33,15 @@ class Reply:
     part: str = ""
     error: str = ""
     short: bool = False
+    seconds: float = 0.0
+    halved: bool = False
 
 
 def encode_reply(reply: Reply) -> bytes:
     """Return the answer as bytes: JSON, which has shapes and dtypes, then the numbers of the tensors. No pickle."""
     tensors = {name: x.cpu().contiguous() for name, x in vars(reply.output).items() if x is not None}
     head: dict[str, Any] = {"number": reply.number, "part": reply.part, "error": reply.error}
-    head["short"] = reply.short
+    head |= {"short": reply.short, "seconds": reply.seconds, "halved": reply.halved}
     head["tensors"] = [(name, str(x.dtype).removeprefix("torch."), list(x.shape)) for name, x in tensors.items()]
     if reply.reports:
         head["reports"] = [asdict(report) for report in reply.reports]
@@ -67,7 +69,8 @@ def decode_reply(data: bytes | bytearray) -> Reply:
         tensors[name] = flat.to(_DTYPES[dtype]).view(shape)
     room = Room(**head["room"]) if "room" in head else None
     reports = [LoadReport(**report) for report in head.get("reports", [])]
-    return Reply(head["number"], Output(**tensors), reports, room, head["part"], head["error"], head["short"])
+    told = head["part"], head["error"], head["short"], head["seconds"], head["halved"]
+    return Reply(head["number"], Output(**tensors), reports, room, *told)
 
 
 def _whole(part: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,9 +13,11 @@ from ollampi.mpiruntime.cache_size import Room
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Output
 from ollampi.mpiruntime.errors import MemoryShortError, ModelError
+from ollampi.mpiruntime.groups import facts_of
 from ollampi.mpiruntime.holder import Holder
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.log_files import set_level
+from ollampi.mpiruntime.overlap import Halving
 from ollampi.mpiruntime.replies import Reply, encode_reply
 from ollampi.mpiruntime.reply_box import ReplyBox
 from ollampi.mpiruntime.request import Sample
@@ -58,11 +61,13 @@ class Runner(Holder):
         super().__init__(comm, facts, trace, choice, sums, overlap)
         self.replies = ReplyBox(self.comm)
         self._ranks: dict[int, Sequence[int]] = {}  # of each model; rank 0 alone knows
+        self._halving: dict[int, Halving] = {}  # likewise, of models of which rank 0 holds nothing
 
     def send(self, step: Step) -> None:
         """Send a step to the ranks of its model; rank 0 then takes part in it, or waits, with `step`. Rank 0 only."""
         model = self._models.get(step.model)
-        self._cut = model is not None and model.steps.cuts(step)
+        halving = self._halving.get(step.model)
+        self._cut = model.steps.cuts(step) if model is not None else bool(halving and halving.cuts(step.num_tokens))
         self._tell(replace(step, halved=self._cut), self._ranks.get(step.model, ()), step.model)
 
     def takes_part(self, number: int) -> bool:
@@ -89,10 +94,15 @@ class Runner(Holder):
     def finish(self, load: Load) -> list[LoadReport]:
         """Return what each rank of a group holds, once they have loaded; raise ModelError as `lead_load`. Rank 0."""
         try:
-            return self.load(load) if 0 in self._of(load.ranks) else self._answer(load.model).reports
+            if 0 in self._of(load.ranks):
+                return self.load(load)
+            reports = self._answer(load.model).reports
         except ModelError:
             self._ranks.pop(load.model, None)
             raise
+        if all(report.halves for report in reports):
+            self._halving[load.model] = Halving(self._overlap, facts_of(self.facts, load.ranks))
+        return reports
 
     def lead_check(self, check: Check) -> Room:
         """Return how many cache blocks a load can have, and how many layers are streamed. Rank 0 only, collective.
@@ -132,6 +142,7 @@ class Runner(Holder):
             set_level(message.level)
             return
         ranks = self._ranks.pop(message.model, ())
+        self._halving.pop(message.model, None)
         self._tell(message, ranks)
         if 0 in self._of(ranks):
             self.unload(message)
@@ -185,7 +196,9 @@ class Runner(Holder):
         """Return what a step brought this rank."""
         if step.probed and self._models[step.model].group.comm.rank == 0:
             return Reply(step.model, part=self._probe(step) or "")
-        return Reply(step.model, self.step(step))
+        began = time.perf_counter()
+        output = self.step(step)
+        return Reply(step.model, output, seconds=time.perf_counter() - began, halved=step.halved)
 
     def _loaded(self, message: Load) -> Reply:
         """Return what became of a load or a check; a model that cannot be loaded is rank 0's to report."""
@@ -200,7 +213,10 @@ class Runner(Holder):
     def step(self, step: Step) -> Output:
         """Return what the step's chunks ask for on rank 0 and the group's first, nothing elsewhere; collective."""
         if self.comm.rank == 0 and not self.takes_part(step.model):
-            return self._answer(step.model).output
+            reply = self._answer(step.model)
+            if step.model in self._halving:
+                self._halving[step.model].observe(step.num_tokens, reply.halved, reply.seconds)
+            return reply.output
         return self._compute(step)
 
     def lead_probe(self, step: Step) -> str | None:

@@ -96,6 +96,7 @@ class Reader:
             device=str(self.place.device),
             note=shards.note if shards else _NOT_KEPT if load.shard_cache and load.load == "scatter" else "",
             step_bytes=place.step_bytes,
+            halves=steps.halves,
         )
         return Slice(self.group, decoder, cache, meter, steps), report
 

@@ -117,9 +117,14 @@ class Recall:
 
 @dataclass(frozen=True)
 class Examine:
-    """Test weights, for so long at most, and sums over ranks; to be sent while there is nothing else to do."""
+    """Test weights and caches, for so long at most, and sums over all ranks and those of groups.
+
+    groups: the ranks of each, ascending; blocks: as for a CacheCheck.
+    """
 
     budget_s: float
+    groups: list[list[int]] = field(default_factory=list)
+    blocks: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

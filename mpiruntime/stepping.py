@@ -24,7 +24,9 @@ CPU = torch.device("cpu")
 
 
 class Steps(Protocol):
-    """How a rank computes the steps of a model."""
+    """How a rank computes the steps of a model; halves: whether that may be in halves."""
+
+    halves: bool
 
     def cuts(self, step: Step) -> bool:
         """Return whether a step is to be computed in halves. Rank 0 only, which tells the others."""
@@ -43,10 +45,11 @@ class CpuSteps:
         self._halving = halving
         self._decoder = decoder
         self._cache = cache
+        self.halves = decoder.residence.most_passages > 1  # they are a layer apart and so need two buffers
 
     def cuts(self, step: Step) -> bool:
-        """Return whether a step is to be computed in halves, which are a layer apart and so need two buffers."""
-        return self._decoder.residence.most_passages > 1 and self._halving.cuts(step.num_tokens)
+        """Return whether a step is to be computed in halves."""
+        return self.halves and self._halving.cuts(step.num_tokens)
 
     def __call__(self, step: Step, watch: Watch) -> Output:
         """Return what the chunks ask for."""
@@ -64,6 +67,8 @@ class GpuSteps:
     make_graph: makes the graphs that steps are recorded in, None where nothing is; all ranks have one, or none. where:
     what the watchdog sees of this rank, which waits for the device where others wait for each other.
     """
+
+    halves = False
 
     def __init__(
         self,

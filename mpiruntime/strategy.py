@@ -170,7 +170,9 @@ class Chooser:
             if strange and 0 in strange and len(self.usable) < len(self.facts):
                 raise RequestError(f"rank 0 is the coordinator, which holds no weights; {there}")
             if strange:
-                raise RequestError(f"there is no rank {strange[0]}; {there}")
+                gone = 0 <= strange[0] < len(self.facts)
+                what = f"rank {strange[0]} has left" if gone else f"there is no rank {strange[0]}"
+                raise RequestError(f"{what}; {there}")
             if len(set(group)) < len(group):
                 raise RequestError(f"the ranks {list(group)} of a replica name one twice; name each once")
             if wish.shards not in (None, len(group)):

@@ -131,10 +131,10 @@ def _cut(matrix: Matrix) -> Iterator[Matrix]:
 def _total(matrix: Matrix) -> int:
     """Return the bytes of a matrix added up as whole numbers of 64 bits, modulo 2^64."""
     tensors = [matrix.weights, matrix.scales] if isinstance(matrix, Quantised) else [matrix]
-    return sum(int(_sum(tensor)) for tensor in tensors) % (1 << 64)
+    return sum(int(byte_sum(tensor)) for tensor in tensors) % (1 << 64)
 
 
-def _sum(tensor: Tensor) -> Tensor:
+def byte_sum(tensor: Tensor) -> Tensor:
     """Return the sum [] of a tensor's bytes, as words of 64 bits where they are whole and aligned."""
     raw = tensor.contiguous().view(-1).view(torch.uint8)
     if len(raw) % 8 == 0 and raw.storage_offset() % 8 == 0:

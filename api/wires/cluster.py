@@ -51,8 +51,8 @@ _AWAY = {503: "there is no engine, or it is leaving"}
 _LOADS = {404: "", 409: "it is being loaded", 500: "out of memory, or the model cannot be used"}
 _DAMAGED = {500: "the model cannot be used"}
 _UNLOADS = _DAMAGED | {409: "it is being loaded, or at work"}
-_JOINS = _AWAY | {409: "a rank cannot join alone", 501: "there are no gateways yet"}
-_LEAVES = _AWAY | {404: "there is no such node", 409: "a rank cannot leave alone, or the job is leaving already"}
+_JOINS = _AWAY | {409: "the rank has not left", 501: "there are no gateways yet"}
+_LEAVES = _AWAY | {404: "there is no such node", 409: "no rank can take over, or the job or the rank leaves already"}
 
 
 class ClusterRoutes:
@@ -93,8 +93,15 @@ class ClusterRoutes:
         return json_answer(info_answer(model, cluster))
 
     def join(self, body: JoinBody) -> Response:
-        """Answer POST /api/cluster/join: a job joins as a whole, once there are gateways; raise ApiError."""
-        check_join(body, self._cluster())
+        """Answer POST /api/cluster/join of a rank that left; raise ApiError, EngineError.
+
+        A job joins others as a whole, once there are gateways.
+        """
+        cluster = self._cluster()
+        if (node := check_join(body, cluster)) is not None:
+            self._engine.take_in(node.rank)
+            cluster_id = f"{cluster.nodes[0].name}:{cluster.api_port}"
+            return json_answer({"status": "joined", "cluster_id": cluster_id, "node_id": node.id})
         gateway = f"{shown(body.coordinator_host, 100)}:{body.coordinator_port}"
         raise ApiError(
             501,
@@ -103,11 +110,16 @@ class ClusterRoutes:
         )
 
     def leave(self, body: LeaveBody) -> Response:
-        """Answer POST /api/cluster/leave when the job is about to end; raise ApiError, EngineError."""
-        check_leave(body, self._cluster())
-        unfinished = self._engine.leave(body.graceful, body.timeout)
-        text = "Node successfully left the cluster"
-        return json_answer({"status": "left", "message": f"{text}; {_ended(unfinished)}" if unfinished else text})
+        """Answer POST /api/cluster/leave when the job is about to end, or a rank has left it; raise ApiError,
+        EngineError."""
+        moved: list[str] = []
+        if (node := check_leave(body, self._cluster())) is None:
+            unfinished = self._engine.leave(body.graceful, body.timeout)
+        else:
+            gone = self._engine.take_out(node.rank, body.graceful, body.timeout)
+            unfinished, moved = gone.unfinished, gone.moved
+        parts = ["Node successfully left the cluster", *moved, *([_ended(unfinished)] if unfinished else [])]
+        return json_answer({"status": "left", "message": "; ".join(parts)})
 
     def unload(self, body: UnloadBody) -> Response:
         """Answer POST /api/cluster/model/unload; raise ApiError, EngineError."""
@@ -209,8 +221,20 @@ def _job_routes(views: ClusterRoutes) -> list[Route]:
         _shown(f"{at}/status", "what the job is like", views.shows(status_answer), answers.Status),
         _shown(f"{at}/nodes", "the ranks of the job", views.shows(_nodes), answers.Nodes),
         _shown(f"{at}/health", "how ranks and network do", views.shows(health_answer), answers.Health),
-        Route("POST", f"{at}/join", manage, "join a region", views.join, JoinBody, answers.JoinedAnswer, "", _JOINS),
-        Route("POST", f"{at}/leave", manage, "end the job", views.leave, LeaveBody, answers.LeftAnswer, "", _LEAVES),
+        Route(
+            "POST", f"{at}/join", manage, "let a node come back", views.join, JoinBody, answers.JoinedAnswer, "", _JOINS
+        ),
+        Route(
+            "POST",
+            f"{at}/leave",
+            manage,
+            "end the job, or take a node out",
+            views.leave,
+            LeaveBody,
+            answers.LeftAnswer,
+            "",
+            _LEAVES,
+        ),
     ]
 
 

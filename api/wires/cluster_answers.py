@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ollampi.api.wires.ollama_answers import Answer, Time
 
 Condition = Literal["healthy", "degraded", "unhealthy", "leaving"]
-NodeStatus = Literal["online", "suspect", "offline"]
+NodeStatus = Literal["online", "suspect", "offline", "left"]
 
 
 class Status(Answer):

@@ -18,7 +18,7 @@ _Ids = Annotated[list[str], Field(max_length=10_000)]
 
 
 class JoinBody(Body):
-    """POST /api/cluster/join: the gateway at which this job shall register."""
+    """POST /api/cluster/join: the gateway at which this job shall register, or node_name of a node that left."""
 
     coordinator_host: str = Field(json_schema_extra={"minLength": 1})
     coordinator_port: int = Field(default=11434, json_schema_extra={"minimum": 1, "maximum": 65535})
@@ -27,7 +27,7 @@ class JoinBody(Body):
 
 
 class LeaveBody(Body):
-    """POST /api/cluster/leave: timeout is in seconds, node_id that of a node other than this job."""
+    """POST /api/cluster/leave: timeout is in seconds, node_id that of the one node that shall leave."""
 
     graceful: bool = True
     timeout: float = Field(default=60.0, json_schema_extra={"minimum": 0, "maximum": MAX_TIMEOUT_S})

@@ -28,11 +28,12 @@ Json = dict[str, Any]
 
 
 def condition(cluster: Cluster) -> str:
-    """Return how the job does in one word."""
+    """Return how the job does in one word; a node that computes wrong degrades it, also once others have taken over."""
     if cluster.leaving_s is not None:
         return "leaving"
     states = {node.status for node in cluster.nodes}
-    return "unhealthy" if "offline" in states else "degraded" if "suspect" in states else "healthy"
+    ill = "suspect" in states or any(node.health.get("faults") for node in cluster.nodes)
+    return "unhealthy" if "offline" in states else "degraded" if ill else "healthy"
 
 
 def status_answer(cluster: Cluster) -> Json:

@@ -26,7 +26,7 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
         raise bad_request(f"{_FAILED}: node_ids names a node twice; name each once")
     if idle := [node.id for node in nodes if node.role == "coordinator"]:
         raise bad_request(f"{_FAILED}: {idle[0]} is the coordinator, which holds no weights; leave it out of node_ids")
-    able = [node for node in cluster.nodes if node.role != "coordinator"]
+    able = [node for node in cluster.nodes if node.role != "coordinator" and node.status != "left"]
     _check_replicas(body.replicas, body.shards or 1, len(nodes or able), bool(nodes))
     ranks = _groups([node.rank for node in nodes], body) if nodes else None
     shards = _shards(body, model, len(nodes or able) // (body.replicas or 1), bool(nodes))
@@ -104,24 +104,31 @@ def find_node(name: str, cluster: Cluster) -> Node:
     raise ApiError(404, f"node {shown(name, 100)!r} is not in this cluster, which has: {some}{more}")
 
 
-def check_join(body: JoinBody, cluster: Cluster) -> None:
-    """Raise ApiError (400) where a body cannot be right, (409) where a rank of this job shall join alone."""
+def check_join(body: JoinBody, cluster: Cluster) -> Node | None:
+    """Return the rank that shall come back after it left, None where the job shall join another one.
+
+    Raise ApiError (400) where a body cannot be right, (409) where a rank that has not left shall join alone.
+    """
     if not body.coordinator_host:
         raise bad_request("coordinator_host is required: the address of the gateway")
     if not 1 <= body.coordinator_port <= 65535:
         raise bad_request(f"coordinator_port is {body.coordinator_port}; it must be between 1 and 65535")
     if body.node_role not in NODE_ROLES:
         raise bad_request(f"node_role {shown(body.node_role, 40)!r} is unknown; it must be {', '.join(NODE_ROLES)}")
-    if cluster.world > 1 and any(body.node_name in (node.id, node.name) for node in cluster.nodes):
+    named = next((node for node in cluster.nodes if body.node_name in (node.id, node.name)), None)
+    if cluster.world == 1 or named is None:
+        return None
+    if named.status != "left":
         raise ApiError(
             409,
             f"Failed to register with coordinator: {shown(body.node_name, 100)} is a rank of this job of"
-            f" {cluster.world}, and only the whole job can join; leave out node_name",
+            f" {cluster.world} and has not left; only the whole job can join elsewhere; leave out node_name",
         )
+    return named
 
 
-def check_leave(body: LeaveBody, cluster: Cluster) -> None:
-    """Raise ApiError where a body cannot be right (400), or a rank would have to leave alone (404, 409).
+def check_leave(body: LeaveBody, cluster: Cluster) -> Node | None:
+    """Return the rank that shall leave, None where the whole job shall; raise ApiError (400, 404).
 
     A body with none of its fields was meant for another route: it ends no job.
     """
@@ -130,21 +137,8 @@ def check_leave(body: LeaveBody, cluster: Cluster) -> None:
     if not 0 <= body.timeout <= MAX_TIMEOUT_S:
         raise bad_request(f"timeout is {body.timeout:g}; it must be between 0 and {MAX_TIMEOUT_S:g} seconds")
     if "node_id" not in body.model_fields_set:
-        return
+        return None
     if not body.node_id:  # a variable that is not set must not end the job
         raise bad_request("node_id is empty; name a node, or leave it out to have the whole job leave")
     node = find_node(body.node_id, cluster)
-    if cluster.world == 1:
-        return
-    stopped = [
-        f"the replica of {model.name} on {', '.join(cluster.nodes[rank].id for rank in replica.ranks)}"
-        for model in cluster.models
-        for replica in model.replicas
-        if node.rank in replica.ranks
-    ]
-    what = " and ".join(stopped) or "nothing that is loaded now"
-    raise ApiError(
-        409,
-        f"{node.id} is a rank of an MPI job of {cluster.world} and cannot leave alone: {what} would stop; unload its"
-        " models instead, or let the whole job leave by leaving out node_id",
-    )
+    return None if cluster.world == 1 else node

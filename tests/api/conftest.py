@@ -19,7 +19,7 @@ from support.coordinators import USAGE, FakeCoordinator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ollampi.api.app import create_app
-from ollampi.api.engine_client import Done, Embedding, EngineError, Event, Loading, Placed, Tokens
+from ollampi.api.engine_client import Departure, Done, Embedding, EngineError, Event, Loading, Placed, Tokens
 from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
 from ollampi.api.text_tokenizer import TextTokenizer
@@ -205,6 +205,17 @@ class FakeEngine:
             raise self.refusal
         self.calls.append(("leave", graceful, timeout_s))
         return 0
+
+    def take_out(self, rank: int, graceful: bool, timeout_s: float) -> Departure:
+        if self.refusal:
+            raise self.refusal
+        self.calls.append(("take_out", rank, graceful, timeout_s))
+        return Departure(2, ["demo:latest lies on node-0"])
+
+    def take_in(self, rank: int) -> None:
+        if self.refusal:
+            raise self.refusal
+        self.calls.append(("take_in", rank))
 
     def loaded(self) -> list[LoadedModel]:
         return self.models

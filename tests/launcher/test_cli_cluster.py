@@ -197,7 +197,7 @@ def test_leave(job: FakeApi, line: list[str], body: dict[str, Any]) -> None:
     result = job.run("cluster", "leave", *line)
     assert result.stdout == "Node successfully left the cluster\n"
     asks = f"The server shall end once its running requests are done, in {body['timeout']} s at the latest...\n"
-    assert result.stderr == (asks if body["graceful"] else "")
+    assert result.stderr == (asks if "node_id" not in body else "")
     assert job.requests == [(f"{AT}/leave", {**body, "stream": False})]
 
 
@@ -245,7 +245,9 @@ def test_start_is_serve_or_launch(become: list[Any], monkeypatch: pytest.MonkeyP
     assert " -n 2 " in result.stdout
 
 
-@pytest.mark.parametrize(("said", "meant"), [("warn", "warning"), ("DEBUG", "debug"), ("error", "error")])
+@pytest.mark.parametrize(
+    ("said", "meant"), [("warn", "warning"), ("DEBUG", "debug"), ("error", "error"), ("trace", "debug")]
+)
 def test_start_knows_levels_as_serve_does(become: list[Any], said: str, meant: str) -> None:
     with pytest.raises(Become):
         CliRunner().invoke(main, ["cluster", "start", "--log-level", said], catch_exceptions=False)

@@ -178,8 +178,41 @@ def test_nobody_joins_or_leaves_alone(job: Server) -> None:
     assert refusal(job, "leave", {"node_id": "node-9"})[0] == 404
     status, text = refusal(job, "leave", {"node_id": "node-1"})
     assert (status, "the replica of demo:latest on node-0, node-1 would stop" in text) == (409, True)
+    status, text = refusal(job, "leave", {"node_id": "node-0", "graceful": False})
+    assert (status, text.partition(" and ")[0]) == (409, "node-0 coordinates the job")
     assert refusal(job, "leave", {"timeout": -1})[0] == 400
     assert "leave ends the whole job" in refusal(job, "leave", {"model": "demo"})[1]
+
+
+def test_a_node_leaves_and_another_one_takes_over(job: Server) -> None:
+    """An answer goes on meanwhile; a model that lies on the node moves, nothing is placed on it until it is back."""
+    options = {"num_predict": 200, "temperature": 0}
+    body = {"model": "endless", "prompt": "import", "raw": True, "stream": False, "options": options}
+    before = ask(job, "POST", "/api/generate", body)["response"]
+    ask(job, "POST", f"{AT}/model/unload", {"model": "demo"})
+    ask(job, "POST", f"{AT}/model/load", {"model": "endless", "node_ids": ["node-1"]})
+    roles = [(node["role"], node["models"]) for node in ask(job, "GET", f"{AT}/nodes")["nodes"]]
+    assert roles == [("mixed", []), ("worker", ["endless:latest:shard-1"])]
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(job.request("POST", "/api/generate", body)))
+    thread.start()
+    said = run(job, "cluster", "leave", "--node-id", "node-1")
+    assert said == "Node successfully left the cluster; endless:latest lies on node-0\n"
+    thread.join(60)
+    assert answers[0][1]["response"] == before
+    assert [(n["status"], n["models"]) for n in ask(job, "GET", f"{AT}/nodes")["nodes"]] == [
+        ("online", ["endless:latest:shard-1"]),
+        ("left", []),
+    ]
+    assert ask(job, "POST", "/api/generate", body)["response"] == before
+    assert "node-1 has left already" in run(job, "cluster", "leave", "--node-id", "node-1", status=1)
+    status, text = refusal(job, "model/load", {"model": "demo", "node_ids": ["node-1"]})
+    assert (status, "rank 1 has left" in text) == (400, True)
+    back = ask(job, "POST", f"{AT}/join", {"coordinator_host": "127.0.0.1", "node_name": "node-1"})
+    assert (back["status"], back["node_id"]) == ("joined", "node-1")
+    ask(job, "POST", f"{AT}/model/unload", {"model": "endless"})
+    ask(job, "POST", f"{AT}/model/load", {"model": "demo", "distributed": True})
+    assert ask(job, "GET", f"{AT}/model/list")["models"][0]["nodes"] == NODES
 
 
 def test_the_proxys_routes(job: Server) -> None:

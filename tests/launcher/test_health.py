@@ -104,8 +104,11 @@ def test_the_loop_tests_watches_and_tells_that_it_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     health, looks, faults = Health(2, 1.0, 15.0, 10.0), list[str](), ["layer 0 is bad"]
+    groups = SimpleNamespace(world=SimpleNamespace(ranks=(0, 1)))
     runner: Any = SimpleNamespace(
-        health=health, lead_examine=lambda _: [Finding([], [], False), Finding(faults, [], False)]
+        groups=groups,
+        health=health,
+        lead_examine=lambda _: [Finding([], [], False), Finding(faults, [], False)],
     )
     models: Any = SimpleNamespace(hosted=list, busy=list, loading=False)
     doors: Any = SimpleNamespace(watch=lambda: looks.append("watch"))

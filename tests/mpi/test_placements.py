@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import generate, named, place, run_engine
+from support.worlds import InStages, come_back, generate, leave, named, place, run_engine
 
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.communicator import Communicator
@@ -63,3 +63,23 @@ def test_models_on_disjoint_and_overlapping_groups_answer_as_alone(
         assert all(e["kind"] != "error" for e in recorder.log)
         for number, name, length in asked:
             assert recorder.tokens(number) == alone(placed[name], length)
+
+
+def test_ranks_leave_and_come_back_while_answers_go_on(comm: Communicator, placed: dict[str, Path]) -> None:
+    """The last rank leaves; where there are no others, or none that could take over, it stays and nothing changes."""
+    last, folder = comm.size - 1, placed["a"]
+    stages = [
+        [place(100, "a", folder, ranks=[[last]])],
+        [ask(1, "a", folder, 9), leave(101, last), ask(2, "a", folder, 3)],
+        [ask(3, "a", folder, 9), place(102, "b", placed["b"], shards=1), ask(4, "b", placed["b"], 9)],
+        [come_back(103, last)],
+        [place(104, "b", placed["b"], ranks=[[last]]), ask(5, "b", placed["b"], 3)],
+    ]
+    recorder = run_engine(comm, [], SETTINGS, InStages(*stages))
+    if recorder is None:
+        return
+    for number, name, length in ((1, "a", 9), (2, "a", 3), (3, "a", 9), (4, "b", 9), (5, "b", 3)):
+        assert recorder.tokens(number) == alone(placed[name], length)
+    assert [recorder.last(n)["kind"] for n in (101, 103)] == (["departed", "back"] if last else ["error", "error"])
+    if last:
+        assert recorder.last(101)["moved"] == ["a lies on node-0"]

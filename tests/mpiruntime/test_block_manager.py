@@ -108,6 +108,26 @@ def test_random_operations_do_what_the_model_does(seed: int, look: int, monkeypa
     assert looked <= -(-size // look)
 
 
+def test_lasting_blocks_come_in_turn_with_another_number_for_each_name() -> None:
+    blocks = BlockManager(8, 4)
+    table = blocks.allocate(6)
+    for block in table[:5]:
+        blocks.name(block, digest(block))
+    blocks.name(table[5], digest(0))  # another block has this content
+    first = dict(blocks.lasting(3)) | dict(blocks.lasting(2))
+    assert sorted(first) == table[:5]
+    assert [block for block, _ in blocks.lasting(9)] == table[:5]
+    blocks.forget([1])
+    assert sorted(dict(blocks.lasting(9))) == [0, 2, 3, 4]
+    blocks.name(1, digest(1))
+    again = dict(blocks.lasting(9))
+    assert again[1] not in first.values()
+    assert {block: again[block] for block in (0, 2, 3, 4)} == {block: first[block] for block in (0, 2, 3, 4)}
+    blocks.release(table)
+    blocks.allocate(8)  # what they held is gone
+    assert blocks.lasting(9) == []
+
+
 def check_all(blocks: BlockManager, tables: list[list[int]]) -> None:
     """Look at every block."""
     while not blocks.check(tables):

@@ -1,18 +1,21 @@
-"""Ranks test themselves while there is nothing else to do, and only then."""
+"""Ranks test themselves while there is nothing else to do, and now and then where there is always work."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.spoiling import decoder_of, flip, raw_bytes
-from support.worlds import Recorder, Scraper, generate
+from support.worlds import Recorder, Scraper, generate, place
 
-from ollampi.mpiruntime import weight_check
+from ollampi.mpiruntime import checkup, weight_check
+from ollampi.mpiruntime.cache_check import FAULT
 from ollampi.mpiruntime.checkup import BUDGET_S, Checkup
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.ending import END
@@ -22,6 +25,7 @@ from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.step import Examine
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.world import survey
 
@@ -38,20 +42,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class World:
     """Rank 0 of a world with an engine that tests; the clock goes on by `tick_s` whenever the checkup looks at it."""
 
-    def __init__(self, comm: Communicator, client: Recorder, tick_s: float, check_s: float = CHECK_S) -> None:
+    def __init__(
+        self,
+        comm: Communicator,
+        client: Recorder,
+        tick_s: float,
+        check_s: float = CHECK_S,
+        settings: EngineSettings = SETTINGS,
+    ) -> None:
         self.runner = Runner(comm, survey(comm))
-        self.models = Models(self.runner, SETTINGS)
+        self.models = Models(self.runner, settings)
         self.health = self.runner.health = Health(comm.size, NEVER, NEVER, check_s)
         ticks = itertools.count(1)
         self.checkup = Checkup(self.runner, self.models, self.health, lambda: next(ticks) * tick_s)
         self.client = client
-        self.looks = self.tests = 0
+        self.looks = self.tests = self.busy = 0
         self.on_look: Callable[[], None] = lambda: None
         lead, self.runner.lead_examine = self.runner.lead_examine, self.examine  # type: ignore[method-assign]
         self.lead = lead
 
     def examine(self, message: Any) -> Any:
-        assert self.models.busy() == []
+        self.busy += bool(self.models.busy())
         assert message.budget_s == BUDGET_S
         self.tests += 1
         return self.lead(message)
@@ -76,7 +87,10 @@ def on_rank_0(size: int, work: Callable[[Communicator], Any]) -> Any:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_answers_are_the_same_and_no_test_comes_between_their_steps(folder: Path, size: int) -> None:
+def test_answers_are_the_same_and_no_test_comes_between_their_steps(
+    folder: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "BUSY", 1e9)
     messages = [generate(i, folder, PROMPT[: 9 + i], sampling=GREEDY, max_tokens=20) for i in range(3)]
 
     def work(comm: Communicator) -> World:
@@ -87,8 +101,123 @@ def test_answers_are_the_same_and_no_test_comes_between_their_steps(folder: Path
     world = on_rank_0(size, work)
     for i in range(3):
         assert world.client.tokens(i) == reference_greedy(folder, PROMPT[: 9 + i], 20)
+    assert world.busy == 0
     assert world.health.tests == {"passed": world.tests, "failed": 0}
     assert world.health.nodes()[size - 1].faults == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_server_that_always_has_work_is_tested_between_its_steps(folder: Path, size: int) -> None:
+    """Answers that share beginnings go on until there were some tests; the blocks that they share are looked at too."""
+    lengths = (9, 13, 17)
+    messages = [generate(i, folder, PROMPT[: lengths[i]], sampling=GREEDY, max_tokens=10**6) for i in range(3)]
+
+    def work(comm: Communicator) -> World:
+        world = World(comm, Recorder(messages), tick_s=CHECK_S)
+        said: list[int] = []
+
+        def stop() -> None:
+            if world.busy >= 4 and not said:
+                said.append(1)
+                for i in range(3):
+                    world.client.messages.put({"op": "cancel", "id": i})
+
+        world.on_look = stop
+        world.run(lambda: True)
+        return world
+
+    world = on_rank_0(size, work)
+    assert world.busy >= 4
+    assert world.health.tests == {"passed": world.tests, "failed": 0}
+    for i in range(3):
+        found = world.client.tokens(i)[:20]
+        assert found == reference_greedy(folder, PROMPT[: lengths[i]], 20)[: len(found)]
+
+
+def test_under_work_tests_come_every_few_intervals(folder: Path) -> None:
+    def work(comm: Communicator) -> list[int]:
+        world = World(
+            comm, Recorder([generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=10**6)]), tick_s=CHECK_S / 5
+        )
+        at: list[int] = []
+
+        def look() -> None:
+            at.append(world.busy)
+            if len(at) == 60:
+                world.client.messages.put({"op": "cancel", "id": 1})
+
+        world.on_look = look
+        world.run(lambda: True)
+        return at
+
+    at = on_rank_0(2, work)
+    tests = [look for look in range(1, 60) if at[look] > at[look - 1]]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(tests)]
+    assert len(gaps) >= 2
+    assert all(5 * checkup.BUSY - 2 <= gap <= 5 * checkup.BUSY for gap in gaps)  # a test looks at the clock again
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("cache_dtype", ["auto", "int8"])
+def test_bits_that_flip_in_the_cache_are_told(folder: Path, size: int, cache_dtype: str) -> None:
+    """A block that an answer filled is spoilt on the last rank once it was looked at."""
+    runners: list[Runner] = []
+
+    def work(comm: Communicator) -> World | None:
+        if comm.rank:
+            runner = Runner(comm, survey(comm))
+            if comm.rank == size - 1:
+                runners.append(runner)
+            runner.follow()
+            return None
+        world = World(
+            comm,
+            Recorder([generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=2)]),
+            tick_s=CHECK_S,
+            settings=replace(SETTINGS, cache_dtype=cache_dtype),
+        )
+        if size == 1:
+            runners.append(world.runner)
+
+        def spoil() -> None:
+            if world.tests == 4 and world.health.tests["failed"] == 0:
+                (held,) = runners[0]._models.values()
+                next(iter(held.cache.in_block(1))).view(torch.uint8)[1, 2, 0, 3] ^= 4
+
+        world.on_look = spoil
+        world.run(lambda: world.tests >= 8)
+        return world
+
+    world = run_threads(size, work)[0]
+    assert world is not None
+    assert world.health.tests == {"passed": 4, "failed": world.tests - 4}
+    assert [node.faults for node in world.health.nodes()] == [[]] * (size - 1) + [[FAULT]]
+
+
+def test_the_sums_of_all_groups_are_tested_in_turn(folder: Path) -> None:
+    groups = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    messages = [
+        place(number, f"m{number}", folder, ranks=[list(ranks)]) for number, ranks in enumerate([*groups, (2,)])
+    ]
+    asked: list[list[list[int]]] = []
+
+    def work(comm: Communicator) -> World:
+        settings = replace(SETTINGS, max_loaded_models=9)
+        world = World(comm, Recorder(messages), tick_s=CHECK_S, settings=settings)
+        lead = world.lead
+
+        def note(message: Examine) -> Any:
+            asked.append(message.groups)
+            return lead(message)
+
+        world.lead = note
+        world.run(lambda: world.tests >= 12)
+        return world
+
+    world = on_rank_0(4, work)
+    assert world.health.tests["failed"] == 0
+    assert all(len(each) <= 4 and each == sorted(each) for each in asked)
+    assert {tuple(ranks) for each in asked[-3:] for ranks in each} == set(groups)
 
 
 def test_tests_come_at_their_interval_once_all_weights_are_known(folder: Path) -> None:
@@ -169,8 +298,11 @@ def test_bits_that_flip_in_a_server_are_told(folder: Path, size: int) -> None:
     assert world is not None
     fault = "the weights of the output head are not what was loaded: bad memory?"
     assert [node.faults for node in world.health.nodes()] == [[]] * (size - 1) + [[fault]]
-    assert world.health.reasons(0.0)[-1] == (size - 1, fault)
-    assert world.said == [f"rank {size - 1}: {fault}"]  # type: ignore[attr-defined]
+    found, (rank, stuck) = world.health.reasons(0.0)[-2:]
+    assert (found, rank) == ((size - 1, fault), size - 1)
+    assert stuck.startswith(f"node-{size - 1} is the last rank" if size == 1 else f"node-{size - 1} cannot leave alone")
+    said = [f"rank {size - 1}: {fault}", f"rank {size - 1} computes on: {stuck}"]
+    assert world.said == said  # type: ignore[attr-defined]
     assert isinstance(world.client, Scraper)
     assert world.client.sample("ollampi_node_status", rank=str(size - 1), status="online") == 1
     faults = {labels["rank"]: n for name, labels, n in world.health.samples() if name == "ollampi_node_faults"}

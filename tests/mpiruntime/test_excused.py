@@ -32,7 +32,8 @@ def reasons(monkeypatch: pytest.MonkeyPatch, at_work: set[int], doing: str) -> l
     ("at_work", "doing", "named"),
     [
         ({0}, "", [0]),  # the others wait for messages
-        ({0}, "load", [0, 1]),  # and this one for its file system
+        ({0}, "fetch", [0, 1]),  # and this one for its file system
+        ({0}, "load", []),  # time in which any rank loads does not count
         ({1, 2}, "", [1, 2]),  # rank 0 only coordinates
         (set(), "", [0, 1, 2]),  # there should have been self-tests
     ],

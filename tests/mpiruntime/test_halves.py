@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from ollampi.mpiruntime.attention import Attention
 from ollampi.mpiruntime.communicator import Around, Communicator
+from ollampi.mpiruntime.decoder import Output
 from ollampi.mpiruntime.halves import halves
 from ollampi.mpiruntime.overlap import Halving
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.step import Chunk, Step, decode, encode
+from ollampi.mpiruntime.step import Chunk, Step, Stop, Unload, decode, encode
 from ollampi.mpiruntime.thread_world import run_threads
-from ollampi.mpiruntime.world import RankFacts
+from ollampi.mpiruntime.world import RankFacts, survey
 
 MODELS = {name: FAMILIES[name] for name in ("llama3", "mixtral", "gemma2", "cohere", "mistral")} | ENCODERS
 
@@ -109,6 +111,41 @@ def test_logits_are_the_reference_whatever_is_under_way(folders: dict[str, Path]
         )[0]
         assert found is not None
         assert (found - expected).abs().max() <= 1e-4, f"{family} on {size} ranks"
+
+
+@pytest.mark.parametrize("ranks", [[1], [1, 2], [1, 2, 3]])
+def test_groups_without_rank_0_compute_in_halves(folders: dict[str, Path], ranks: list[int]) -> None:
+    """Rank 0 decides, and learns how long either way took; the logits are the reference."""
+    seen: dict[int, list[bool]] = {rank: [] for rank in range(4)}
+    learned: list[tuple[int, bool]] = []
+
+    def work(comm: Communicator) -> Tensor | None:
+        runner = Runner(comm, survey(comm), overlap="always")
+        plain = runner._compute
+
+        def noting(step: Step, *watch: Any) -> Output:
+            seen[comm.rank].append(step.halved)
+            return plain(step, *watch)
+
+        runner._compute = noting  # type: ignore[method-assign]
+        if comm.rank:
+            runner.follow()
+            return None
+        runner.lead_load(load_message(folders["llama3"], ranks=ranks))
+        halving = runner._halving[0]
+        halving.observe = lambda n, halved, s: learned.append((n, halved)) if s > 0 else None  # type: ignore[method-assign]
+        logits = logits_in_pieces(runner, PROMPT, [9, 1, 7])
+        runner.lead(Unload(0))
+        assert runner._halving == {}
+        runner.lead(Stop())
+        return logits
+
+    found = run_threads(4, work)[0]
+    assert found is not None
+    assert (found - reference_logits(folders["llama3"], PROMPT)).abs().max() <= 1e-4
+    ways = [len(ranks) > 1, False, len(ranks) > 1]  # one token, and a rank that is alone, are never cut
+    assert seen == {rank: ways if rank in ranks else [] for rank in range(4)}
+    assert learned == list(zip([9, 1, 7], ways, strict=True))
 
 
 def test_deterministic_keeps_its_bits(folders: dict[str, Path]) -> None:

@@ -170,6 +170,52 @@ def test_a_rank_that_has_never_worked_is_not_ready(monkeypatch: pytest.MonkeyPat
     assert world.reasons == [(0, "has made no step and no self-test yet"), (1, "has made no step and no self-test yet")]
 
 
+def test_a_load_that_takes_long_keeps_the_job_ready(world: World) -> None:
+    """No rank works while one loads, nor can; when the load is over, all must work within the time as before."""
+    window = 3 * CHECK_S
+    for beat in world.beats:
+        beat["work_age"] = 5.0
+    world.wait(2)
+    for beat in world.beats:
+        beat["work_age"] = 1e6
+    world.beats[-1]["doing"] = "load"
+    world.wait(20 * window)
+    assert world.reasons == []
+    world.beats[-1]["doing"] = ""
+    world.wait(window - 2)
+    assert world.reasons == []
+    world.wait(4)
+    assert [rank for rank, _ in world.reasons] == list(range(len(world.dogs)))
+    assert "has made no step and no self-test for 3" in world.reasons[0][1]
+
+
+def test_a_rank_that_was_taken_out_keeps_the_job_from_nothing(world: World) -> None:
+    last = len(world.dogs) - 1
+    world.wait(1)
+    world.health.tested([[]] * last + [["layer 0 is bad"]])
+    assert world.health.faulty() == {last: "layer 0 is bad"}
+    world.health.stays(last, "nobody takes over")
+    world.health.stays(last, "nobody takes over")
+    assert world.reasons == [(last, "layer 0 is bad"), (last, "nobody takes over")]
+    world.health.leave(last, "it was taken out: layer 0 is bad")
+    assert (world.statuses[last], world.reasons, world.health.faulty()) == ("left", [], {})
+    assert world.health.nodes()[last].faults == ["layer 0 is bad"]
+    if last:
+        world.stopped = {last}
+        world.wait(5)
+        assert (world.statuses[last], world.reasons) == ("suspect", [])
+        world.stopped = set()
+        world.wait(5)
+        assert world.statuses[last] == "left"
+    world.health.come_back(last)
+    assert (world.statuses[last], world.reasons) == ("online", [(last, "layer 0 is bad")])
+    world.health.tested([[]] * (last + 1))
+    assert world.reasons == []
+    assert [line for line in world.said if "takes over" in line] == [f"rank {last} computes on: nobody takes over"]
+    samples = {labels["status"] for name, labels, _ in world.health.samples() if name == "ollampi_node_status"}
+    assert samples == {"online", "suspect", "offline", "left"}
+
+
 def test_without_self_tests_heartbeats_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(2, monkeypatch, check_s=0)
     for rank in (0, 1):

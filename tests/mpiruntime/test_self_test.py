@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,33 @@ def test_answers_are_spoilt_by_what_is_found(folder: Path, damage: Callable[[Ten
         assert faults_of(runner) != [[]]
 
     run_threads(1, work)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_rank_whose_link_in_one_group_is_bad_is_found(folder: Path, exact: bool) -> None:
+    """The sums of all ranks are right, and those of groups that overlap with the bad one."""
+    groups = [[0, 1], [0, 1, 3], [1, 2], [1, 2, 3]]
+
+    def work(comm: Communicator) -> list[list[str]]:
+        runner = Runner(comm, survey(comm))
+        for number, ranks in enumerate(groups):
+            if comm.rank in ranks:
+                runner.load(replace(load_message(folder), model=number, ranks=ranks))
+        assert judged(runner.examine(Examine(0.0, groups))) == [[]] * 4
+        if comm.rank == 3:
+            group = runner.groups.of([1, 2, 3])
+            bad = Spoilt(group.comm, more, lambda x: x)
+            group.comm, group.sums = (bad, group.sums) if exact else (group.comm, bad)
+        if comm.rank == 0:
+            group = runner.groups.of([0, 1])
+            group.sums = Spoilt(group.sums, lambda x: x, more)
+        return judged(runner.examine(Examine(0.0, groups)))
+
+    here, part = "a sum over ranks 0 1 comes out wrong here", "its part of a sum over ranks 1 2 3 comes out wrong"
+    for faults in run_threads(4, work):
+        assert faults == [[here], [], [], [part]]
+
+
+def test_what_travels_of_a_test_in_a_group() -> None:
+    message = Examine(0.5, [[0, 2], [1, 2]], [[3, 7, 9]])
+    assert decode(encode(message)) == message

@@ -15,6 +15,7 @@ from ollampi.mpiruntime.ending import END
 from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.load_report import LoadReport
@@ -103,7 +104,7 @@ class Recorder(Local):
     def post(self, event: Event) -> None:
         """Keep the event."""
         self.log.append(event)
-        if event["kind"] in ("done", "error", "loaded", "metrics", "placed"):
+        if event["kind"] in ("done", "error", "loaded", "metrics", "placed", "departed", "back"):
             self.open.discard(event["id"])
 
     def tokens(self, number: int) -> list[int]:
@@ -141,6 +142,23 @@ class Scraper(Recorder):
         return value
 
 
+class InStages(Recorder):
+    """A client that sends the messages of each stage when all those of the one before have ended."""
+
+    def __init__(self, *stages: list[dict[str, Any]]) -> None:
+        super().__init__(stages[0])
+        self._later = list(stages[1:])
+
+    def post(self, event: Event) -> None:
+        """Keep the event; send the next messages where it was the last one of a stage."""
+        super().post(event)
+        while not self.open and self._later:
+            stage = self._later.pop(0)
+            self.open = {message["id"] for message in stage if message["op"] != "cancel"}
+            for message in stage:
+                self.messages.put(message)
+
+
 def run_engine(
     comm: Communicator,
     messages: list[dict[str, Any]],
@@ -150,10 +168,13 @@ def run_engine(
     trace: Path | None = None,
     announce: Callable[[str], None] = lambda line: None,
     cluster: ClusterSettings | None = None,
+    health: Health | None = None,
+    supervise: Callable[[Runner, Models], None] = lambda runner, models: None,
 ) -> Recorder | None:
     """Return on rank 0 what an engine answered to the messages; collective.
 
-    draft: the folders of a model and of the one that drafts for it.
+    draft: the folders of a model and of the one that drafts for it; health: what rank 0 knows of all ranks; supervise:
+    called several times a second.
     """
     runner = Runner(comm, survey(comm), trace and Trace(trace))
     if comm.rank:
@@ -162,9 +183,11 @@ def run_engine(
     client = recorder or Recorder(messages)
 
     def end_when_done() -> None:
+        supervise(runner, models)
         if not client.open:
             comm.notify(END)
 
+    runner.health = health
     models = Models(runner, settings, cluster=cluster)
     if draft is not None:
         try:
@@ -193,6 +216,16 @@ def place(number: int, name: str, folder: Path, **wish: Any) -> dict[str, Any]:
     model = {"name": name, "path": str(folder)}
     given = {"strategy": "auto", "shards": None, "replicas": None, "ranks": None, "context": None, **wish}
     return {"op": "place", "id": number, "model": model, "keep_alive_s": None, **given}
+
+
+def leave(number: int, rank: int, timeout_s: float = 60.0) -> dict[str, Any]:
+    """Return the message that takes a rank out."""
+    return {"op": "leave", "id": number, "graceful": True, "timeout_s": timeout_s, "rank": rank}
+
+
+def come_back(number: int, rank: int) -> dict[str, Any]:
+    """Return the message that takes a rank in again."""
+    return {"op": "come back", "id": number, "rank": rank}
 
 
 def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) -> dict[str, Any]:

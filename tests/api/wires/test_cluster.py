@@ -255,6 +255,29 @@ def test_a_job_leaves_once(client, engine) -> None:
     assert engine.calls == [("leave", False, 1.5)]
 
 
+def test_a_node_leaves_and_comes_back(client, engine) -> None:
+    left = client.post(f"{AT}/leave", json={"node_id": "host1", "graceful": False, "timeout": 3})
+    message = "Node successfully left the cluster; demo:latest lies on node-0; 2 requests were not finished"
+    assert (left.status_code, left.json) == (200, {"status": "left", "message": message})
+    engine.refusal = EngineError("conflict", "node-1 has left already")
+    assert client.post(f"{AT}/leave", json={"node_id": "node-1"}).status_code == 409
+    engine.refusal = None
+    faults = {"faults": ["layer 0 is bad"]}
+    engine.job = a_cluster(nodes=[a_node(0), a_node(1, status="left", health=faults)], models=[])
+    assert client.get(f"{AT}/nodes").json["nodes"][1]["status"] == "left"
+    assert client.get(f"{AT}/status").json["status"] == "degraded"
+    body = {"model": "demo", "shards": 2}
+    assert "use at most 1 shard" in client.post(f"{AT}/model/load", json=body).json["error"]
+    gateway = {"coordinator_host": "host0", "node_name": "node-1"}
+    joined = client.post(f"{AT}/join", json=gateway)
+    assert (joined.status_code, joined.json) == (
+        200,
+        {"status": "joined", "cluster_id": "host0:11434", "node_id": "node-1"},
+    )
+    assert engine.calls == [("take_out", 1, False, 3.0), ("take_in", 1)]
+    assert client.post(f"{AT}/join", json=gateway | {"node_name": "host0"}).status_code == 409
+
+
 def test_the_one_node_of_a_job_is_the_job(client, engine) -> None:
     engine.job = a_cluster(world=1, nodes=[a_node(0)], models=[])
     assert client.post(f"{AT}/leave", json={"node_id": "node-0"}).status_code == 200

@@ -1,0 +1,137 @@
+"""Load the replicas of models on groups of ranks, one after the other, and put them in their places. Rank 0 only."""
+
+from __future__ import annotations
+
+import logging
+
+from ollampi.mpiruntime.balancing import Balancer
+from ollampi.mpiruntime.cluster import Wish
+from ollampi.mpiruntime.cluster_settings import ClusterSettings
+from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.hosted_model import HostedModel, Stay
+from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.log_files import SCHEDULER
+from ollampi.mpiruntime.metrics import ModelCounts
+from ollampi.mpiruntime.placed import Coming, Placed, replicas_of
+from ollampi.mpiruntime.placing import Placer
+from ollampi.mpiruntime.request import ModelRef
+from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.step import Load, Unload
+from ollampi.mpiruntime.strategy import Layout
+
+KEEP_ALIVE_S = 300.0
+_log = logging.getLogger(SCHEDULER)
+
+
+class Loads:
+    """The models in memory by name, and the one that is being loaded, if one is. points: as for a Placer."""
+
+    def __init__(self, runner: Runner, settings: EngineSettings, points: str, cluster: ClusterSettings) -> None:
+        self.runner = runner
+        self.settings = settings
+        self.cluster = cluster
+        self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
+        self._placer = Placer(runner, points, self.counts)
+        self._placed: dict[str, Placed] = {}
+        self._coming: Coming | None = None
+        self._pinned: ModelRef | None = None
+        self._draft: ModelRef | None = None
+        self._staying: set[str] = set()  # names of those that were preloaded
+
+    @property
+    def loading(self) -> ModelRef | None:
+        """Return the model that is being loaded, if one is; for any thread."""
+        coming = self._coming
+        return None if coming is None else coming.ref
+
+    def hosted(self) -> list[HostedModel]:
+        """Return all replicas in memory, those too that finish what they have and then go."""
+        return replicas_of(list(self._placed.values()))
+
+    def _check(
+        self,
+        ref: ModelRef,
+        wish: Wish,
+        layout: Layout,
+        ranks: tuple[int, ...],
+        gone: list[HostedModel],
+        done: list[HostedModel],
+    ) -> Load:
+        """Return how a replica is to be loaded on some ranks; raise ModelError where it does not fit there."""
+        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
+        staying = [*self.hosted(), *done]
+        return self._placer.check(ref, ranks, wish.context, layout.settings, gone, staying, drafts)
+
+    def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
+        """Have a replica loaded."""
+        coming.load, coming.ranks = load, frozenset(ranks)
+        self.runner.begin(load)
+
+    def _advance(self, coming: Coming) -> bool:
+        """Go on with a load as far as nobody must be waited for; return whether it is over. Raise ModelError."""
+        try:
+            while coming.rest or coming.load is not None:
+                if coming.load is None:
+                    self._load_next(coming)
+                elif not self.runner.ready(coming.load.model):
+                    return False
+                else:
+                    self._take(coming, self.runner.finish(coming.load))
+        except ModelError as e:
+            self._coming, coming.error = None, e
+            for model in coming.done:
+                self._free(model)
+            raise
+        self._coming = None
+        if coming.moves is None:
+            balancer = Balancer(self.cluster.load_balancing)
+            self._placed[coming.ref.name] = Placed(coming.ref, coming.done, coming.layout, coming.wish, balancer)
+        else:
+            coming.moves.placed.swap(coming.moves.old, coming.done[0])
+        return True
+
+    def _load_next(self, coming: Coming) -> None:
+        """Begin to load the next replica; one with rank 0 is there then."""
+        ranks = coming.rest.pop(0)
+        self._start(coming, self._check(coming.ref, coming.wish, coming.layout, ranks, [], coming.done), ranks)
+
+    def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
+        """Take note of a replica that is there, and load what drafts for it."""
+        assert coming.load is not None
+        load, coming.load, coming.ranks = coming.load, None, frozenset()
+        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, self._stay(coming))
+        coming.done.append(model)
+        held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
+        text = "%s loaded: context %d, %s, %d bytes, %.1f s"
+        _log.info(text, coming.ref.name, load.context, load.dtype, held, slowest_s)
+        if coming.ref == self._pinned and self._draft is not None:
+            model.draft = self._placer.load_draft(self._draft, model, load)
+
+    def _stay(self, coming: Coming) -> Stay:
+        """Return how long a model stays, which all its replicas have in common."""
+        if coming.moves is not None:
+            return coming.moves.old.stay
+        if coming.done:
+            return coming.done[0].stay
+        default_s = self._default_keep_s(coming.ref)
+        return Stay(default_s, default_s)
+
+    def is_held_up(self, model: HostedModel) -> bool:
+        """Return whether a rank of a replica is loading another model."""
+        return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
+
+    def _default_keep_s(self, ref: ModelRef) -> float:
+        """Return how long a model stays where no request says so."""
+        if ref.name in self._staying:
+            return -1.0
+        if self.settings.keep_alive_s is not None:
+            return self.settings.keep_alive_s
+        return -1.0 if ref == self._pinned else KEEP_ALIVE_S
+
+    def _free(self, model: HostedModel) -> None:
+        """Free a replica, unless that was done already."""
+        if not model.gone:
+            model.gone = True
+            for number in model.numbers():
+                self.runner.lead(Unload(number))
