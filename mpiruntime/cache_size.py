@@ -62,9 +62,9 @@ def room(
     count = counts[-1]
     local = next(local for local in holders if _left(local, count) < least * _block_bytes(local))
     needed = sum(r.fixed_bytes[count] for r in local) + least * _block_bytes(local)
-    left = max(0, _left(local, count)) // max(1, _block_bytes(local)) * block_size
+    left = min(max(0, _left(each, count)) // max(1, _block_bytes(each)) for each in holders) * block_size
     raise MemoryShortError(
-        f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} ranks)"
+        f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} shard{'s' if len(local) > 1 else ''})"
         f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free{_largest(left)};"
         " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"
         f" or a smaller engine.cache_tokens or engine.context_length{remedy}"

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from ollampi.mpiruntime.balancing import Balancer
@@ -15,14 +14,13 @@ from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ConflictError, ModelError
-from ollampi.mpiruntime.eviction import NotYet, await_idle, in_order, make_room
+from ollampi.mpiruntime.eviction import NotYet, await_idle, in_order
 from ollampi.mpiruntime.hosted_model import HostedModel, Stay
-from ollampi.mpiruntime.layouts import Layouts
+from ollampi.mpiruntime.layouts import Arrival, Layouts
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.log_files import SCHEDULER
 from ollampi.mpiruntime.metrics import ModelCounts
-from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.placed import Coming, Placed, replicas_of
+from ollampi.mpiruntime.placed import Coming, Placed
 from ollampi.mpiruntime.placing import Placer
 from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import Runner
@@ -75,9 +73,7 @@ class Models:
                 f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
             )
         layout = self._layouts.everywhere()
-        placed = self._awaited(
-            lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), lambda leaving: layout, evicts=False)
-        )
+        placed = self._awaited(lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), layout, evicts=False))
         first = placed.replicas[0]
         first.stay.keep_s = first.stay.default_s = -1.0
         return first
@@ -107,7 +103,7 @@ class Models:
             wish, layout = replace(placed.wish, context=context), placed.layout
         else:
             wish, layout = Wish(context=context), self._layouts.everywhere()
-        return self._begin(ref, wish, lambda leaving: layout, evicts=True).choose(prompt)
+        return self._begin(ref, wish, layout, evicts=True).choose(prompt)
 
     def place(self, ref: ModelRef, wish: Wish) -> Placed:
         """Return the model placed as wished; raise as `get` does, and RequestError for what no placement can be.
@@ -120,9 +116,7 @@ class Models:
         placed = self._placed.get(ref.name)
         if placed is not None and (placed.ref, placed.wish) == (ref, wish):
             return placed
-        return self._begin(
-            ref, wish, lambda gone: self._layouts.chosen(ref, wish, self.hosted(), replicas_of(gone)), evicts=True
-        )
+        return self._begin(ref, wish, None, evicts=True)
 
     def busy(self) -> list[HostedModel]:
         """Return the replicas that have work and whose ranks are not loading another model."""
@@ -170,10 +164,10 @@ class Models:
         """Return what /api/ps tells of the models in memory."""
         return [p.listing() for p in self._placed.values()]
 
-    def _begin(self, ref: ModelRef, wish: Wish, layout: Callable[[Sequence[Placed]], Layout], evicts: bool) -> Placed:
+    def _begin(self, ref: ModelRef, wish: Wish, layout: Layout | None, evicts: bool) -> Placed:
         """Load a model in place of others, or in addition; raise NotYet where that must wait or takes a while.
 
-        layout: returns where it is to lie once some models have gone; evicts: whether others may go for it.
+        layout: where it is to lie, None to choose by the wish; evicts: whether others may go for it.
         """
         if ref.name in self._failed:
             raise self._failed[ref.name]
@@ -197,39 +191,22 @@ class Models:
         self,
         ref: ModelRef,
         wish: Wish,
-        layout: Callable[[Sequence[Placed]], Layout],
+        layout: Layout | None,
         leaving: Sequence[Placed],
         others: Sequence[Placed],
     ) -> Coming:
         """Begin to load the first replica, once `leaving` have gone and as many of `others` as memory takes."""
 
-        def found(going: Sequence[Placed]) -> tuple[Layout, Load]:
-            chosen = layout(going)
-            return chosen, self._check(ref, wish, chosen, chosen.in_turn()[0], replicas_of(going), [])
-
-        read_config(Path(ref.path))
-        (chosen, load), going = make_room(found, leaving, others)
+        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
+        have = Arrival(ref, wish, self.hosted(), drafts)
+        (chosen, load), going = self._layouts.room(have, layout, leaving, others)
         await_idle(ref.name, going)
         for placed in going:
             self._unload(placed, f"makes room for {ref.name}")
         first, *rest = chosen.in_turn()
-        self._coming = coming = Coming(ref, chosen, wish, rest)
+        self._coming = coming = Coming(ref, chosen, wish, load, rest)
         self._start(coming, load, first)
         return coming
-
-    def _check(
-        self,
-        ref: ModelRef,
-        wish: Wish,
-        layout: Layout,
-        ranks: tuple[int, ...],
-        gone: list[HostedModel],
-        done: list[HostedModel],
-    ) -> Load:
-        """Return how a replica is to be loaded on some ranks; raise ModelError where it does not fit there."""
-        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
-        staying = [*self.hosted(), *done]
-        return self._placer.check(ref, ranks, wish.context, layout.settings, gone, staying, drafts)
 
     def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
         """Have a replica loaded."""
@@ -258,8 +235,8 @@ class Models:
 
     def _load_next(self, coming: Coming) -> None:
         """Begin to load the next replica; one with rank 0 is there then."""
-        ranks = coming.rest.pop(0)
-        self._start(coming, self._check(coming.ref, coming.wish, coming.layout, ranks, [], coming.done), ranks)
+        ranks, staying = coming.rest.pop(0), [*self.hosted(), *coming.done]
+        self._start(coming, self._placer.next(coming.first, ranks, coming.layout.settings, staying), ranks)
 
     def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
         """Take note of a replica that is there, and load what drafts for it."""

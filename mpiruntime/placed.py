@@ -60,12 +60,14 @@ def replicas_of(placed: Iterable[Placed]) -> list[HostedModel]:
 class Coming:
     """A model that is being loaded, replica after replica.
 
-    rest: the ranks of those that are not there yet; load, ranks: of the one that is under way, if one is.
+    first: how the first replica is loaded; rest: the ranks of those that are not there yet; load, ranks: of the one
+    that is under way, if one is.
     """
 
     ref: ModelRef
     layout: Layout
     wish: Wish
+    first: Load
     rest: list[tuple[int, ...]] = field(default_factory=list)
     done: list[HostedModel] = field(default_factory=list)
     load: Load | None = None

@@ -44,9 +44,9 @@ def test_blocks_follow_from_the_memory(ranks: list[RankMemory], blocks: int) -> 
 @pytest.mark.parametrize(
     ("ranks", "texts"),
     [
-        ([rank(free=8 * GIB, fixed=8 * GIB)], ["needs 8 GiB on host a (1 ranks) but 8 GiB are free"]),
-        ([rank(free=8 * GIB, fixed=5 * GIB)] * 2, ["needs 10 GiB on host a (2 ranks) but 8 GiB are free"]),
-        ([rank("a", free=GIB), rank("b", free=GIB, fixed=2 * GIB)], ["needs 2 GiB on host b (1 ranks) but 1 GiB are"]),
+        ([rank(free=8 * GIB, fixed=8 * GIB)], ["needs 8 GiB on host a (1 shard) but 8 GiB are free"]),
+        ([rank(free=8 * GIB, fixed=5 * GIB)] * 2, ["needs 10 GiB on host a (2 shards) but 8 GiB are free"]),
+        ([rank("a", free=GIB), rank("b", free=GIB, fixed=2 * GIB)], ["needs 2 GiB on host b (1 shard) but 1 GiB are"]),
         ([rank(free=GIB, promised=2 * GIB)], ["but 0 B are free"]),
     ],
 )

@@ -82,11 +82,11 @@ def test_as_few_layers_as_the_memory_demands(folder: Path, tmp_path: Path, size:
     ("settings", "message"),
     [
         ({"stream": "never"}, r"; or use stream=auto cache=FOLDER, which reads layers from a file in FOLDER in every"),
-        ({"shard_cache": None}, r"; or use stream=auto cache=FOLDER, .* in the place of cache=null$"),
-        ({"load": "scatter"}, r"; or use stream=auto cache=FOLDER, .* in the place of load=scatter$"),
+        ({"shard_cache": None}, r"; or use stream=auto cache=FOLDER, .* in the place of cache=null; it would fit with quantize=q8$"),
+        ({"load": "scatter"}, r"; or use stream=auto cache=FOLDER, .* in the place of load=scatter; it would fit with quantize=q8$"),
         (
             {"free": 1000},
-            r"though layers are streamed but 0.977 KiB are .*, or a smaller exchange.prefetch_factor$",
+            r"though layers are streamed but 0.977 KiB are .*, or a smaller exchange.prefetch_factor; nor would it in fewer bits or on m",
         ),
         ({"stream": "always", "shard_cache": None}, "stream=always cannot be had with cache=null; use stream=always c"),
         ({"stream": "always", "load": "scatter"}, "stream=always cannot be had with load=scatter; use stream=always"),
