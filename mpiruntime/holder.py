@@ -191,6 +191,7 @@ class Holder:
             promised_bytes=sum(m.cache.size_bytes - m.cache.taken_bytes for m in staying),
             freed_bytes=sum(m.decoder.size_bytes + m.cache.taken_bytes for m in leaving),
             files=need.files,
+            own_bytes=self.place.own_bytes(),
         )
 
     def _load_slice(self, load: Load, reading: Reading) -> LoadReport:
