@@ -15,7 +15,6 @@ from ollampi.mpiruntime.cgroups import MEMBERSHIP, ROOT, limiting
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.cores import cores_per_task, slices, usable_cores
 
-
 _UNLIMITED = resource.RLIM_INFINITY
 
 
