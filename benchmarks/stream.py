@@ -36,8 +36,11 @@ WIDTH, MLP, VOCAB, HEADS, KV_HEADS = 2048, 5632, 32000, 16, 8
 CONTEXT, BLOCK, DECODED, PROMPT = 1024, 16, 12, 512
 
 
-def write_model(folder: Path, layers: int) -> None:
-    """Write a random model in bf16, a file for each layer, so that none of it need be held."""
+def write_model(folder: Path, layers: int, alike: bool = False) -> None:
+    """Write a random model in bf16, a file for each layer, so that none of it need be held.
+
+    alike: with the same weights in all layers, which are drawn once.
+    """
     draw = torch.Generator().manual_seed(0)
     kv_width = WIDTH // HEADS * KV_HEADS
     shapes = {f"self_attn.{name}_proj": (WIDTH, WIDTH) for name in "qo"}
@@ -45,9 +48,11 @@ def write_model(folder: Path, layers: int) -> None:
     shapes |= {"mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH), "mlp.down_proj": (WIDTH, MLP)}
     ones = torch.ones(WIDTH).bfloat16()
     parts = []
+    part: dict[str, torch.Tensor] = {}
     for i in range(layers):
-        part = {f"{name}.weight": (torch.randn(s, generator=draw) * 0.02).bfloat16() for name, s in shapes.items()}
-        part |= {f"{kind}_layernorm.weight": ones.clone() for kind in ("input", "post_attention")}
+        if not part or not alike:
+            part = {f"{name}.weight": (torch.randn(s, generator=draw) * 0.02).bfloat16() for name, s in shapes.items()}
+            part |= {f"{kind}_layernorm.weight": ones.clone() for kind in ("input", "post_attention")}
         parts.append({f"model.layers.{i}.{name}": tensor for name, tensor in part.items()})
         save_file(parts[-1], folder / f"{i}.safetensors")
         parts[-1] = dict.fromkeys(parts[-1], ones)

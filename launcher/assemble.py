@@ -51,8 +51,10 @@ from ollampi.mpiruntime.logged import Logged
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.network_figures import measure_network
 from ollampi.mpiruntime.placement import placement
+from ollampi.mpiruntime.reading_rate import measure_reading
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.token_cost import Rates
 from ollampi.mpiruntime.trace import Trace, check_path
 from ollampi.mpiruntime.vitals import Vitals
 from ollampi.mpiruntime.watchdog import LONGEST_S, Place, Watchdog
@@ -109,6 +111,7 @@ def _prepared(
     settings = replace(config.exchange, communication_strategy="none") if config.deterministic else config.exchange
     exchange = _exchange(comm, facts, settings, crowded(facts, comm.rank, threads))
     network = measure_network(comm, facts, 2 * settings.timeout_s)
+    rates = _rates(comm, facts, exchange)
     own = home(os.environ)
     on_cpu = facts[comm.rank].device == CPU
     choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
@@ -116,7 +119,7 @@ def _prepared(
     exact, sums = _seen(config, exchange.comm, where, idle), _seen(config, exchange.sums, where, idle)
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
     made.place = placement(facts[comm.rank], can_record(exchange), where)
-    made.network, made.replies.where = network, idle
+    made.network, made.rates, made.replies.where = network, rates, idle
     around = partial(_seen, config)
     group_of = GroupMaker(comm, facts, settings, crowded(facts, comm.rank, threads), exchange, dog, around)
     made.groups = Groups(made.groups.world, group_of)
@@ -135,6 +138,13 @@ def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSett
         return choose_exchange(comm, facts, settings, crowded)
     inner = replace(settings, link="auto") if settings.link == "nccl" else settings
     return choose_gpu_exchange(comm, facts, settings, lambda: choose_exchange(comm, facts, inner, crowded))
+
+
+def _rates(comm: Communicator, facts: list[RankFacts], exchange: Exchange) -> Rates:
+    """Return what was measured of memory and sums, which strategies weigh; collective."""
+    alone, host = measure_reading(comm, facts)
+    near = len({fact.host for fact in facts}) == 1
+    return Rates(alone, host, exchange.timed if near else None, None if near else exchange.timed)
 
 
 def _watchdog(comm: Communicator, hosts: list[str], config: Config, lost: Lost) -> Watchdog | None:

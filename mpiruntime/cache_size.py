@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ollampi.mpiruntime.errors import MemoryShortError
 from ollampi.mpiruntime.memory import human
@@ -16,7 +16,8 @@ class RankMemory:
     fixed_bytes: weights and buffers, with no layer streamed, with one, and so on, as far as that can be; block_bytes:
     one block of the cache; free_bytes: free there now; promised_bytes: what caches of models that stay have not
     taken yet; freed_bytes: what models that leave give back; files: what it sees of the model's files, as
-    same_files.digests; holder: whose memory it is, in words, equal for ranks that share it, "" for the host's.
+    same_files.digests; holder: whose memory it is, in words, equal for ranks that share it, "" for the host's;
+    own_bytes: what the limits of its process leave it, None without any.
     """
 
     host: str
@@ -27,6 +28,7 @@ class RankMemory:
     freed_bytes: int
     files: dict[str, str] = field(default_factory=dict)
     holder: str = ""
+    own_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def room(
     block_size: positions of a block, to say of how many the largest cache is that would fit.
     """
     holders = [[rank for rank in ranks if _holder(rank) == holder] for holder in dict.fromkeys(map(_holder, ranks))]
+    holders += [[_within_limits(rank, rank.own_bytes)] for rank in ranks if rank.own_bytes is not None]
     counts = range(min(len(rank.fixed_bytes) for rank in ranks))
     for count in counts[-1:] if always else counts:
         if all(_left(local, count) >= least * _block_bytes(local) for local in holders):
@@ -62,9 +65,9 @@ def room(
     count = counts[-1]
     local = next(local for local in holders if _left(local, count) < least * _block_bytes(local))
     needed = sum(r.fixed_bytes[count] for r in local) + least * _block_bytes(local)
-    left = max(0, _left(local, count)) // max(1, _block_bytes(local)) * block_size
+    left = min(max(0, _left(each, count)) // max(1, _block_bytes(each)) for each in holders) * block_size
     raise MemoryShortError(
-        f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} ranks)"
+        f"{what} needs {human(needed)} on {_holder(local[0])} ({len(local)} shard{'s' if len(local) > 1 else ''})"
         f"{' though layers are streamed' if count else ''} but {human(max(0, _free(local)))} are free{_largest(left)};"
         " use more hosts, dtype=bfloat16, engine.cache_dtype=int8,"
         f" or a smaller engine.cache_tokens or engine.context_length{remedy}"
@@ -74,6 +77,11 @@ def room(
 def _largest(tokens: int) -> str:
     """Return in words the largest cache that would fit, empty where none would."""
     return f", which is enough with at most {tokens} cache tokens" if tokens else ""
+
+
+def _within_limits(rank: RankMemory, own_bytes: int) -> RankMemory:
+    """Return a rank with no more than the limits of its process leave, which count a cache before it is written to."""
+    return replace(rank, free_bytes=own_bytes, promised_bytes=0, holder=f"host {rank.host} within ulimit")
 
 
 def _holder(rank: RankMemory) -> str:

@@ -14,13 +14,24 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.compressed import Compressed
 from ollampi.mpiruntime.errors import ConfigError, WorldError
 from ollampi.mpiruntime.exchange_figures import Figured, figures_of
-from ollampi.mpiruntime.exchange_plan import BENEATH, Choice, Plan, always, best, exact_plan, make_plan
+from ollampi.mpiruntime.exchange_plan import (
+    BENEATH,
+    SIZES,
+    Choice,
+    Plan,
+    always,
+    best,
+    exact_plan,
+    make_plan,
+    seconds_of,
+)
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hierarchical import by_host, hierarchical
 from ollampi.mpiruntime.link import Link
 from ollampi.mpiruntime.measuring import measure, micros
 from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.shared_memory import SHM, SharedMemory, share_memory
+from ollampi.mpiruntime.token_cost import SumTimes
 from ollampi.mpiruntime.world import RankFacts
 
 SMALL_BYTES, LARGE_BYTES = 8 << 10, 1 << 20
@@ -34,13 +45,15 @@ _SHARED, _MPI = Choice("shared memory", 0), Choice("MPI", 0)
 class Exchange:
     """What was chosen: comm for what must be exact, sums for activations; and in words, for rank 0, which and why.
 
-    No words for a world of one rank. plans: of exact sums and of activations, where sums go over links.
+    No words for a world of one rank. plans: of exact sums and of activations, where sums go over links. timed: what
+    sums were measured to take, over the ranks of one host or else over hosts; on rank 0, where anything was measured.
     """
 
     comm: Communicator
     sums: Communicator
     told: str
     plans: tuple[Plan, Plan] | None = None
+    timed: SumTimes | None = None
 
 
 @runtime_checkable
@@ -62,9 +75,9 @@ def choose_exchange(
         return Exchange(comm, comm, "")
     hosts = by_host(facts)
     if len(hosts) == 1:
-        local, told = _local(comm, settings.link, crowded, folder)
+        local, told, timed = _local(comm, settings.link, crowded, folder)
         if settings.communication_strategy != "compressed" or settings.compression_level == 0:
-            return Exchange(local, local, told + _uncompressed(settings))
+            return Exchange(local, local, told + _uncompressed(settings), timed=timed)
         return _planned(comm, local, settings, [0] * comm.size, f"{told}\nactivations through MPI")
     if settings.link == "shared":
         raise _unshared(f"the ranks are on {len(hosts)} hosts")
@@ -77,24 +90,25 @@ def choose_exchange(
     return _planned(comm, comm, settings, layout, f"MPI between {len(hosts)} hosts")
 
 
-def _local(comm: Communicator, wanted: str, crowded: bool, folder: Path) -> tuple[Communicator, str]:
-    """Return the exchange of ranks on one host, and why in words; collective."""
+def _local(comm: Communicator, wanted: str, crowded: bool, folder: Path) -> tuple[Communicator, str, SumTimes | None]:
+    """Return the exchange of ranks on one host, why in words, and what was measured of it; collective."""
     if wanted == "mpi":
-        return comm, "MPI, as asked for"
+        return comm, "MPI, as asked for", None
     try:
         shared = share_memory(comm, crowded, folder)
     except WorldError as e:
         if wanted == "shared":
             raise _unshared(str(e)) from e
-        return comm, f"MPI, since there is no shared memory: {e}"
+        return comm, f"MPI, since there is no shared memory: {e}", None
     figures = measure({_SHARED: shared.all_reduce, _MPI: comm.all_reduce}, comm, (SMALL_BYTES, LARGE_BYTES))
     ours, theirs = figures[_SHARED], figures[_MPI]
     wins = ours[SMALL_BYTES] < theirs[SMALL_BYTES] and ours[LARGE_BYTES] < _SLOWER * theirs[LARGE_BYTES]
+    by_shared, by_mpi = SumTimes(comm.size, ours), SumTimes(comm.size, theirs)
     if wanted == "shared":
-        return shared, f"shared memory, as asked for: {_told(ours)} (MPI: {_told(theirs)})"
+        return shared, f"shared memory, as asked for: {_told(ours)} (MPI: {_told(theirs)})", by_shared
     if wins:
-        return shared, f"shared memory: {_told(ours)} (MPI: {_told(theirs)})"
-    return comm, f"MPI: {_told(theirs)} (shared memory: {_told(ours)}; taken where it wins both)"
+        return shared, f"shared memory: {_told(ours)} (MPI: {_told(theirs)})", by_shared
+    return comm, f"MPI: {_told(theirs)} (shared memory: {_told(ours)}; taken where it wins both)", by_mpi
 
 
 def _in_stages(
@@ -109,22 +123,21 @@ def _in_stages(
 
     Raise WorldError on all ranks where a host with several cannot share memory.
     """
-    told: list[str] = []
-    plans: list[tuple[Plan, Plan] | None] = []
+    found: list[Exchange] = []
 
     def between(leaders: Communicator) -> Communicator:
         """Return what the leaders' sums go through."""
         way = f"shared memory in each host and MPI between {leaders.size} hosts"
-        exchange = _planned(leaders, leaders, settings, layout, way)
-        told.append(exchange.told)
-        plans.append(exchange.plans)
-        return exchange.sums
+        found.append(_planned(leaders, leaders, settings, layout, way))
+        return found[0].sums
 
     link = _link(comm, settings)
     exact = comm if link is None else Compressed(comm, link, always(Choice(BENEATH, 0)))
     sums = hierarchical(exact, facts, crowded, between, folder)
-    made = comm.collect(b"" if not plans or plans[0] is None else json.dumps([asdict(p) for p in plans[0]]).encode())
-    return Exchange(exact, sums, "".join(told), _read_plans(made[0]))
+    plans = found[0].plans if found else None
+    made = comm.collect(b"" if plans is None else json.dumps([asdict(p) for p in plans]).encode())
+    timed = found[0].timed if found else None
+    return Exchange(exact, sums, "".join(each.told for each in found), _read_plans(made[0]), timed)
 
 
 def _planned(
@@ -142,7 +155,10 @@ def _planned(
     level, strategy = settings.compression_level, settings.communication_strategy
     plans = exact_plan(figured.figures, comm.size), make_plan(figured.figures, strategy, level, comm.size)
     exact, sums = Compressed(beneath, link, plans[0]), Compressed(beneath, link, plans[1], quiet)
-    return Exchange(exact, sums, "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured, comm.size)]), plans)
+    told = "\n".join([f"{way}: {figured.told}", _choices(plans[1], figured, comm.size)])
+    found = {size: seconds_of(figured.figures, plans[1].of(size), size) for size in SIZES}
+    timed = SumTimes(comm.size, {size: seconds for size, seconds in found.items() if seconds is not None})
+    return Exchange(exact, sums, told, plans, timed)
 
 
 def _read_plans(text: bytes) -> tuple[Plan, Plan] | None:

@@ -35,6 +35,7 @@ from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.slices import Reader, Slice
 from ollampi.mpiruntime.step import Check, Examine, Load, Step, Unload
 from ollampi.mpiruntime.streaming import remedy
+from ollampi.mpiruntime.token_cost import ASSUMED
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.vitals import Activity
 from ollampi.mpiruntime.world import RankFacts
@@ -68,6 +69,7 @@ class Holder:
         self.groups = plain_groups(comm, sums or comm, facts)
         self.place = placement(facts[comm.rank], comm.size == 1)
         self.network: Network | None = None  # what was measured at the start, if anything was
+        self.rates = ASSUMED  # likewise
         self.activity = Activity()
         self.health: Health | None = None  # on rank 0 of a server
         self._self_test = SelfTest(comm, sums or comm)
@@ -119,27 +121,30 @@ class Holder:
             self.place.give_back()
 
     def check(self, check: Check) -> Room:
-        """Return the cache blocks that the load can have and the layers to stream, equal on its ranks; collective.
+        """Return the cache blocks that each replica can have and the layers to stream, equal on its ranks; collective.
 
         Raise ModelError on each of them where any sees that the load would fail.
         """
         everybody = tuple(self._of(check.ranks)) == self.groups.world.ranks
         comm = self.comm if everybody else part_of(self.comm, check.ranks)
         try:
-            mine = agree(comm, lambda: self._memory(check), number=self.comm.rank)
-            ranks = [RankMemory(**json.loads(m)) for m in comm.collect(json.dumps(asdict(mine)).encode())]
+            mine = agree(comm, lambda: self._memories(check), number=self.comm.rank)
+            told = [json.loads(m) for m in comm.collect(json.dumps([asdict(memory) for memory in mine]).encode())]
         except OllampiError as e:
             raise ModelError(str(e)) from e
         finally:
             if comm is not self.comm:
                 comm.leave()
+        owners = [rank for rank, each in zip(self._of(check.ranks), told, strict=True) for _ in each]
+        ranks = [RankMemory(**memory) for each in told for memory in each]
         firsts = {rank.host: place for place, rank in reversed(list(enumerate(ranks)))}
         for host, place in firsts.items():
             promised = ranks[place].promised_bytes + check.beside.get(host, 0)
             ranks[place] = replace(ranks[place], promised_bytes=promised)
-        check_same([rank.host for rank in ranks], [rank.files for rank in ranks], self._of(check.ranks))
+        check_same([rank.host for rank in ranks], [rank.files for rank in ranks], owners)
         paths = " and ".join([check.path, *check.drafts])
         what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"
+        what += f" in each of {len(check.replicas)} replicas" if len(check.replicas) > 1 else ""
         sizes = check.num_blocks, check.most_blocks, check.fraction
         more = remedy(check, self.place.gpu is not None), check.stream == "always", check.block_size
         return room(ranks, *sizes, what, *more)
@@ -166,6 +171,12 @@ class Holder:
             self.announce(note)
         return reports
 
+    def _memories(self, check: Check) -> list[RankMemory]:
+        """Return what this rank needs for each replica that it has a part in; what it has to give counts once."""
+        replicas = [ranks for ranks in check.replicas or [check.ranks] if self.comm.rank in self._of(ranks)]
+        found = [self._memory(replace(check, ranks=ranks)) for ranks in replicas]
+        return [*found[:1], *(replace(memory, promised_bytes=0, freed_bytes=0) for memory in found[1:])]
+
     def _memory(self, check: Check) -> RankMemory:
         """Return what this rank needs and has; raise ModelError where config or file headers are damaged."""
         ranks = list(self._of(check.ranks))
@@ -182,6 +193,7 @@ class Holder:
             promised_bytes=sum(m.cache.size_bytes - m.cache.taken_bytes for m in staying),
             freed_bytes=sum(m.decoder.size_bytes + m.cache.taken_bytes for m in leaving),
             files=need.files,
+            own_bytes=self.place.own_bytes(),
         )
 
     def _load_slice(self, load: Load, reading: Reading) -> LoadReport:

@@ -7,19 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ConflictError, ModelError
-from ollampi.mpiruntime.eviction import NotYet, await_idle, in_order, make_room
+from ollampi.mpiruntime.eviction import NotYet, await_idle, in_order
 from ollampi.mpiruntime.hosted_model import HostedModel
-from ollampi.mpiruntime.layouts import Layouts
+from ollampi.mpiruntime.layouts import Arrival, Layouts
 from ollampi.mpiruntime.loads import Loads
 from ollampi.mpiruntime.log_files import SCHEDULER
-from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.placed import Coming, Move, Placed, replicas_of
 from ollampi.mpiruntime.request import LoadedModel, ModelRef
 from ollampi.mpiruntime.runner import Runner
@@ -70,9 +68,7 @@ class Models(Loads):
                 f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
             )
         layout = self._layouts.everywhere()
-        placed = self._awaited(
-            lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), lambda leaving: layout, evicts=False)
-        )
+        placed = self._awaited(lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), layout, evicts=False))
         first = placed.replicas[0]
         first.stay.keep_s = first.stay.default_s = -1.0
         return first
@@ -102,7 +98,7 @@ class Models(Loads):
             wish, layout = replace(placed.wish, context=context), placed.layout
         else:
             wish, layout = Wish(context=context), self._layouts.everywhere()
-        return self._open(self._begin(ref, wish, lambda leaving: layout, evicts=True), prompt)
+        return self._open(self._begin(ref, wish, layout, evicts=True), prompt)
 
     def place(self, ref: ModelRef, wish: Wish) -> Placed:
         """Return the model placed as wished; raise as `get` does, and RequestError for what no placement can be.
@@ -115,9 +111,7 @@ class Models(Loads):
         placed = self._placed.get(ref.name)
         if placed is not None and (placed.ref, placed.wish) == (ref, wish):
             return placed
-        return self._begin(
-            ref, wish, lambda gone: self._layouts.chosen(ref, wish, self.hosted(), replicas_of(gone)), evicts=True
-        )
+        return self._begin(ref, wish, None, evicts=True)
 
     def fits(self, move: Move, ranks: tuple[int, ...], first: bool) -> Load:
         """Return how a replica is to be loaded on other ranks; raise ModelError where it does not fit there.
@@ -125,7 +119,15 @@ class Models(Loads):
         first: whether that replica stays until then, else it goes before.
         """
         placed, gone = move.placed, [] if first else [move.old]
-        return self._check(placed.ref, placed.wish, placed.layout, ranks, gone, [])
+        return self._placer.check(
+            placed.ref,
+            [ranks],
+            placed.wish.context,
+            placed.layout.settings,
+            gone,
+            self.hosted(),
+            self._drafts(placed.ref),
+        )
 
     def begin_move(self, move: Move, ranks: tuple[int, ...], load: Load, first: bool) -> Coming:
         """Load a replica on other ranks, in place of the one that is there; nothing else may be under way.
@@ -136,7 +138,7 @@ class Models(Loads):
         if not first:
             self._free(move.old)
         placed = move.placed
-        self._coming = coming = Coming(placed.ref, placed.layout, placed.wish, moves=move)
+        self._coming = coming = Coming(placed.ref, placed.layout, placed.wish, load, moves=move)
         with self.while_loading(), suppress(ModelError):
             self._start(coming, load, ranks)
             self._advance(coming)
@@ -191,10 +193,10 @@ class Models(Loads):
         """Return what /api/ps tells of the models in memory."""
         return [p.listing() for p in self._placed.values()]
 
-    def _begin(self, ref: ModelRef, wish: Wish, layout: Callable[[Sequence[Placed]], Layout], evicts: bool) -> Placed:
+    def _begin(self, ref: ModelRef, wish: Wish, layout: Layout | None, evicts: bool) -> Placed:
         """Load a model in place of others, or in addition; raise NotYet where that must wait or takes a while.
 
-        layout: returns where it is to lie once some models have gone; evicts: whether others may go for it.
+        layout: where it is to lie, None to choose by the wish; evicts: whether others may go for it.
         """
         if ref.name in self.failed:
             raise self.failed[ref.name]
@@ -225,23 +227,19 @@ class Models(Loads):
         self,
         ref: ModelRef,
         wish: Wish,
-        layout: Callable[[Sequence[Placed]], Layout],
+        layout: Layout | None,
         leaving: Sequence[Placed],
         others: Sequence[Placed],
     ) -> Coming:
         """Begin to load the first replica, once `leaving` have gone and as many of `others` as memory takes."""
 
-        def found(going: Sequence[Placed]) -> tuple[Layout, Load]:
-            chosen = layout(going)
-            return chosen, self._check(ref, wish, chosen, chosen.in_turn()[0], replicas_of(going), [])
-
-        read_config(Path(ref.path))
-        (chosen, load), going = make_room(found, leaving, others)
+        have = Arrival(ref, wish, self.hosted(), self._drafts(ref))
+        (chosen, load), going = self._layouts.room(have, layout, leaving, others)
         await_idle(ref.name, going)
         for placed in going:
             self._unload(placed, f"makes room for {ref.name}")
         first, *rest = chosen.in_turn()
-        self._coming = coming = Coming(ref, chosen, wish, rest)
+        self._coming = coming = Coming(ref, chosen, wish, load, rest)
         self._start(coming, load, first)
         return coming
 

@@ -8,14 +8,31 @@ from pathlib import Path
 
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.engine_settings import EngineSettings
+from ollampi.mpiruntime.errors import MemoryShortError
+from ollampi.mpiruntime.eviction import make_room
 from ollampi.mpiruntime.hosted_model import HostedModel
+from ollampi.mpiruntime.memory import BITS, ITEM_BYTES
 from ollampi.mpiruntime.model_config import read_config
-from ollampi.mpiruntime.placing import Placer
+from ollampi.mpiruntime.placed import Placed, replicas_of
+from ollampi.mpiruntime.placing import DTYPES, Placer
 from ollampi.mpiruntime.plan import shard_size
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.strategy import Chooser, Layout
+from ollampi.mpiruntime.step import Load
+from ollampi.mpiruntime.strategy import Chooser, Groups, Layout
 from ollampi.mpiruntime.synchronization import num_sums
+from ollampi.mpiruntime.token_cost import Estimate
+from ollampi.mpiruntime.would_fit import would_fit
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A model that is to be loaded. hosted: all that is in memory; drafts: paths of models that will draft for it."""
+
+    ref: ModelRef
+    wish: Wish
+    hosted: Sequence[HostedModel]
+    drafts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -32,18 +49,49 @@ class Layouts:
         why = "all ranks that hold weights share it, as nothing else was asked for"
         return Layout((self.usable,), self.settings, "auto", why)
 
-    def chosen(self, ref: ModelRef, wish: Wish, hosted: Sequence[HostedModel], gone: Sequence[HostedModel]) -> Layout:
-        """Return the layout for a wish; raise RequestError or ModelError.
+    def room(
+        self, arrival: Arrival, layout: Layout | None, leaving: Sequence[Placed], others: Sequence[Placed]
+    ) -> tuple[tuple[Layout, Load], list[Placed]]:
+        """Return where a model is to lie, how its first replica is to be loaded, and which models must go for it.
 
-        hosted: all that is in memory; gone: what will have left by then.
+        All replicas are checked before anything is loaded or goes. layout: where it is to lie, None to choose by the
+        wish; leaving: go in any case; as many of `others` as memory takes go too. Raise RequestError for what no
+        placement can be, ModelError, and MemoryShortError which says what would fit.
         """
-        config, settings = read_config(Path(ref.path)), self.settings
+
+        def found(going: Sequence[Placed]) -> tuple[Layout, Load]:
+            chooser = self._chooser(arrival, going)
+            chosen = chooser.choose(arrival.wish) if layout is None else layout
+            return chosen, self._check(arrival, going, tuple(chosen.in_turn()), chosen.settings)
+
+        try:
+            return make_room(found, leaving, others)
+        except MemoryShortError as e:
+            chooser = self._chooser(arrival, [*leaving, *others])
+            raise MemoryShortError(f"{e}; {would_fit(chooser, arrival.wish, layout)}") from e
+
+    def _check(self, arrival: Arrival, going: Sequence[Placed], groups: Groups, settings: EngineSettings) -> Load:
+        """Return how the first of some replicas is to be loaded; raise ModelError where not all of them fit."""
+        gone = replicas_of(going)
+        return self.placer.check(
+            arrival.ref, groups, arrival.wish.context, settings, gone, arrival.hosted, arrival.drafts
+        )
+
+    def _chooser(self, arrival: Arrival, going: Sequence[Placed]) -> Chooser:
+        """Return what chooses where a model lies once some models have gone."""
+        config, settings = read_config(Path(arrival.ref.path)), self.settings
         held: dict[int, int] = {}
-        for report in [report for model in hosted for report in model.reports]:
+        for report in [report for model in arrival.hosted for report in model.reports]:
             held[report.rank] = held.get(report.rank, 0) + report.held_bytes
-        fits = self.placer.fits(ref, wish.context, hosted, gone)
-        dtype = "bfloat16" if settings.dtype == "bfloat16" else "float32"
-        size = shard_size(config, Shard(0, 1), dtype).total_bytes
+        dtype = DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype
+        quantize = settings.quantize if settings.quantize in BITS else "none"
+        size = shard_size(config, Shard(0, 1), dtype, quantize).total_bytes
         sums = num_sums(config, self.points, settings.deterministic)
-        facts = self.placer.runner.facts
-        return Chooser(facts, self.usable, held, config, size, sums, settings, fits).choose(wish)
+        runner = self.placer.runner
+        cost = Estimate(size, sums, config.width * ITEM_BYTES["float32"], runner.rates)
+
+        def fits(groups: Groups, own: EngineSettings) -> Load:
+            """Ask the ranks."""
+            return self._check(arrival, going, groups, own)
+
+        return Chooser(runner.facts, self.usable, held, config, cost, settings, fits)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from ollampi.mpiruntime.balancing import Balancer
-from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
@@ -18,7 +17,6 @@ from ollampi.mpiruntime.placing import Placer
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load, Unload
-from ollampi.mpiruntime.strategy import Layout
 
 KEEP_ALIVE_S = 300.0
 _log = logging.getLogger(SCHEDULER)
@@ -49,19 +47,9 @@ class Loads:
         """Return all replicas in memory, those too that finish what they have and then go."""
         return replicas_of(list(self._placed.values()))
 
-    def _check(
-        self,
-        ref: ModelRef,
-        wish: Wish,
-        layout: Layout,
-        ranks: tuple[int, ...],
-        gone: list[HostedModel],
-        done: list[HostedModel],
-    ) -> Load:
-        """Return how a replica is to be loaded on some ranks; raise ModelError where it does not fit there."""
-        drafts = [self._draft.path] if self._draft and ref == self._pinned else []
-        staying = [*self.hosted(), *done]
-        return self._placer.check(ref, ranks, wish.context, layout.settings, gone, staying, drafts)
+    def _drafts(self, ref: ModelRef) -> list[str]:
+        """Return the paths of what drafts for a model."""
+        return [self._draft.path] if self._draft and ref == self._pinned else []
 
     def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
         """Have a replica loaded."""
@@ -93,8 +81,8 @@ class Loads:
 
     def _load_next(self, coming: Coming) -> None:
         """Begin to load the next replica; one with rank 0 is there then."""
-        ranks = coming.rest.pop(0)
-        self._start(coming, self._check(coming.ref, coming.wish, coming.layout, ranks, [], coming.done), ranks)
+        ranks, staying = coming.rest.pop(0), [*self.hosted(), *coming.done]
+        self._start(coming, self._placer.next(coming.first, ranks, coming.layout.settings, staying), ranks)
 
     def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
         """Take note of a replica that is there, and load what drafts for it."""

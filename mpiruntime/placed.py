@@ -90,13 +90,15 @@ class Move:
 class Coming:
     """A model that is being loaded, replica after replica.
 
-    rest: the ranks of those that are not there yet; load, ranks: of the one that is under way, if one is. moves: the
-    replica in whose place it comes, None for a model that is new; error: why it did not come.
+    first: how the first replica is loaded; rest: the ranks of those that are not there yet; load, ranks: of the one
+    that is under way, if one is. moves: the replica in whose place it comes, None for a model that is new; error: why
+    it did not come.
     """
 
     ref: ModelRef
     layout: Layout
     wish: Wish
+    first: Load
     rest: list[tuple[int, ...]] = field(default_factory=list)
     done: list[HostedModel] = field(default_factory=list)
     load: Load | None = None

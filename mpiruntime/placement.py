@@ -23,7 +23,7 @@ from ollampi.mpiruntime.overlap import Halving
 from ollampi.mpiruntime.step import Load
 from ollampi.mpiruntime.stepping import CpuSteps, GpuSteps, Steps
 from ollampi.mpiruntime.watchdog import Place
-from ollampi.mpiruntime.world import RankFacts, free_memory
+from ollampi.mpiruntime.world import RankFacts, free_memory, own_memory
 
 
 @dataclass
@@ -59,6 +59,10 @@ class Placement:
     def free_bytes(self) -> int:
         """Return what can still be taken of the memory."""
         return free_on(self.device) if self.device.type == "cuda" else free_memory()
+
+    def own_bytes(self) -> int | None:
+        """Return what the limits of this process leave of the memory of the host, None where nothing limits it."""
+        return own_memory() if self.device.type == "cpu" else None
 
     def gpus(self) -> list[dict[str, Any]]:
         """Return the GPU of this rank, if it has one, with its name and the bytes of its memory."""

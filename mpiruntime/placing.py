@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Check, Load, Unload
 
+Groups = Sequence[Sequence[int]]  # the ranks of each replica
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "bfloat16"}
 
 
@@ -35,29 +36,41 @@ class Placer:
     def check(
         self,
         ref: ModelRef,
-        ranks: Sequence[int],
+        groups: Groups,
         context: int | None,
         settings: EngineSettings,
         leaving: Iterable[HostedModel] = (),
         staying: Iterable[HostedModel] = (),
         drafts: Sequence[str] = (),
     ) -> Load:
-        """Return how a model is to be loaded on some ranks, where it fits there once others have left.
+        """Return how the first replica is to be loaded, where all of them fit together once others have left.
 
-        staying: all that is in memory; drafts: paths of models that will draft for it. Raise ModelError.
+        groups: the ranks of each replica; staying: all that is in memory; drafts: paths of models that will draft for
+        it. Raise ModelError.
         """
-        load = self._load(ref, ranks, context, settings)
-        gone = list(leaving)
+        load = self._load(ref, groups[0], context, settings)
+        gone, ranks = list(leaving), self._listed(sorted({rank for group in groups for rank in group}))
         check = Check(
-            **asdict(load),
+            **{**asdict(load), "ranks": ranks},
             most_blocks=load.num_blocks * (settings.max_running if settings.cache_tokens is None else 1),
             fraction=settings.cache_fraction,
             leaving=[number for model in gone for number in model.numbers()],
             drafts=list(drafts),
             stream=settings.stream,
             beside=self._promised([model for model in staying if model not in gone], ranks),
+            replicas=[list(group) for group in groups],
         )
         return replace(load, **asdict(self.runner.lead_check(check)))
+
+    def next(self, load: Load, ranks: Sequence[int], settings: EngineSettings, staying: Iterable[HostedModel]) -> Load:
+        """Return how a further replica is to be loaded, as the first one was; raise ModelError.
+
+        It was checked with the first one: this finds memory that went elsewhere since.
+        """
+        own = replace(load, model=self._number(), ranks=self._listed(ranks))
+        beside = self._promised(staying, own.ranks)
+        check = Check(**asdict(own), most_blocks=own.num_blocks, stream=settings.stream, beside=beside)
+        return replace(own, **asdict(self.runner.lead_check(check)))
 
     def hosted(
         self, ref: ModelRef, load: Load, reports: list[LoadReport], settings: EngineSettings, stay: Stay
@@ -88,17 +101,6 @@ class Placer:
         reports = self.runner.lead_load(draft)
         return DraftModel(draft.model, length, hosted.settings.max_step_tokens, ref.name, reports)
 
-    def fits(
-        self, ref: ModelRef, context: int | None, staying: Iterable[HostedModel], leaving: Iterable[HostedModel]
-    ) -> Callable[[tuple[int, ...], EngineSettings], None]:
-        """Return what raises ModelError where a model does not fit on some ranks with some settings."""
-
-        def fit(ranks: tuple[int, ...], settings: EngineSettings) -> None:
-            """Ask the ranks."""
-            self.check(ref, ranks, context, settings, leaving, staying)
-
-        return fit
-
     def _number(self) -> int:
         """Return the next model's number."""
         self._next_number += 1
@@ -125,8 +127,12 @@ class Placer:
             load=settings.load,
             points=self._points,
             prefetch_factor=settings.prefetch_factor,
-            ranks=[] if tuple(ranks) == self.runner.groups.world.ranks else list(ranks),
+            ranks=self._listed(ranks),
         )
+
+    def _listed(self, ranks: Sequence[int]) -> list[int]:
+        """Return ranks as messages name them: none are all."""
+        return [] if tuple(ranks) == self.runner.groups.world.ranks else list(ranks)
 
     def _promised(self, models: Iterable[HostedModel], ranks: Sequence[int]) -> Mapping[str, int]:
         """Return by host what caches may still take on ranks that are not asked, since a load does not concern them.

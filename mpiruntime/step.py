@@ -85,7 +85,8 @@ class Check(Load):
     num_blocks: the fewest that will do; most_blocks: the most that are of use; fraction: the part of the memory left
     over by the weights that the cache may have beyond num_blocks; drafts: the paths of models that will draft for it,
     with as many blocks; stream: never, auto where the model does not fit otherwise, or always; beside: by host, what
-    caches of ranks that are not asked will still take. Changes nothing.
+    caches of ranks that are not asked will still take; replicas: the ranks of each where there are several, which get
+    as many blocks and streamed layers; `ranks` are those of all then. Changes nothing.
     """
 
     most_blocks: int = 0
@@ -94,6 +95,7 @@ class Check(Load):
     drafts: list[str] = field(default_factory=list)
     stream: str = "never"
     beside: Mapping[str, int] = field(default_factory=dict)
+    replicas: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from ollampi.mpiruntime.cluster import STRATEGIES, Wish
 from ollampi.mpiruntime.engine_settings import EngineSettings
-from ollampi.mpiruntime.errors import ModelError, RequestError
+from ollampi.mpiruntime.errors import MemoryShortError, ModelError, RequestError
 from ollampi.mpiruntime.model_config import ModelConfig
+from ollampi.mpiruntime.token_cost import TokenCost
 from ollampi.mpiruntime.world import RankFacts
 
-_RANK_BYTES_PER_S = 1e10  # what one rank reads of its weights in a second: of the right order on any machine
-_NEAR_S, _FAR_S = 2e-5, 2e-4  # a sum over two ranks of one host, and of several; more take log2 as long
+Groups = tuple[tuple[int, ...], ...]  # the ranks of each replica
 _ALIKE, _HALFWAY = 1.25, 2.0  # of the least time for a token: what auto and balanced take for fewer shards
 
 
@@ -20,7 +20,7 @@ _ALIKE, _HALFWAY = 1.25, 2.0  # of the least time for a token: what auto and bal
 class Layout:
     """Where replicas lie, with which settings, and in a sentence why."""
 
-    groups: tuple[tuple[int, ...], ...]
+    groups: Groups
     settings: EngineSettings
     strategy: str
     why: str
@@ -30,93 +30,96 @@ class Layout:
         return sorted(self.groups, key=lambda ranks: 0 not in ranks)
 
 
-Fits = Callable[[tuple[int, ...], EngineSettings], None]  # raises ModelError where a replica does not fit on ranks
+Fits = Callable[[Groups, EngineSettings], object]  # raises ModelError where replicas do not fit on ranks together
 
 
 @dataclass(frozen=True)
 class Chooser:
     """What a choice depends on.
 
-    usable: the ranks that may hold weights; held: the bytes that each rank holds; size_bytes: of all weights; sums: in
-    a step; fits: asks the ranks.
+    usable: the ranks that may hold weights; held: the bytes that each rank holds; cost: what a token takes; fits: asks
+    the ranks.
     """
 
     facts: Sequence[RankFacts]
     usable: Sequence[int]
     held: Mapping[int, int]
     config: ModelConfig
-    size_bytes: int
-    sums: int
+    cost: TokenCost
     settings: EngineSettings
     fits: Fits
 
     def choose(self, wish: Wish) -> Layout:
         """Return the layout for a wish; raise RequestError or ModelError where it cannot be had."""
         self._check(wish)
-        settings = self._settings(wish.strategy)
-        replicas = wish.replicas or (len(wish.ranks) if wish.ranks else 1)
+        settings, replicas = self.settings_of(wish.strategy), _num_replicas(wish)
         if wish.ranks is not None:
-            groups = tuple(tuple(sorted(group)) for group in wish.ranks)
+            groups = self.tried(wish)
             return Layout(groups, settings, wish.strategy, f"these ranks were asked for: {_listed(groups)}")
         if wish.shards is not None:
-            groups = self._spread(wish.shards, replicas)
+            groups = self.tried(wish)
             why = "one shard was asked for" if wish.shards == 1 else f"{wish.shards} shards were asked for"
             return Layout(groups, settings, wish.strategy, why)
         return self._by_strategy(wish.strategy, settings, replicas)
 
-    def seconds(self, shards: int) -> float:
-        """Return about how long a token takes on so many ranks: to read their weights, and to add up."""
-        ranks = self._spread(shards, 1)[0]
-        far = len({self.facts[rank].host for rank in ranks}) > 1
-        exchange_s = self.sums * (_FAR_S if far else _NEAR_S) * (shards - 1).bit_length()
-        return self.size_bytes / shards / _RANK_BYTES_PER_S + exchange_s
+    def tried(self, wish: Wish) -> Groups:
+        """Return the ranks that a wish names or counts, and where it does neither the most that replicas can have."""
+        if wish.ranks is not None:
+            return tuple(tuple(sorted(group)) for group in wish.ranks)
+        replicas = _num_replicas(wish)
+        return self.spread(wish.shards or self.most_shards(replicas), replicas)
+
+    def most_shards(self, replicas: int) -> int:
+        """Return the most shards that each of so many replicas can have on ranks of its own."""
+        return min(len(self.usable) // replicas, self.config.num_heads)
 
     def _by_strategy(self, strategy: str, settings: EngineSettings, replicas: int) -> Layout:
         """Return the layout of a strategy that decides how many shards there are."""
-        most = min(len(self.usable) // replicas, self.config.num_heads)
+        most = self.most_shards(replicas)
         if strategy == "memory-optimized":
             return self._smallest(most, settings, replicas)
         counts, errors = [], list[ModelError]()
         for shards in range(1, most + 1):
             try:
-                self.fits(self._spread(shards, replicas)[0], settings)
+                self.fits(self.spread(shards, replicas), settings)
                 counts.append(shards)
             except ModelError as e:
                 errors.append(e)
         if not counts:
-            raise errors[-1]  # of the most shards
-        times = {shards: self.seconds(shards) for shards in counts}
+            raise _of_memory(errors)  # of the most shards
+        hosts = {shards: [self.facts[rank].host for rank in self.spread(shards, 1)[0]] for shards in counts}
+        times = {shards: self.cost.seconds(hosts[shards]) for shards in counts}
         least = min(times.values())
         slack = {"speed-optimized": 1.0, "balanced": _HALFWAY}.get(strategy, _ALIKE)
         shards = next(shards for shards in counts if times[shards] <= slack * least)
-        best = f"an estimated {times[shards] * 1e3:.2f} ms for each token"
+        best = f"an estimated {times[shards] * 1e3:.2f} ms for each token, {self.cost.told(hosts[shards])}"
         reasons = {
             "speed-optimized": f"{shards} shards are the fastest for one stream, {best}",
             "balanced": f"{shards} shards are the fewest within twice the least time, {best}",
             "auto": f"{shards} shards are the fewest that fit and are about as fast as any, {best}",
         }
-        return Layout(self._spread(shards, replicas), settings, strategy, reasons[strategy])
+        return Layout(self.spread(shards, replicas), settings, strategy, reasons[strategy])
 
     def _smallest(self, most: int, settings: EngineSettings, replicas: int) -> Layout:
         """Return the layout that takes the least memory of each rank; raise ModelError where none fits.
 
         Not every number of shards can share the groups of quantised weights: then fewer do, or the weights stay.
         """
-        errors = []
+        errors = list[ModelError]()
         for quantize in dict.fromkeys([settings.quantize, self.settings.quantize]):
             for shards in range(most, 0, -1):
-                own, groups = replace(settings, quantize=quantize), self._spread(shards, replicas)
+                own, groups = replace(settings, quantize=quantize), self.spread(shards, replicas)
                 try:
-                    self.fits(groups[0], own)
+                    self.fits(groups, own)
                 except ModelError as e:
                     errors.append(e)
                     continue
                 kept = "as the files have it" if quantize == "auto" else f"in {quantize}"
                 why = f"{shards} of {most} ranks share it, {kept} and with room for one text, to take little memory"
                 return Layout(groups, own, "memory-optimized", why)
-        raise errors[0]
+        raise _of_memory(errors[::-1])
 
-    def _settings(self, strategy: str) -> EngineSettings:
+    def settings_of(self, strategy: str) -> EngineSettings:
         """Return the settings of a strategy: to take little memory, q4, room for one text, layers read from disk."""
         if strategy != "memory-optimized":
             return self.settings
@@ -124,7 +127,7 @@ class Chooser:
         stream = "auto" if self.settings.stream == "never" else self.settings.stream
         return replace(self.settings, quantize=quantize, cache_tokens=self.settings.context_length, stream=stream)
 
-    def _spread(self, shards: int, replicas: int) -> tuple[tuple[int, ...], ...]:
+    def spread(self, shards: int, replicas: int) -> Groups:
         """Return disjoint groups of ranks: those that hold least first, ranks of one host together where they can."""
         left = sorted(self.usable, key=lambda rank: (self.held.get(rank, 0), rank))
         groups = []
@@ -183,6 +186,16 @@ class Chooser:
             raise RequestError(f"replicas={wish.replicas} and {len(ranks)} lists of ranks differ; leave one out")
 
 
-def _listed(groups: tuple[tuple[int, ...], ...]) -> str:
+def _num_replicas(wish: Wish) -> int:
+    """Return how many replicas are wished for."""
+    return wish.replicas or (len(wish.ranks) if wish.ranks else 1)
+
+
+def _of_memory(errors: Sequence[ModelError]) -> ModelError:
+    """Return the last error that is about memory, which may be had, else the last one."""
+    return next((error for error in reversed(errors) if isinstance(error, MemoryShortError)), errors[-1])
+
+
+def _listed(groups: Groups) -> str:
     """Return groups in words, such as "0 1 and 2 3"."""
     return " and ".join(" ".join(map(str, group)) for group in groups)

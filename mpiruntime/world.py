@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,8 @@ from pathlib import Path
 from ollampi.mpiruntime.cgroups import MEMBERSHIP, ROOT, limiting
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.cores import cores_per_task, slices, usable_cores
+
+_UNLIMITED = resource.RLIM_INFINITY
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,13 @@ def _sharing(cores: list[int], local: list[list[int]]) -> int:
 def free_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """Return the bytes that can still be taken on this host: what is available, within the limits of all cgroups."""
     return max(0, min([_meminfo(meminfo, "MemAvailable"), *_left_in_cgroups(root, membership)]))
+
+
+def own_memory(status: Path = Path("/proc/self/status")) -> int | None:
+    """Return the bytes that the limits of this process (ulimit -d and -v) still let it take, None without any."""
+    limits = {"VmData": resource.RLIMIT_DATA, "VmSize": resource.RLIMIT_AS}
+    given = {name: soft for name, kind in limits.items() if (soft := resource.getrlimit(kind)[0]) != _UNLIMITED}
+    return max(0, min(soft - _meminfo(status, name) for name, soft in given.items())) if given else None
 
 
 def total_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:

@@ -13,12 +13,13 @@ from ollampi.mpiruntime.balancing import Balancer, cached_tokens
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.engine_settings import EngineSettings
-from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.errors import MemoryShortError, ModelError
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef
 from ollampi.mpiruntime.scheduler import Scheduler
 from ollampi.mpiruntime.sequence import Sequence
-from ollampi.mpiruntime.strategy import Chooser
+from ollampi.mpiruntime.strategy import Chooser, Groups
+from ollampi.mpiruntime.token_cost import Estimate
 from ollampi.mpiruntime.world import RankFacts
 
 PROMPT = list(range(1, 18))
@@ -62,16 +63,18 @@ def test_prefix_aware_takes_the_one_that_holds_the_prompt_unless_it_is_much_busi
     assert Balancer("prefix_aware").choose([scheduler(), near], PROMPT) == chosen
 
 
-def chooser(tmp_path: Path, hosts: list[str], least_shards: int = 1, **changes: Any) -> Chooser:
+def chooser(
+    tmp_path: Path, hosts: list[str], least_shards: int = 1, size_bytes: int = 10**9, **changes: Any
+) -> Chooser:
     """Return what chooses for ranks on these hosts, of which a model needs so many; changes: of the Chooser."""
     facts = [RankFacts(rank, host, 0, 1, [0], 1, 1, 0) for rank, host in enumerate(hosts)]
 
-    def fits(ranks: tuple[int, ...], settings: EngineSettings) -> None:
-        if len(ranks) < least_shards:
-            raise ModelError(f"{len(ranks)} are too few")
+    def fits(groups: Groups, settings: EngineSettings) -> None:
+        if min(map(len, groups)) < least_shards:
+            raise MemoryShortError(f"{len(groups[0])} are too few")
 
     config = read_config(write_checkpoint(tmp_path / "m"))
-    values = {"usable": range(len(hosts)), "held": {}, "size_bytes": 10**9, "sums": 5, **changes}
+    values = {"usable": range(len(hosts)), "held": {}, "cost": Estimate(size_bytes, 5, 8192), **changes}
     return Chooser(facts=facts, config=config, settings=EngineSettings(), fits=fits, **values)
 
 

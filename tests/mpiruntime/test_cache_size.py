@@ -7,7 +7,7 @@ import random
 import pytest
 
 from ollampi.mpiruntime.cache_size import RankMemory, Room, room
-from ollampi.mpiruntime.errors import ModelError
+from ollampi.mpiruntime.errors import MemoryShortError, ModelError
 
 GIB = 1 << 30
 
@@ -44,9 +44,9 @@ def test_blocks_follow_from_the_memory(ranks: list[RankMemory], blocks: int) -> 
 @pytest.mark.parametrize(
     ("ranks", "texts"),
     [
-        ([rank(free=8 * GIB, fixed=8 * GIB)], ["needs 8 GiB on host a (1 ranks) but 8 GiB are free"]),
-        ([rank(free=8 * GIB, fixed=5 * GIB)] * 2, ["needs 10 GiB on host a (2 ranks) but 8 GiB are free"]),
-        ([rank("a", free=GIB), rank("b", free=GIB, fixed=2 * GIB)], ["needs 2 GiB on host b (1 ranks) but 1 GiB are"]),
+        ([rank(free=8 * GIB, fixed=8 * GIB)], ["needs 8 GiB on host a (1 shard) but 8 GiB are free"]),
+        ([rank(free=8 * GIB, fixed=5 * GIB)] * 2, ["needs 10 GiB on host a (2 shards) but 8 GiB are free"]),
+        ([rank("a", free=GIB), rank("b", free=GIB, fixed=2 * GIB)], ["needs 2 GiB on host b (1 shard) but 1 GiB are"]),
         ([rank(free=GIB, promised=2 * GIB)], ["but 0 B are free"]),
     ],
 )
@@ -108,3 +108,14 @@ def test_as_few_layers_are_streamed_as_the_memory_allows(sizes: list[list[int]],
 def test_all_layers_are_streamed_where_that_is_wanted() -> None:
     ranks = [RankMemory(host, [40, 30, 20], 1, 100, 0, 0) for host in "ab"]
     assert room(ranks, 4, 1000, 0.5, "m", always=True) == Room(40, 2)
+
+
+def test_the_limits_of_a_process_count_beside_the_memory_of_its_host() -> None:
+    def limited(own: int | None) -> RankMemory:
+        return RankMemory("a", [40], 1, 1000, 10, 0, own_bytes=own)
+
+    assert room([limited(None)] * 2, 4, 1000, 0.5, "m") == Room((1000 - 100) // 4)
+    assert room([limited(100), limited(None)], 4, 1000, 0.5, "m") == Room(30)  # a cache not yet written to counts there
+    assert room([limited(100), limited(44)], 4, 1000, 0.5, "m") == Room(4)
+    with pytest.raises(MemoryShortError, match=r"needs 44 B on host a within ulimit \(1 shard\) but 43 B are free, wh"):
+        room([limited(100), limited(43)], 4, 1000, 0.5, "m", block_size=16)

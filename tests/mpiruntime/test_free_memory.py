@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from ollampi.mpiruntime.world import free_memory
+from ollampi.mpiruntime.world import free_memory, own_memory
 
 
 def write_group(folder: Path, version: int, limit: str, used: int, cached: int) -> None:
@@ -65,3 +66,24 @@ def test_the_smallest_of_several_limits_counts(machine: Path) -> None:
     for folder, limit in (("", "900000"), ("job", "500000"), ("job/step", "700000")):
         write_group(machine / "groups" / folder, 2, limit, 100000, 0)
     assert free(machine) == 400000
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "left"),
+    [
+        (None, None, None),
+        (500_000, None, 90_400),
+        (None, 1_000_000, 180_800),
+        (500_000, 1_000_000, 90_400),
+        (5, None, 0),
+    ],
+)
+def test_the_limits_of_the_process_count_what_it_has_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: int | None, size: int | None, left: int | None
+) -> None:
+    limits = {resource.RLIMIT_DATA: data, resource.RLIMIT_AS: size}
+    unlimited = resource.RLIM_INFINITY
+    soft = {kind: unlimited if limit is None else limit for kind, limit in limits.items()}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft[kind], unlimited))
+    (tmp_path / "status").write_text("Name:\tx\nVmSize:\t     800 kB\nVmData:\t     400 kB\n")
+    assert own_memory(tmp_path / "status") == left
