@@ -267,7 +267,7 @@ class Models:
         load, coming.load, coming.ranks = coming.load, None, frozenset()
         default_s = self._default_keep_s(coming.ref)
         stay = coming.done[0].stay if coming.done else Stay(default_s, default_s)
-        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, stay)
+        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, stay, coming.done)
         coming.done.append(model)
         held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
         text = "%s loaded: context %d, %s, %d bytes, %.1f s"

@@ -60,11 +60,18 @@ class Placer:
         return replace(load, **asdict(self.runner.lead_check(check)))
 
     def hosted(
-        self, ref: ModelRef, load: Load, reports: list[LoadReport], settings: EngineSettings, stay: Stay
+        self,
+        ref: ModelRef,
+        load: Load,
+        reports: list[LoadReport],
+        settings: EngineSettings,
+        stay: Stay,
+        done: Sequence[HostedModel] = (),
     ) -> HostedModel:
-        """Return what rank 0 knows of a model that has been loaded."""
+        """Return what rank 0 knows of a replica that has been loaded; done: those of the model that were before."""
         counts = self._counts.setdefault(ref.name, ModelCounts())
-        return HostedModel(load.model, ref, read_config(Path(load.path)), load, reports, settings, stay, counts)
+        copy = sum(model.ranks == tuple(report.rank for report in reports) for model in done)
+        return HostedModel(load.model, ref, read_config(Path(load.path)), load, reports, settings, stay, counts, copy)
 
     def load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
         """Load the model that drafts for another one on the same ranks; raise ModelError."""
