@@ -19,7 +19,7 @@ LOOKS = 100  # in all cycles
 TOLD = 10  # of them are printed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """What a process holds: descriptors, threads, segments of shared memory, and KiB of memory of its own."""
 
