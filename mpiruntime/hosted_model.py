@@ -61,13 +61,15 @@ class HostedModel:
         self.reports = reports
         self.draft: DraftModel | None = None
         self.settings = settings
-        self.pace = Pace()
+        self.pace = pace = Pace()
         self.scheduler = Scheduler(
             BlockManager(load.num_blocks, load.block_size),
             settings.max_step_tokens,
             settings.max_running,
             settings.max_queue,
-            lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
+            lambda num_decoding: pace.prompt_room(
+                num_decoding, settings.max_stretch
+            ),  # not self, which would be a cycle
             counts,
             config.encoder,
         )
