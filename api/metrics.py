@@ -23,6 +23,7 @@ FAMILIES = {  # name: labels, kind, help; docs/metrics.md has the same
     "ollampi_requests_waiting": (("model",), "gauge", "Requests that wait for room in the batch or the cache."),
     "ollampi_requests_waiting_for_model": ((), "gauge", "Requests that wait until another model lets go of its place."),
     "ollampi_requests_total": (("model", "outcome"), "counter", "Requests that ended, by outcome."),
+    "ollampi_replica_requests_total": (("model", "ranks", "outcome"), "counter", "The same of one replica."),
     "ollampi_requests_refused_total": (("code",), "counter", "Requests that the engine did not take, by reason."),
     "ollampi_prompt_tokens_total": (("model",), "counter", "Tokens of the prompts that were taken."),
     "ollampi_generated_tokens_total": (("model",), "counter", "Tokens generated."),

@@ -56,7 +56,8 @@ def main() -> None:
         inside, model = inside_view(trace)
         root = cost_us(lambda i, inside=inside, model=model: inside.step(model, MARKS))  # type: ignore[misc]
         print(f"{name}: exchange {exchange:.2f} us, step on every rank {step:.2f} us, on rank 0 also {root:.2f} us")
-    request = RequestMeter(ModelCounts(), 1, 0.0)
+    counts = ModelCounts()
+    request = RequestMeter(counts, 1, 0.0, counts.of_replica([0]))
     print(f"token {cost_us(request.advance):.2f} us")
 
 

@@ -52,7 +52,8 @@ class Replica:
     """A copy of a model: the ranks that hold its shards, in order, and of each shard what it holds.
 
     bytes: of weights and cache; heads, kv_heads, columns: query heads, KV heads and columns of the MLP as
-    [first, last). requests, errors: that it had since the job began; running: that it has now.
+    [first, last). requests, errors: that the model had on these ranks since the job began, however often it came there;
+    running: that it has now.
     """
 
     ranks: list[int]

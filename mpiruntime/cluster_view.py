@@ -144,15 +144,15 @@ def placement_of(placed: Placed) -> Placement:
 
 def _replica_of(hosted: HostedModel) -> Replica:
     """Return what a replica holds on each of its ranks, and how its requests ended."""
-    reports, outcomes = hosted.reports, dict(hosted.outcomes)
+    reports, outcomes = hosted.reports, hosted.outcomes
     return Replica(
         ranks=[report.rank for report in reports],
         bytes=[report.held_bytes for report in reports],
         heads=[list(report.heads) for report in reports],
         kv_heads=[list(report.kv_heads) for report in reports],
         columns=_columns(hosted.config, reports),
-        requests=sum(count for outcome, count in outcomes.items() if outcome is not None),
-        errors=outcomes.get("error", 0),
+        requests=outcomes.total(),
+        errors=outcomes["error"],
         running=len(hosted.scheduler.running) + len(hosted.scheduler.waiting),
     )
 

@@ -164,7 +164,7 @@ class Engine:
         model.scheduler.add(sequence)
         sequence.guide = self._guides.open(request, model.config.vocab_size)
         model.keep(request.keep_alive_s)
-        meter = RequestMeter(model.counts, len(request.prompt), sequence.arrived)
+        meter = RequestMeter(model.counts, len(request.prompt), sequence.arrived, model.outcomes)
         active = self._by_id[client, number] = Active({sequence: 0}, client, number, model, meter, deadline)
         self._active[sequence] = active
 
@@ -174,7 +174,7 @@ class Engine:
         model = self._model(request.model, request.context)
         inputs = Inputs(request, model, began)
         first = inputs.start()
-        meter = RequestMeter(model.counts, inputs.num_tokens, began)
+        meter = RequestMeter(model.counts, inputs.num_tokens, began, model.outcomes)
         active = self._by_id[client, number] = Active(inputs.queued, client, number, model, meter, deadline, inputs)
         self._active.update(dict.fromkeys(first, active))
         model.keep(request.keep_alive_s)
@@ -249,7 +249,6 @@ class Engine:
     def _end(self, active: Active, outcome: str | None, spoilt: bool = False) -> None:
         """Take a request out of everything that knows it; outcome as in RequestMeter.end, spoilt as in Scheduler."""
         active.meter.end(outcome)
-        active.model.outcomes[outcome] += 1
         for sequence in active.queued:
             active.model.scheduler.remove(sequence, spoilt)
             self._stepper.forget(active.model, sequence)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 
 from ollampi.mpiruntime.block_manager import BlockManager
@@ -31,7 +30,10 @@ class Stay:
 
 
 class HostedModel:
-    """A replica of a model in memory on the ranks of a group; stay: how long its model stays, of all its replicas."""
+    """A replica of a model in memory on the ranks of a group.
+
+    stay: how long its model stays, of all its replicas; copy: how many of these before it lie on the same ranks.
+    """
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class HostedModel:
         settings: EngineSettings,
         stay: Stay,
         counts: ModelCounts,
+        copy: int = 0,
     ) -> None:
         self.number = number
         self.ref = ref
@@ -58,18 +61,20 @@ class HostedModel:
         self.reports = reports
         self.draft: DraftModel | None = None
         self.settings = settings
-        self.pace = Pace()
-        self.outcomes: Counter[str | None] = Counter()  # of its requests; None: refused
+        self.pace = pace = Pace()
         self.scheduler = Scheduler(
             BlockManager(load.num_blocks, load.block_size),
             settings.max_step_tokens,
             settings.max_running,
             settings.max_queue,
-            lambda num_decoding: self.pace.prompt_room(num_decoding, settings.max_stretch),
+            lambda num_decoding: pace.prompt_room(
+                num_decoding, settings.max_stretch
+            ),  # not self, which would be a cycle
             counts,
             config.encoder,
         )
         self.counts = counts
+        self.outcomes = counts.of_replica(self.ranks, copy)
         self.stay = stay
         self.closed = False  # takes no new requests
         self.gone = False  # the ranks hold it no more

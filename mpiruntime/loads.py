@@ -88,13 +88,20 @@ class Loads:
         """Take note of a replica that is there, and load what drafts for it."""
         assert coming.load is not None
         load, coming.load, coming.ranks = coming.load, None, frozenset()
-        model = self._placer.hosted(coming.ref, load, reports, coming.layout.settings, self._stay(coming))
+        model = self._placer.hosted(
+            coming.ref, load, reports, coming.layout.settings, self._stay(coming), self._beside(coming)
+        )
         coming.done.append(model)
         held, slowest_s = sum(r.held_bytes for r in reports), max(r.seconds for r in reports)
         text = "%s loaded: context %d, %s, %d bytes, %.1f s"
         _log.info(text, coming.ref.name, load.context, load.dtype, held, slowest_s)
         if coming.ref == self._pinned and self._draft is not None:
             model.draft = self._placer.load_draft(self._draft, model, load)
+
+    def _beside(self, coming: Coming) -> list[HostedModel]:
+        """Return the other replicas of the model that is being loaded."""
+        moves = coming.moves
+        return coming.done if moves is None else [model for model in moves.placed.replicas if model is not moves.old]
 
     def _stay(self, coming: Coming) -> Stay:
         """Return how long a model stays, which all its replicas have in common."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,11 +96,17 @@ class StepCounts:
         return found
 
 
+def no_requests() -> Counter[str]:
+    """Return the outcomes of no requests: every name is there, so that other threads may read while one is counted."""
+    return Counter(stop=0, length=0, cancel=0, error=0)
+
+
 @dataclass
 class ModelCounts:
     """What rank 0 knows of one model's requests, cache and steps; `phases` are the seconds of each."""
 
-    outcomes: Counter[str] = field(default_factory=lambda: Counter(stop=0, length=0, cancel=0, error=0))
+    outcomes: Counter[str] = field(default_factory=no_requests)
+    replicas: dict[tuple[tuple[int, ...], int], Counter[str]] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     first_token: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_BOUNDS_S))
     inter_token: Histogram = field(default_factory=lambda: Histogram(INTER_TOKEN_BOUNDS_S))
@@ -111,6 +118,13 @@ class ModelCounts:
     preemptions: int = 0
     drafts_proposed: int = 0
     drafts_accepted: int = 0
+
+    def of_replica(self, ranks: Sequence[int], copy: int = 0) -> Counter[str]:
+        """Return the outcomes of the requests that a replica on some ranks had; they outlive it.
+
+        copy: how many replicas before it lie on the same ranks.
+        """
+        return self.replicas.setdefault((tuple(ranks), copy), no_requests())
 
     def count_prefix(self, num_tokens: int) -> None:
         """Count a look into the cache for a prompt's beginning, which found so many tokens."""
@@ -132,6 +146,11 @@ class ModelCounts:
             ("ollampi_requests_total", {**labels, "outcome": outcome}, count)
             for outcome, count in self.outcomes.items()
         ]
+        found += [
+            ("ollampi_replica_requests_total", {**labels, "ranks": _place(*key), "outcome": outcome}, count)
+            for key, outcomes in self.replicas.items()
+            for outcome, count in outcomes.items()
+        ]
         return [
             *found,
             ("ollampi_time_to_first_token_seconds", labels, self.first_token.wire()),
@@ -148,11 +167,12 @@ class ModelCounts:
 
 
 class RequestMeter:
-    """What one request adds to the counts of its model; `arrived` by time.monotonic()."""
+    """What one request adds to the counts of its model and its replica; `arrived` by time.monotonic()."""
 
-    def __init__(self, counts: ModelCounts, prompt_tokens: int, arrived: float) -> None:
+    def __init__(self, counts: ModelCounts, prompt_tokens: int, arrived: float, replica: Counter[str]) -> None:
         self._prompt_tokens = prompt_tokens  # not counted yet
         self._counts = counts
+        self._replica = replica
         self._generated = 0
         self._last = arrived
 
@@ -176,11 +196,17 @@ class RequestMeter:
         if outcome is not None:
             self._count_prompt()
             self._counts.outcomes[outcome] += 1
+            self._replica[outcome] += 1
 
     def _count_prompt(self) -> None:
         """Count the prompt, once."""
         self._counts.prompt_tokens += self._prompt_tokens
         self._prompt_tokens = 0
+
+
+def _place(ranks: tuple[int, ...], copy: int) -> str:
+    """Return where a replica lies, such as 0,1; a second one there is 0,1 (2)."""
+    return ",".join(map(str, ranks)) + (f" ({copy + 1})" if copy else "")
 
 
 def _phase(labels: dict[str, str], phase: str, seconds: float) -> Sample:

@@ -213,11 +213,12 @@ class Mpi(BySums):
 
     def within(self, ranks: Sequence[int]) -> Mpi:
         """Return the communicator of `ranks`; collective over these alone. It is freed with this one, or by `leave`."""
-        group = self._data.Get_group().Incl(list(ranks))
+        whole = self._data.Get_group()
+        group = whole.Incl(list(ranks))
         world = self._data.Create_group(group, _PART_TAG)
         part = Mpi(self._mpi, world)
-        world.Free()
-        group.Free()
+        for made in (world, group, whole):
+            made.Free()
         part._whole = self
         self._parts.append(part)
         return part

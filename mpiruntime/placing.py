@@ -73,16 +73,26 @@ class Placer:
         return replace(own, **asdict(self.runner.lead_check(check)))
 
     def hosted(
-        self, ref: ModelRef, load: Load, reports: list[LoadReport], settings: EngineSettings, stay: Stay
+        self,
+        ref: ModelRef,
+        load: Load,
+        reports: list[LoadReport],
+        settings: EngineSettings,
+        stay: Stay,
+        done: Sequence[HostedModel] = (),
     ) -> HostedModel:
-        """Return what rank 0 knows of a model that has been loaded; raise ModelError where its config is gone."""
+        """Return what rank 0 knows of a replica that has been loaded; raise ModelError where its config is gone.
+
+        done: those of the model that were before.
+        """
         try:
             config = read_config(Path(load.path))
         except ModelError:
             self.runner.lead(Unload(load.model))
             raise
         counts = self._counts.setdefault(ref.name, ModelCounts())
-        return HostedModel(load.model, ref, config, load, reports, settings, stay, counts)
+        copy = sum(model.ranks == tuple(report.rank for report in reports) for model in done)
+        return HostedModel(load.model, ref, config, load, reports, settings, stay, counts, copy)
 
     def load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
         """Load the model that drafts for another one on the same ranks; raise ModelError."""

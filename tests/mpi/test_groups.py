@@ -15,12 +15,15 @@ from support.checkpoints import PROMPT, reference_logits, write_checkpoint
 from support.groups import Reading, load_on, read_together, unload
 
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.exchange import choose_exchange
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.group_maker import GroupMaker
 from ollampi.mpiruntime.groups import Groups
+from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.reading import Files
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.step import Stop
+from ollampi.mpiruntime.step import Load, Stop
 from ollampi.mpiruntime.world import survey
 
 pytestmark = pytest.mark.mpi
@@ -96,6 +99,49 @@ def test_loads_and_unloads_leave_nothing_behind(comm: Communicator, folders: lis
     assert held[1][0] <= held[0][0] + 2 * comm.size  # what the world's own segment watches
     assert held[1][1] <= held[0][1] + 1
     assert held[1][2] <= held[0][2] + 1
+
+
+def test_more_groups_than_mpi_has_contexts(comm: Communicator) -> None:
+    """MPICH has 2,048 contexts of communicators, of which each group takes three."""
+    draw = random.Random(2)
+    for _ in range(700):
+        ranks = draw.choice(subsets(comm.size))
+        if comm.rank in ranks:
+            part = comm.within(ranks)
+            assert part.collect(str(comm.rank).encode()) == [str(rank).encode() for rank in ranks]
+            part.leave()
+
+
+@pytest.mark.parametrize("how", ["slices", "scatter"])
+def test_loads_that_fail_leave_nothing_behind(comm: Communicator, folders: list[Path], how: str) -> None:
+    """One rank finds its file gone; no rank keeps a model, group, descriptor or thread, and the next load works."""
+    settings = ExchangeSettings()
+    facts = survey(comm)
+    exchange = choose_exchange(comm, facts, settings, True)
+    runner = Runner(exchange.comm, facts, sums=exchange.sums)
+    runner.groups = Groups(runner.groups.world, GroupMaker(comm, facts, settings, True, exchange, None))
+    plain, held, unlucky = runner._load_slice, list[tuple[int, int]](), comm.size - 1
+
+    def gone(load: Load, reading: Files) -> LoadReport:
+        if comm.rank == unlucky and load.name == "m9":
+            raise FileNotFoundError(2, "No such file or directory", load.path)
+        return plain(load, reading)
+
+    runner._load_slice = gone  # type: ignore[method-assign, assignment]
+
+    def work() -> None:
+        for turn, ranks in enumerate(group for group in subsets(comm.size) * 2 if unlucky in group):
+            with pytest.raises(ModelError, match="No such file"):
+                load_on(runner, 9, folders[0], ranks, load=how)
+            assert load_on(runner, turn, folders[0], ranks, load=how) == list(ranks)
+            unload(runner, turn)
+        runner.lead(Stop())
+
+    for _ in range(2):
+        work() if comm.rank == 0 else runner.follow()
+        assert (len(runner.groups), runner._models) == (1, {})
+        held.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert held[1] == held[0]
 
 
 def test_a_message_larger_than_what_mpi_buffers_holds_nobody_up(comm: Communicator, folders: list[Path]) -> None:

@@ -233,7 +233,7 @@ def test_tokens_that_come_together_share_the_time(monkeypatch: pytest.MonkeyPatc
     clock = iter((11.0, 12.0))
     monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
     counts = ModelCounts()
-    meter = RequestMeter(counts, prompt_tokens=7, arrived=8.0)
+    meter = RequestMeter(counts, prompt_tokens=7, arrived=8.0, replica=counts.of_replica([0]))
     for generated in (0, 1, 1, 5):
         meter.advance(generated)
     meter.end("stop")

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,9 +42,9 @@ class Reading:
         self.rows.append(logits)
 
 
-def load_on(runner: Runner, number: int, folder: Path, ranks: Sequence[int]) -> list[int]:
-    """Load a folder on some ranks; return the world's numbers of those that hold it."""
-    load = replace(load_message(folder), model=number, ranks=list(ranks), name=f"m{number}")
+def load_on(runner: Runner, number: int, folder: Path, ranks: Sequence[int], **fields: Any) -> list[int]:
+    """Load a folder on some ranks; return the world's numbers of those that hold it. fields: others of the message."""
+    load = replace(load_message(folder), model=number, ranks=list(ranks), name=f"m{number}", **fields)
     return [report.rank for report in runner.lead_load(load)]
 
 
