@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from support.servers import Server, alive, free_port, wait_until
+from support.servers import READY_S, Server, alive, free_port, wait_until
 
 
 def shared_memory() -> set[str]:
@@ -65,7 +65,7 @@ def launched(tmp_path: Path, line: str) -> Iterator[Server]:
     with log.open("w") as out, subprocess.Popen(["sh", "-c", ollampi], stdout=out, stderr=out, text=True) as process:
         job = Server(process, port, log)
         try:
-            wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, 60, "the server")
+            wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, READY_S, "the server")
             assert process.poll() is None, log.read_text()
             yield job
         finally:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ollampi.launcher.mpi import command, detect, environment, link_library
 
-READY_S, GONE_S = 60.0, 10.0
+READY_S, GONE_S = 120.0, 10.0  # ready beside other tests, too
 RANK, COMMAND = "ollampi.launcher.serve", "ollampi serve"  # what `ollampi launch` starts, and a user's own mpirun
 
 
