@@ -7,8 +7,8 @@ VENV ?= .venv
 RANKS ?= 4
 ARGS ?=
 PIP_ARGS ?=
-# Tests that start servers of several ranks, which must be ready in time, have the machine for themselves.
-SERVERS := tests/launcher tests/security tests/clients tests/netlab
+# Tests of what must be over in two seconds have the machine for themselves.
+ALONE := tests/launcher/test_killed.py
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
@@ -24,8 +24,8 @@ mpi-test: install-test
 	for n in 1 2 3 4; do $(BIN)/python tests/mpirun.py $$n tests/mpi || exit 1; done
 
 unit-test: install-test
-	$(BIN)/python -m pytest $(SERVERS)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(SERVERS))
+	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ALONE))
 
 lint: install-test
 	$(BIN)/ruff format --check

@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from ollampi.kernels.attention import Scoring, attend
 from ollampi.kernels.cache_codec import decode, encode
@@ -171,9 +170,20 @@ def look_together(
     if of_head is None:
         of_head = torch.arange(heads.num_heads, device=q.device) * cache.shape[0] // heads.num_heads
     queries, keys, values = (x.transpose(0, 1)[None] for x in (q, keys[:, of_head], values[:, of_head]))
-    causal = None if both_ways else causal_lower_right(len(q), len(slots))  # what flash attention has a kernel for
+    causal = None if both_ways else _causal(len(q), len(slots))  # what flash attention has a kernel for
     mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=causal, scale=scoring.scale)
     return mixed[0].transpose(0, 1).float()
+
+
+def _causal(count: int, length: int) -> Tensor:
+    """Return the bias [T, S] with which the last T of S positions see no later ones.
+
+    Imported here, where a GPU computes: with its module comes torch's compiler, 1.5 s of every start of a rank.
+    """
+    from torch.nn.attention.bias import causal_lower_right
+
+    bias: Tensor = causal_lower_right(count, length)
+    return bias
 
 
 def _mask(count: int, length: int, ahead: int | None, window: int | None, device: torch.device) -> Tensor:

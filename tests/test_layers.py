@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,8 @@ TORCH_FREE = {
     "tokenizer_folder",
     "wire",
 }
+# What a rank must not load: torch's compiler, with sympy, took as long as all else; the others are the HTTP process'.
+RANK_FREE = {"click", "flask", "gunicorn", "prompt_toolkit", "pydantic", "sympy", "torch._dynamo", "transformers"}
 PICKLING = {"pickle", "cloudpickle", "marshal", "dill", "shelve"}
 
 
@@ -63,6 +67,12 @@ def test_imports_run_downwards_at_the_top_and_absolutely(path: Path) -> None:
             if LAYERS[layer] == "api" and target == "mpiruntime":
                 modules = name.split(".")[2:] or [alias.name for alias in node.names]
                 assert set(modules) <= TORCH_FREE, f"{name} would load torch into the HTTP process"
+
+
+def test_a_rank_loads_nothing_that_it_does_not_use() -> None:
+    program = f"import sys, ollampi.launcher.serve; print(*sorted({RANK_FREE!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

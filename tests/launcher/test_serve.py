@@ -10,40 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 from support.checkpoints import write_checkpoint
-from support.servers import Server, alive, endless_model, free_port, mpirun, run_to_end, server, wait_until
-
-
-def shared_memory() -> set[str]:
-    """Return the shared-memory files of MPI libraries that no process maps; other jobs may be starting meanwhile."""
-    kinds = ("sm_segment", "mpich_shm", "vader", "ucx")
-    names = {name for name in os.listdir("/dev/shm") if name.startswith(kinds)}
-    for entry in Path("/proc").iterdir() if names else ():
-        with suppress(OSError):
-            mapped = (entry / "maps").read_text() if entry.name.isdigit() else ""
-            names = {name for name in names if name not in mapped}
-    return names
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return s.connect_ex(("127.0.0.1", port)) != 0
-
-
-def assert_nothing_is_left(job: Server, pids: list[int], before: set[str], within_s: float) -> None:
-    wait_until(lambda: not any(alive(p) for p in pids), within_s, f"processes {[p for p in pids if alive(p)]} to end")
-    wait_until(lambda: port_is_free(job.port), within_s, f"port {job.port} to be free")
-    assert shared_memory() <= before
-    assert "@ollampi-" not in Path("/proc/net/unix").read_text() or not any(
-        f"@ollampi-{p}-" in Path("/proc/net/unix").read_text() for p in pids
-    )
+from support.leftovers import assert_nothing_is_left, launched, open_stream, shared_memory
+from support.servers import COMMAND, Server, alive, endless_model, free_port, mpirun, run_to_end, server, wait_until
 
 
 def refused(job: Server) -> bool:
@@ -52,21 +26,6 @@ def refused(job: Server) -> bool:
         "POST", "/api/generate", {"model": "endless", "prompt": "x", "options": {"num_predict": 1}}
     )
     return status == 503 and "shutting down" in str(answer)
-
-
-def open_stream(job: Server, num_predict: int = 5000) -> socket.socket:
-    """Return a connection on which an answer of the endless model is coming in."""
-    connection = socket.create_connection(("127.0.0.1", job.port), timeout=60)
-    options = {"temperature": 0, "num_predict": num_predict}
-    body = json.dumps({"model": "endless", "prompt": "import", "raw": True, "options": options}).encode()
-    head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection.sendall(head.encode() + body)
-    received = b""
-    while b'"response"' not in received:
-        data = connection.recv(65536)
-        assert data, received
-        received += data
-    return connection
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -84,7 +43,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 def test_greedy_text_is_the_same_for_every_world_over_http(tmp_path: Path) -> None:
     texts = {}
     for size in (0, 1, 2, 3, 4):
-        with server(size, tmp_path, "dtype=float32") as job:
+        with server(size, tmp_path, "dtype=float32", module=COMMAND) as job:
             texts[size] = [job.generate(prompt, 60) for prompt in ("import os\n", "The with statement", "class ")]
             log = job.log.read_text()
         assert len(re.findall(r"^ +\d+ +\S+ +[\d,-]+ +\d+ +[\d-]+ +[\d-]+ ", log, re.M)) == max(1, size)
@@ -133,16 +92,6 @@ def test_usr1_drains_running_answers_finish_new_ones_are_refused(tmp_path: Path,
         said = re.findall(r"^ollampi: draining for at most 60 s; running requests: [12]$", job.log.read_text(), re.M)
         assert len(said) == 1
         assert_nothing_is_left(job, pids, before, within_s=3)
-
-
-@pytest.mark.parametrize("busy", [False, True])
-def test_killing_mpirun_leaves_nothing_after_two_seconds(tmp_path: Path, busy: bool) -> None:
-    before = shared_memory()
-    model = f"model={endless_model(tmp_path)}"
-    with server(4, tmp_path, model) as job, open_stream(job) if busy else nullcontext():
-        pids = job.processes()
-        job.process.kill()
-        assert_nothing_is_left(job, pids, before, within_s=2)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -250,39 +199,6 @@ def test_more_ranks_than_heads_is_one_message(tmp_path: Path) -> None:
     assert status == 1
     assert "cannot cut 2 attention heads into 3 shards; use at most 2 ranks" in output
     assert output.count("ollampi: ") == 1
-
-
-@contextmanager
-def launched(tmp_path: Path, line: str) -> Iterator[Server]:
-    """Run `ollampi` with the rest of a shell line until the block ends."""
-    port, log = free_port(), tmp_path / "launch.log"
-    ollampi = f"exec {sys.executable} -m ollampi {line} server.port={port}"
-    with log.open("w") as out, subprocess.Popen(["sh", "-c", ollampi], stdout=out, stderr=out, text=True) as process:
-        job = Server(process, port, log)
-        try:
-            wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, 60, "the server")
-            assert process.poll() is None, log.read_text()
-            yield job
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_launch_ends_with_status_0_where_it_is_told_to_end(tmp_path: Path, number: int) -> None:
-    before = shared_memory()
-    with launched(tmp_path, "launch -n 2") as job:
-        pids = job.processes()
-        job.signal(number)
-        assert job.process.wait(10) == 0, job.log.read_text()
-        assert_nothing_is_left(job, pids, before, within_s=2)
-
-
-def test_killing_launch_leaves_nothing_after_two_seconds(tmp_path: Path) -> None:
-    before = shared_memory()
-    with launched(tmp_path, "launch -n 4") as job:
-        pids = job.processes()
-        job.process.kill()
-        assert_nothing_is_left(job, pids, before, within_s=2)
 
 
 def test_a_server_without_stdin_answers(tmp_path: Path) -> None:

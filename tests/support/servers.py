@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,14 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ollampi.launcher.mpi import command, detect, environment, link_library
 
-READY_S, GONE_S = 60.0, 10.0
+READY_S, GONE_S = 120.0, 10.0  # ready beside other tests, too
+RANK, COMMAND = "ollampi.launcher.serve", "ollampi serve"  # what `ollampi launch` starts, and a user's own mpirun
 
 
 DEMO = Path(__file__).resolve().parents[2] / "conf" / "models" / "demo"
@@ -36,10 +38,16 @@ def endless_model(parent: Path) -> Path:
 
 
 def free_port() -> int:
-    """Return a port of this host that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """Return a port of this host that nobody uses now, nor takes until a server does.
+
+    It is below those that Linux gives to connections, and each process of these tests has ports of its own.
+    """
+    first = 20000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12)
+    for port in random.Random().sample(range(first, first + 1000), 1000):
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port from {first} to {first + 999} is free")
 
 
 def mpirun(size: int, program: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -49,9 +57,9 @@ def mpirun(size: int, program: list[str]) -> tuple[list[str], dict[str, str]]:
     return command(mpi, size, program), {**os.environ, **environment(mpi, os.geteuid() == 0, os.environ)}
 
 
-def serve_program(*overrides: str) -> list[str]:
+def serve_program(*overrides: str, module: str = RANK) -> list[str]:
     """Return the program of one rank."""
-    return [sys.executable, "-m", "ollampi", "serve", *overrides]
+    return [sys.executable, "-m", *module.split(), *overrides]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -149,10 +157,10 @@ class Server:
 
 
 @contextmanager
-def server(size: int, tmp_path: Path, *overrides: str) -> Iterator[Server]:
+def server(size: int, tmp_path: Path, *overrides: str, module: str = RANK) -> Iterator[Server]:
     """Run a server of `size` ranks until the block ends; size 0 runs it without mpirun."""
     port, log = free_port(), tmp_path / f"serve-{size}.log"
-    program = serve_program(f"server.port={port}", *overrides)
+    program = serve_program(f"server.port={port}", *overrides, module=module)
     line, env = mpirun(size, program) if size else (program, dict(os.environ))
     env.setdefault("OLLAMA_MODELS", str(tmp_path / "store"))  # not that of who runs the tests
     with log.open("w") as out:
@@ -179,7 +187,7 @@ def server(size: int, tmp_path: Path, *overrides: str) -> Iterator[Server]:
 
 def run_to_end(size: int, *overrides: str, timeout_s: float = 60) -> tuple[int, str]:
     """Return exit status and output of a job that ends by itself."""
-    program = serve_program(*overrides)
+    program = serve_program(*overrides, module=COMMAND)
     line, env = mpirun(size, program) if size else (program, dict(os.environ))
     done = subprocess.run(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout_s)
     return done.returncode, done.stdout
