@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-
-gc.disable()  # until all is imported: nothing of it is garbage, and looking for some took a seventh of the time
-
 import json
 import logging
 import os
@@ -42,8 +39,6 @@ from ollampi.mpiruntime.log_files import OWN, check_folder, in_files, open_logs,
 from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Stop
-
-gc.enable()
 
 _log = logging.getLogger(f"{OWN}.launcher.serve")  # __name__ is that of a program here
 _FRONT_GRACE_S = 1.5

@@ -130,8 +130,7 @@ class Engine:
             return
         except OllampiError as e:
             if self._porter.at_hand is not None:
-                if taken.message.get("op") not in COMMANDS:
-                    self._inside.refused[code_of(e)] += 1
+                self._inside.refused[code_of(e)] += taken.message.get("op") not in COMMANDS
                 taken.refuse(code_of(e), str(e))
 
     def _act(self, client: Client, message: Message, deadline: float) -> None:
