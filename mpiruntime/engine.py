@@ -34,6 +34,7 @@ from ollampi.mpiruntime.wire import Message
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
 _REPLY_POLL_S = 0.002  # of one that waits for other ranks alone, between two looks for messages
+_LOADS_S = 0.005, 0.02  # what a load gets between two turns of steps: as long as the last turn took, within these
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 
 
@@ -59,7 +60,8 @@ class Engine:
         self._guides = Guides()
         self._inside = InsideView(runner, models, observe)
         self._porter = Porter(inbox, models.settings.timeout_s, self._inside.refused)
-        models.while_loading = lambda: self._porter.standing_in(self._end_late)
+        models.while_held_up = lambda: self._porter.standing_in(self._end_late)
+        runner.meanwhile = self._go_round
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
@@ -76,6 +78,8 @@ class Engine:
         next_look = 0.0
         while not self.ending.over(bool(self._active)):
             self._take_messages(wait_s=0.0 if self._active or self.models.loading else _IDLE_POLL_S)
+            self.models.forget_failures()
+            self.runner.background.look()
             for note in self.runner.comm.notes():
                 self.ending.take(note)
                 self._refuse_waiting()
@@ -86,7 +90,7 @@ class Engine:
                 self._end_late(now)
             if self.models.loading and self.models.go_on():
                 self._retry_due = True
-            self._step_all()
+            self._go_round()
             self._retry()
         self._refuse_waiting()
         self._cluster.farewell(len(self._by_id))
@@ -129,10 +133,11 @@ class Engine:
     def _act(self, client: Client, message: Message, deadline: float) -> None:
         """Act on one message; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
+        began = message.setdefault("began", time.monotonic())  # it may come to this again
         if op == "generate":
-            self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline)
+            self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline, began)
         elif op == "embed":
-            self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline)
+            self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline, began)
         elif op == "metrics":
             client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
         elif op == "log_level":
@@ -145,9 +150,8 @@ class Engine:
         else:
             self._cluster.act(client, message)
 
-    def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
+    def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float, began: float) -> None:
         """Queue a request, loading its model first where needed."""
-        began = time.monotonic()
         model = self._model(request.model, request.context, request.prompt)
         check_tokens(model.config, request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
@@ -160,9 +164,8 @@ class Engine:
         active = self._by_id[client, number] = Active({sequence: 0}, client, number, model, meter, deadline)
         self._active[sequence] = active
 
-    def _embed(self, client: Client, number: int, request: EmbedRequest, deadline: float) -> None:
+    def _embed(self, client: Client, number: int, request: EmbedRequest, deadline: float, began: float) -> None:
         """Queue the inputs of an embedding request, loading its model first where needed."""
-        began = time.monotonic()
         model = self._model(request.model, request.context)
         inputs = Inputs(request, model, began)
         first = inputs.start()
@@ -190,7 +193,7 @@ class Engine:
         self._retry_due = False
 
     def _end_late(self, now: float) -> None:
-        """End the requests whose deadline has passed; in another thread while this one loads a model."""
+        """End the requests whose deadline has passed; in another thread while a load holds this one up."""
         for waiting in self._waiting.late(now):
             self._porter.refuse_late(waiting)
             self._retry_due = True
@@ -243,8 +246,21 @@ class Engine:
         active.model.touch()
         self._retry_due = True
 
-    def _step_all(self) -> None:
-        """Make one step of every model that has work; check the block accounting where no message brought any."""
+    def _go_round(self) -> None:
+        """Make one step of every model that has work; leave some time to what is read beside that."""
+        began = time.monotonic()
+        moved = self._step_all()
+        if not moved and (self.models.loading or self.runner.background.busy):
+            time.sleep(_REPLY_POLL_S)
+        elif self.runner.background.busy or self.models.shares_ranks(self.models.busy()):
+            least, most = _LOADS_S
+            time.sleep(min(max(least, time.monotonic() - began), most))
+
+    def _step_all(self) -> bool:
+        """Make one step of every model that has work; check the block accounting where no message brought any.
+
+        Return whether there was any.
+        """
         if not self._active:
             self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()
@@ -253,8 +269,9 @@ class Engine:
         self._unchecked.update(busy)
         if self._guides and not moved:
             self._guides.wait(_GUIDE_POLL_S)
-        elif not moved and self.runner.replies.num_expected:
+        elif not moved and self.runner.replies.num_expected and self.models.loading is None:
             self.runner.replies.wait(_REPLY_POLL_S)
+        return moved
 
     def _settle(self) -> None:
         """End the requests whose grammars are complete, refused or failed."""

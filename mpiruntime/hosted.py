@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from ollampi.mpiruntime.strategy import Layout
 
 T = TypeVar("T")
 KEEP_ALIVE_S = 300.0
-_WAIT_S = 0.05
+_WAIT_S = 0.002
 _log = logging.getLogger(SCHEDULER)
 
 
@@ -56,7 +56,9 @@ class Models:
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._staying: set[str] = set()  # names of those that were preloaded
-        self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
+        self.while_held_up: Callable[[], AbstractContextManager[None]] = (
+            nullcontext  # entered where a load is waited for
+        )
 
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
         """Load the model that the server was started for; it stays unless the settings or a request say otherwise.
@@ -64,7 +66,7 @@ class Models:
         draft is a smaller model with the same tokens that drafts for it. Raise ModelError.
         """
         self._pinned, self._draft = ref, draft
-        return self._awaited(lambda: self.get(ref))
+        return self.awaited(lambda: self.get(ref))
 
     def preload(self, ref: ModelRef) -> HostedModel:
         """Load a model that stays, beside those that are there; raise ModelError where there is no place for it."""
@@ -75,21 +77,21 @@ class Models:
                 f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
             )
         layout = self._layouts.everywhere()
-        placed = self._awaited(
+        placed = self.awaited(
             lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), lambda leaving: layout, evicts=False)
         )
         first = placed.replicas[0]
         first.stay.keep_s = first.stay.default_s = -1.0
         return first
 
-    def _awaited(self, get: Callable[[], T]) -> T:
-        """Return what `get` does, as soon as no load on other ranks is in its way."""
+    def awaited(self, get: Callable[[], T]) -> T:
+        """Return what `get` does once no load is in its way; for where no engine runs."""
         while True:
             try:
                 return get()
             except NotYet:
                 while not self.go_on():
-                    self.runner.replies.wait(_WAIT_S)
+                    time.sleep(_WAIT_S)
 
     def get(self, ref: ModelRef, context: int | None = None, prompt: Sequence[int] = ()) -> HostedModel:
         """Return a replica of the model for a prompt, loading it where it is not there, or needs a larger context.
@@ -125,7 +127,7 @@ class Models:
         )
 
     def busy(self) -> list[HostedModel]:
-        """Return the replicas that have work and whose ranks are not loading another model."""
+        """Return the replicas that have work and whose ranks are not held up by a load."""
         return [m for m in self.hosted() if not m.idle and not self._is_held_up(m)]
 
     @property
@@ -134,9 +136,13 @@ class Models:
         coming = self._coming
         return None if coming is None else coming.ref
 
+    @property
+    def held_up(self) -> bool:
+        """Return whether some ranks do nothing but load a model."""
+        return self._coming is not None and self._coming.holds_up
+
     def go_on(self) -> bool:
-        """Go on with a load on other ranks; return whether it is over, well or not."""
-        self._failed.clear()
+        """Go on with a load; return whether it is over, well or not: those who wait for it then ask again."""
         if self._coming is None:
             return True
         coming = self._coming
@@ -145,6 +151,10 @@ class Models:
         except ModelError as e:
             self._failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
             return True
+
+    def forget_failures(self) -> None:
+        """Let the next who wants a model whose load failed try again: all who waited for it have been told."""
+        self._failed.clear()
 
     def expire(self, now: float) -> None:
         """Unload every model whose time is over."""
@@ -184,11 +194,10 @@ class Models:
         leaving = [own] if own is not None else in_order(self._placed.values())[:too_many]
         await_idle(ref.name, leaving)
         others = in_order(placed for placed in self._placed.values() if evicts and placed not in leaving)
-        with self.while_loading():
-            try:
-                over = self._advance(self._first(ref, wish, layout, leaving, others))
-            except ModelError as e:
-                raise type(e)(f"model {ref.name}: {e}") from e
+        try:
+            over = self._advance(self._first(ref, wish, layout, leaving, others))
+        except ModelError as e:
+            raise type(e)(f"model {ref.name}: {e}") from e
         if not over:
             raise NotYet({ref.name})
         return self._placed[ref.name]
@@ -207,14 +216,15 @@ class Models:
             chosen = layout(going)
             return chosen, self._check(ref, wish, chosen, chosen.in_turn()[0], replicas_of(going), [])
 
-        read_config(Path(ref.path))
+        self.runner.beside(lambda: read_config(Path(ref.path)))
         (chosen, load), going = make_room(found, leaving, others)
         await_idle(ref.name, going)
         for placed in going:
             self._unload(placed, f"makes room for {ref.name}")
         first, *rest = chosen.in_turn()
         self._coming = coming = Coming(ref, chosen, wish, rest)
-        self._start(coming, load, first)
+        with self.while_held_up() if self.runner.takes_long(load) else nullcontext():
+            self._start(coming, load, first)
         return coming
 
     def _check(
@@ -233,7 +243,7 @@ class Models:
 
     def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
         """Have a replica loaded."""
-        coming.load, coming.ranks = load, frozenset(ranks)
+        coming.load, coming.ranks, coming.holds_up = load, frozenset(ranks), self.runner.holds_up(load)
         self.runner.begin(load)
 
     def _advance(self, coming: Coming) -> bool:
@@ -242,7 +252,7 @@ class Models:
             while coming.rest or coming.load is not None:
                 if coming.load is None:
                     self._load_next(coming)
-                elif not self.runner.ready(coming.load.model):
+                elif not self.runner.loaded(coming.load):
                     return False
                 else:
                     self._take(coming, self.runner.finish(coming.load))
@@ -276,8 +286,12 @@ class Models:
             model.draft = self._placer.load_draft(self._draft, model, load)
 
     def _is_held_up(self, model: HostedModel) -> bool:
-        """Return whether a rank of a replica is loading another model."""
-        return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
+        """Return whether a rank of a replica does nothing but load another model."""
+        return self.held_up and self.shares_ranks([model])
+
+    def shares_ranks(self, models: Iterable[HostedModel]) -> bool:
+        """Return whether a rank of some replicas is loading another model."""
+        return self._coming is not None and any(not self._coming.ranks.isdisjoint(model.ranks) for model in models)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""

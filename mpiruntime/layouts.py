@@ -37,7 +37,7 @@ class Layouts:
 
         hosted: all that is in memory; gone: what will have left by then.
         """
-        config, settings = read_config(Path(ref.path)), self.settings
+        config, settings = self.placer.runner.beside(lambda: read_config(Path(ref.path))), self.settings
         held: dict[int, int] = {}
         for report in [report for model in hosted for report in model.reports]:
             held[report.rank] = held.get(report.rank, 0) + report.held_bytes

@@ -60,7 +60,8 @@ def replicas_of(placed: Iterable[Placed]) -> list[HostedModel]:
 class Coming:
     """A model that is being loaded, replica after replica.
 
-    rest: the ranks of those that are not there yet; load, ranks: of the one that is under way, if one is.
+    rest: the ranks of those that are not there yet; load, ranks: of the one that is under way, if one is; holds_up:
+    whether these ranks do nothing else meanwhile.
     """
 
     ref: ModelRef
@@ -70,3 +71,4 @@ class Coming:
     done: list[HostedModel] = field(default_factory=list)
     load: Load | None = None
     ranks: frozenset[int] = frozenset()
+    holds_up: bool = False

@@ -64,7 +64,8 @@ class Placer:
     ) -> HostedModel:
         """Return what rank 0 knows of a model that has been loaded."""
         counts = self._counts.setdefault(ref.name, ModelCounts())
-        return HostedModel(load.model, ref, read_config(Path(load.path)), load, reports, settings, stay, counts)
+        config = self.runner.beside(lambda: read_config(Path(load.path)))
+        return HostedModel(load.model, ref, config, load, reports, settings, stay, counts)
 
     def load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
         """Load the model that drafts for another one on the same ranks; raise ModelError."""
@@ -101,7 +102,7 @@ class Placer:
 
     def _load(self, ref: ModelRef, ranks: Sequence[int], context: int | None, settings: EngineSettings) -> Load:
         """Return the message of a load with the least cache."""
-        config = read_config(Path(ref.path))
+        config = self.runner.beside(lambda: read_config(Path(ref.path)))
         length = min(max(context or 0, settings.context_length), config.max_context)
         return Load(
             model=self._number(),

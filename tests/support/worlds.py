@@ -91,13 +91,23 @@ def load_reports(comm: Communicator, folder: Path, dtype: str = "float32") -> li
 
 
 class Recorder(Local):
-    """A client that keeps all events and ends the engine when every request it made has ended."""
+    """A client that keeps all events and ends the engine when every request it made has ended.
+
+    A message with `behind`, numbers of others, is sent when these have ended.
+    """
 
     def __init__(self, messages: list[dict[str, Any]]) -> None:
         super().__init__()
         self.log: list[Event] = []
         self.open = {m["id"] for m in messages if m["op"] != "cancel"}
-        for message in messages:
+        self.later = list(messages)
+        self.send()
+
+    def send(self) -> None:
+        """Send the messages behind whose others nothing is open."""
+        ready = [m for m in self.later if not self.open.intersection(m.get("behind", ()))]
+        self.later = [m for m in self.later if m not in ready]
+        for message in ready:
             self.messages.put(message)
 
     def post(self, event: Event) -> None:
@@ -105,6 +115,7 @@ class Recorder(Local):
         self.log.append(event)
         if event["kind"] in ("done", "error", "loaded", "metrics", "placed"):
             self.open.discard(event["id"])
+            self.send()
 
     def tokens(self, number: int) -> list[int]:
         """Return the tokens that a request got."""
