@@ -75,7 +75,7 @@ class Files:
         try:
             file = self._file(path)
             tasks = [(view[at : at + _TASK_BYTES], offset + at) for at in range(0, len(view), _TASK_BYTES)]
-            got = sum(self._map(lambda task: self._read(file, *task), tasks))
+            got = sum(self._map(lambda task: self._task(file, *task), tasks))
         except OSError as e:
             raise CheckpointError(
                 f"{path}: tensor {name!r} cannot be read: {e.strerror}; check the file and its file system"
@@ -118,16 +118,21 @@ class Files:
         self._pool = self._pool or ThreadPoolExecutor(self._threads, "reading")
         return self._pool.map(work, tasks)
 
-    def _read(self, file: int, view: memoryview, offset: int) -> int:
-        """Return how many bytes of the view were filled: all, unless the file ends; raise OSError."""
+    def _task(self, file: int, view: memoryview, offset: int) -> int:
+        """Return what `_read` does, after a pause."""
         self._pause()
-        got = 0
-        while got < len(view):
-            part = os.preadv(file, [view[got:]], offset + got)
-            if part == 0:
-                break
-            got += part
-        return got
+        return _read(file, view, offset)
+
+
+def _read(file: int, view: memoryview, offset: int) -> int:
+    """Return how many bytes of the view were filled: all, unless the file ends; raise OSError."""
+    got = 0
+    while got < len(view):
+        part = os.preadv(file, [view[got:]], offset + got)
+        if part == 0:
+            break
+        got += part
+    return got
 
 
 class Scattered:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, named, run_engine
+from support.worlds import Recorder, generate, loaded, named, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.ending import DRAIN
@@ -183,8 +183,7 @@ def test_the_start_model_stays_after_it_was_replaced_and_loaded_again(folder: Pa
         models = Models(runner, ONE_MODEL)
         start, second = ModelRef("a:latest", str(folder)), ModelRef("b:latest", str(other))
         kept = [models.pin(start).keep_s]
-        for get in (lambda: models.get(second), lambda: models.get(start), lambda: models.get(start, 64)):
-            kept.append(models.awaited(get).keep_s)
+        kept += [loaded(models, *asked).keep_s for asked in ((second,), (start,), (start, 64))]
         runner.lead(Stop())
         return kept
 
@@ -199,7 +198,7 @@ def test_a_model_that_may_go_makes_room_before_one_that_stays(folder: Path, othe
         models = Models(runner, settings)
         models.pin(ModelRef("a:latest", str(folder)))
         for name in ("b:latest", "c:latest"):
-            models.awaited(lambda name=name: models.get(ModelRef(name, str(other))))
+            loaded(models, ModelRef(name, str(other)))
         runner.lead(Stop())
         return [m.name for m in models.listing()]
 

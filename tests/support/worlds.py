@@ -16,6 +16,7 @@ from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
@@ -210,3 +211,8 @@ def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) ->
     """Return the message that asks for embeddings."""
     request = EmbedRequest(ModelRef("test:latest", str(folder)), [array("i", p) for p in prompts], **fields)
     return {"op": "embed", "id": number, "request": request.to_wire()}
+
+
+def loaded(models: Models, ref: ModelRef, context: int | None = None) -> HostedModel:
+    """Return a replica of a model once it is there, where no engine runs."""
+    return models.awaited(lambda: models.get(ref, context))
