@@ -1,6 +1,7 @@
 """Print the gaps between the tokens of streams, without loads and while a model is loaded and unloaded on their ranks.
 
-    python benchmarks/gaps.py [--ranks 2] [--threads 1] [--streams 4] [--loads 4] [--quantize none] [--model FOLDER]
+    python benchmarks/gaps.py [--ranks 2] [--threads 1] [--streams 4] [--loads 4] [--quantize none] [--layers 16]
+        [--model FOLDER]
 
 Streams of the demo model run on all ranks, a new answer behind each that ends. After some seconds a random model of
 1.04 billion weights in bf16 (or --model) is loaded on the same ranks and unloaded, --loads times, then the streams go
@@ -66,7 +67,7 @@ class Streams(Local):
     def post(self, event: Event) -> None:
         """Note a gap; go on behind the end of an answer, a load or an unload."""
         number, now = event["id"], time.monotonic()
-        if event["kind"] == "error":
+        if event["kind"] == "error" and event["code"] != "shutdown":
             self.failed = event["message"]
         elif number in (LOAD, UNLOAD):
             (self.load_s if number == LOAD else self.unload_s).append(now - self.asked_s)
@@ -146,17 +147,19 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=4)
     parser.add_argument("--quantize", default="none")
     parser.add_argument("--model", default="", help="the folder of the model that comes and goes")
+    parser.add_argument("--layers", type=int, default=16, help="of the random model")
     parser.add_argument("--folder", default="", help="where the random model is kept")
     parser.add_argument("--rank", action="store_true", help="run as one rank; used by the above")
     args = parser.parse_args()
     if args.rank:
         sys.exit(run_rank(args))
     sys.path.insert(0, str(ROOT / "tests"))
-    from large_model import large_model
+    from large_model import Size, large_model
     from support.servers import mpirun
 
     with tempfile.TemporaryDirectory() as folder:
-        model = args.model or str(large_model(Path(args.folder or folder)))
+        size = Size(layers=args.layers)
+        model = args.model or str(large_model(Path(args.folder or folder), size, f"large-{args.layers}"))
         line, env = mpirun(args.ranks, [sys.executable, __file__, *sys.argv[1:], "--rank", "--model", model])
         sys.exit(subprocess.run(line, env=env).returncode)
 

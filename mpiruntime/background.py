@@ -14,7 +14,13 @@ from ollampi.mpiruntime.errors import OllampiError
 
 T = TypeVar("T")
 GIVEN_UP = "the load was given up"
+_LEAST_S, _MOST_S = 0.005, 0.02
 _SWITCH_S = 0.00005  # for how long at most a job that runs Python holds up a step that wants to go on
+
+
+def share_s(turn_s: float) -> float:
+    """Return for how long a rank leaves its cores to jobs behind a turn of steps that took so long, in seconds."""
+    return min(max(_LEAST_S, turn_s), _MOST_S)
 
 
 class GivenUp(OllampiError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Sequence as Series
 from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
+from ollampi.mpiruntime.background import share_s
 from ollampi.mpiruntime.cluster_ops import ClusterOps
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.ending import Ending
@@ -34,7 +36,6 @@ from ollampi.mpiruntime.wire import Message
 _SHUTDOWN_TEXT = "the server is shutting down; try again later"
 _GUIDE_POLL_S = 0.001  # the same of an engine that only waits for grammars
 _REPLY_POLL_S = 0.002  # of one that waits for other ranks alone, between two looks for messages
-_LOADS_S = 0.005, 0.02  # what a load gets between two turns of steps: as long as the last turn took, within these
 _IDLE_POLL_S = 0.02  # how late an idle engine may see a note; messages wake it at once
 
 
@@ -78,7 +79,6 @@ class Engine:
         next_look = 0.0
         while not self.ending.over(bool(self._active)):
             self._take_messages(wait_s=0.0 if self._active or self.models.loading else _IDLE_POLL_S)
-            self.models.forget_failures()
             self.runner.background.look()
             for note in self.runner.comm.notes():
                 self.ending.take(note)
@@ -109,11 +109,11 @@ class Engine:
         """Return how many requests never began; for any thread."""
         return self._inside.refused.total()
 
-    def _take_messages(self, wait_s: float) -> None:
-        """Act on every message that is there; wait for the first one for at most wait_s."""
-        while (taken := self._porter.get(wait_s)) is not None:
+    def _take_messages(self, wait_s: float, most: float = math.inf) -> None:
+        """Act on every message that is there, or so many; wait for the first one for at most wait_s."""
+        while most > 0 and (taken := self._porter.get(wait_s)) is not None:
             self._handle(taken)
-            wait_s = 0.0
+            wait_s, most = 0.0, most - 1
 
     def _handle(self, taken: Waiting) -> None:
         """Act on one message; an error goes back to its sender and harms nobody else."""
@@ -189,8 +189,10 @@ class Engine:
     def _retry(self) -> None:
         """Take the messages that wait again, in order and before all others, where a request has ended since."""
         if self._retry_due:
-            self._porter.put_back(self._waiting.empty())
-        self._retry_due = False
+            waiting, self._retry_due = self._waiting.empty(), False
+            self._porter.put_back(waiting)
+            self._take_messages(0.0, len(waiting))
+        self.models.forget_failures()
 
     def _end_late(self, now: float) -> None:
         """End the requests whose deadline has passed; in another thread while a load holds this one up."""
@@ -202,9 +204,7 @@ class Engine:
 
     def _refuse_waiting(self) -> None:
         """Answer the messages that wait: the server is about to end."""
-        for waiting in self._waiting.empty():
-            waiting.refuse("shutdown", _SHUTDOWN_TEXT)
-            self._inside.refused["shutdown"] += 1
+        self._inside.refused["shutdown"] += self._waiting.refuse("shutdown", _SHUTDOWN_TEXT)
 
     def _cancel(self, client: Client, number: int, reason: str) -> None:
         """Drop a request, to be counted under a reason; one that has ended already is ignored."""
@@ -253,14 +253,10 @@ class Engine:
         if not moved and (self.models.loading or self.runner.background.busy):
             time.sleep(_REPLY_POLL_S)
         elif self.runner.background.busy or self.models.shares_ranks(self.models.busy()):
-            least, most = _LOADS_S
-            time.sleep(min(max(least, time.monotonic() - began), most))
+            time.sleep(share_s(time.monotonic() - began))
 
     def _step_all(self) -> bool:
-        """Make one step of every model that has work; check the block accounting where no message brought any.
-
-        Return whether there was any.
-        """
+        """Make one step of every model that has work, and return whether there was any, else check the accounting."""
         if not self._active:
             self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from ollampi.mpiruntime.metrics import ModelCounts
 from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.placed import Coming, Placed, replicas_of
 from ollampi.mpiruntime.placing import Placer
-from ollampi.mpiruntime.request import LoadedModel, ModelRef
+from ollampi.mpiruntime.present import Present
+from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load, Unload
 from ollampi.mpiruntime.strategy import Layout
@@ -35,12 +36,13 @@ _WAIT_S = 0.002
 _log = logging.getLogger(SCHEDULER)
 
 
-class Models:
+class Models(Present):
     """The models in memory by name. A model is loaded on all ranks that hold weights, unless it is placed otherwise."""
 
     def __init__(
         self, runner: Runner, settings: EngineSettings, points: str = "all", cluster: ClusterSettings | None = None
     ) -> None:
+        super().__init__()
         self.runner = runner
         self.settings = settings
         self.cluster = cluster or ClusterSettings()
@@ -50,8 +52,6 @@ class Models:
         self.usable = world[1:] if apart else world
         self._placer = Placer(runner, points, self.counts)
         self._layouts = Layouts(self._placer, settings, self.usable, points)
-        self._placed: dict[str, Placed] = {}
-        self._coming: Coming | None = None
         self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
@@ -92,6 +92,9 @@ class Models:
             except NotYet:
                 while not self.go_on():
                     time.sleep(_WAIT_S)
+            except ModelError:
+                self.forget_failures()
+                raise
 
     def get(self, ref: ModelRef, context: int | None = None, prompt: Sequence[int] = ()) -> HostedModel:
         """Return a replica of the model for a prompt, loading it where it is not there, or needs a larger context.
@@ -126,21 +129,6 @@ class Models:
             ref, wish, lambda gone: self._layouts.chosen(ref, wish, self.hosted(), replicas_of(gone)), evicts=True
         )
 
-    def busy(self) -> list[HostedModel]:
-        """Return the replicas that have work and whose ranks are not held up by a load."""
-        return [m for m in self.hosted() if not m.idle and not self._is_held_up(m)]
-
-    @property
-    def loading(self) -> ModelRef | None:
-        """Return the model that is being loaded, if one is; for any thread."""
-        coming = self._coming
-        return None if coming is None else coming.ref
-
-    @property
-    def held_up(self) -> bool:
-        """Return whether some ranks do nothing but load a model."""
-        return self._coming is not None and self._coming.holds_up
-
     def go_on(self) -> bool:
         """Go on with a load; return whether it is over, well or not: those who wait for it then ask again."""
         if self._coming is None:
@@ -167,18 +155,6 @@ class Models:
         if name in self._placed:
             self._placed[name].replicas[0].keep(0.0)
             self.expire(time.monotonic())
-
-    def hosted(self) -> list[HostedModel]:
-        """Return all replicas in memory."""
-        return [model for placed in list(self._placed.values()) for model in placed.replicas]
-
-    def placed(self) -> list[Placed]:
-        """Return the models in memory."""
-        return list(self._placed.values())
-
-    def listing(self) -> list[LoadedModel]:
-        """Return what /api/ps tells of the models in memory."""
-        return [p.listing() for p in self._placed.values()]
 
     def _begin(self, ref: ModelRef, wish: Wish, layout: Callable[[Sequence[Placed]], Layout], evicts: bool) -> Placed:
         """Load a model in place of others, or in addition; raise NotYet where that must wait or takes a while.
@@ -284,14 +260,6 @@ class Models:
         _log.info(text, coming.ref.name, load.context, load.dtype, held, slowest_s)
         if coming.ref == self._pinned and self._draft is not None:
             model.draft = self._placer.load_draft(self._draft, model, load)
-
-    def _is_held_up(self, model: HostedModel) -> bool:
-        """Return whether a rank of a replica does nothing but load another model."""
-        return self.held_up and self.shares_ranks([model])
-
-    def shares_ranks(self, models: Iterable[HostedModel]) -> bool:
-        """Return whether a rank of some replicas is loading another model."""
-        return self._coming is not None and any(not self._coming.ranks.isdisjoint(model.ranks) for model in models)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""
