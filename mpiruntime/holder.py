@@ -73,8 +73,8 @@ class Holder:
         self._coming: dict[int, Group] = {}  # of models that are being read
         self.background = Background()
         self.while_reading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered while it reads a slice
-        self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; every rank's is called
-        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, likewise
+        self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; rank 0's is called
+        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, on every rank, in the thread that reads
 
     def _compute(self, step: Step, watch: Watch = look_away) -> Output:
         """Return what `step` returns."""
