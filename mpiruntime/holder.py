@@ -74,7 +74,7 @@ class Holder:
         self.background = Background()
         self.while_reading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered while it reads a slice
         self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; rank 0's is called
-        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, on every rank, in the thread that reads
+        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, anywhere
 
     def _compute(self, step: Step, watch: Watch = look_away) -> Output:
         """Return what `step` returns."""
