@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 from contextlib import suppress
@@ -11,6 +12,7 @@ from torch import Tensor
 
 PAGE = 4096
 _HUGE = 2 << 20  # on x86-64
+_DROPPED_BYTES = 16 << 20  # at a time: what else maps memory waits meanwhile
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -27,6 +29,20 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     with suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE, start, size - size % _HUGE)  # of the rest, only what is needed
     return torch.frombuffer(memory, dtype=dtype, count=count, offset=start).view(shape)
+
+
+def drop(tensor: Tensor) -> None:
+    """Give the memory of a tensor on the CPU that nobody reads any more back to the kernel: its whole pages.
+
+    To free gigabytes at once would hold up all threads: Python frees memory while no other thread can run.
+    """
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None or not tensor.is_cpu or tensor.nbytes < _HUGE or not tensor.is_contiguous():
+        return
+    start = -(-tensor.data_ptr() // PAGE) * PAGE
+    for at in range(start, (tensor.data_ptr() + tensor.nbytes) // PAGE * PAGE, _DROPPED_BYTES):
+        end = min(at + _DROPPED_BYTES, (tensor.data_ptr() + tensor.nbytes) // PAGE * PAGE)
+        madvise(ctypes.c_void_p(at), ctypes.c_size_t(end - at), mmap.MADV_DONTNEED)
 
 
 def aligned(size: int) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
@@ -47,21 +46,26 @@ class ClusterOps:
         self._stops_at = stops_at
         self._take_over = take_over
         self._leavers: list[tuple[Client, int]] = []
+        self._placing: dict[str, tuple[Client, int, float]] = {}  # who placed a model, and when to tell them more
+        self._told = models.runner.progress
+        models.runner.progress = self._tell
 
     def act(self, client: Client, message: Message) -> None:
         """Act on one message, on none of another kind; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
         if op == "load":
-            ref, began = ModelRef(**message["model"]), time.monotonic()
+            ref = ModelRef(**message["model"])
             self._check_open(ref)
             self._models.get(ref, message["context"]).keep(message["keep_alive_s"])
-            _done(client, number, "load", int((time.monotonic() - began) * 1e9))
+            _done(client, number, "load", int((time.monotonic() - message["began"]) * 1e9))
         elif op == "place":
             self._place(client, number, message)
         elif op == "unload":
+            self._await_load(message["model"]["name"])
             self._models.unload_when_idle(message["model"]["name"])
             _done(client, number, "unload")
         elif op == "unload idle":
+            self._await_load(message["model"]["name"])
             self._unload_idle(message["model"]["name"])
             _done(client, number, "unload")
         elif op == "loaded":
@@ -84,29 +88,26 @@ class ClusterOps:
         """Place a model as it is wished; its sender learns how far that is, and then where it lies."""
         ref, wish = ModelRef(**message["model"]), Wish.from_wire(message)
         self._check_open(ref)
-        with self._telling(client, number):
-            placed = self._models.place(ref, wish)
+        if self._models.loading is None:  # else another one hears of this load
+            self._placing = {ref.name: (client, number, 0.0)}
+        placed = self._models.place(ref, wish)
+        self._placing = {}
         placed.replicas[0].keep(wish.keep_alive_s)
         client.post({"id": number, "kind": "placed", "placement": asdict(placement_of(placed))})
 
-    @contextmanager
-    def _telling(self, client: Client, number: int) -> Iterator[None]:
-        """Have a client hear how many bytes of a load have passed, besides those who hear it anyway."""
-        runner, next_s = self._models.runner, 0.0
-        told = runner.progress
+    def _tell(self, name: str, passed: int, total: int) -> None:
+        """Tell how many bytes of a load have passed, also who placed the model; called by the thread that loads."""
+        self._told(name, passed, total)
+        client, number, next_s = self._placing.get(name, (None, 0, 0.0))
+        if client is not None and (now := time.monotonic()) >= next_s:
+            self._placing[name] = client, number, now + _TELL_S
+            client.post({"id": number, "kind": "progress", "completed": passed, "total": total})
 
-        def tell(name: str, passed: int, total: int) -> None:
-            nonlocal next_s
-            told(name, passed, total)
-            if (now := time.monotonic()) >= next_s:
-                next_s = now + _TELL_S
-                client.post({"id": number, "kind": "progress", "completed": passed, "total": total})
-
-        runner.progress = tell
-        try:
-            yield
-        finally:
-            runner.progress = told
+    def _await_load(self, name: str) -> None:
+        """Raise NotYet where a model is being loaded."""
+        loading = self._models.loading
+        if loading is not None and loading.name == name:
+            raise NotYet({name})
 
     def _unload_idle(self, name: str) -> None:
         """Unload a model; raise AbsentError where it is not there, ConflictError where it is at work, NotYet."""

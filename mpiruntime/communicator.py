@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+def _see_nothing() -> None:
+    """Do nothing."""
+
+
 class Communicator(Protocol):
     """What the ranks of one tensor-parallel group do together. Every call is collective: all ranks make it, in the
     same order. Tensors travel as buffers, messages as bytes; nothing is pickled."""
@@ -60,8 +64,11 @@ class Communicator(Protocol):
     def settle(self) -> None:
         """Return when nothing that `tell` or `answer` sent needs this rank any more to arrive. Not collective."""
 
-    def hear(self) -> bytes:
-        """Return the next message that rank 0 tells this rank, another one than rank 0; waits quietly."""
+    def hear(self, look: Callable[[], None] = _see_nothing) -> bytes:
+        """Return the next message that rank 0 tells this rank, another one than rank 0; waits quietly.
+
+        look: called at first, and every few milliseconds for as long as there is none.
+        """
 
     def answer(self, message: bytes) -> None:
         """Send a message to rank 0 from any other rank. Does not wait."""
@@ -175,7 +182,7 @@ class Single(BySums):
     def settle(self) -> None:
         """Do nothing: nothing was sent."""
 
-    def hear(self) -> bytes:
+    def hear(self, look: Callable[[], None] = _see_nothing) -> bytes:
         """Raise ValueError: rank 0 is told nothing."""
         raise ValueError("a world of one rank has none that could be told something")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Sequence as Series
 from dataclasses import asdict, replace
 
 from ollampi.mpiruntime.active import Active
+from ollampi.mpiruntime.background import share_s
 from ollampi.mpiruntime.cluster_ops import COMMANDS, ClusterOps
 from ollampi.mpiruntime.embedding import Inputs
 from ollampi.mpiruntime.ending import Ending
@@ -60,7 +62,8 @@ class Engine:
         self._guides = Guides()
         self._inside = InsideView(runner, models, observe)
         self._porter = Porter(inbox, models.settings.timeout_s, self._inside.refused)
-        models.while_loading = lambda: self._porter.standing_in(self._end_late)
+        models.while_held_up = lambda: self._porter.standing_in(self._end_late)
+        runner.meanwhile = self._go_round
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
@@ -79,6 +82,7 @@ class Engine:
         next_look = 0.0
         while not self.ending.over(bool(self._active)):
             self._take_messages(wait_s=0.0 if self._active or self.models.loading else _IDLE_POLL_S)
+            self.runner.background.look()
             for note in self.runner.comm.notes():
                 self.ending.take(note)
                 self._refuse_waiting()
@@ -91,7 +95,7 @@ class Engine:
                 self._end_late(now)
             if self.models.loading and self.models.go_on():
                 self._retry_due = True
-            self._step_all()
+            self._go_round()
             self._retry()
         self._refuse_waiting()
         self._cluster.farewell(len(self._by_id))
@@ -110,16 +114,14 @@ class Engine:
         """Return how many requests never began; for any thread."""
         return self._inside.refused.total()
 
-    def _take_messages(self, wait_s: float) -> None:
-        """Act on every message that is there; wait for the first one for at most wait_s."""
-        while (taken := self._porter.get(wait_s)) is not None:
+    def _take_messages(self, wait_s: float, most: float = math.inf) -> None:
+        """Act on every message that is there, or so many; wait for the first one for at most wait_s."""
+        while most > 0 and (taken := self._porter.get(wait_s)) is not None:
             self._handle(taken)
-            wait_s = 0.0
+            wait_s, most = 0.0, most - 1
 
     def _handle(self, taken: Waiting) -> None:
         """Act on one message; an error goes back to its sender and harms nobody else."""
-        if not taken.names:  # those that waited come first: they have been told, and this one has the load tried again
-            self.models.failed.clear()
         self._porter.at_hand = taken
         try:
             try:
@@ -136,10 +138,11 @@ class Engine:
     def _act(self, client: Client, message: Message, deadline: float) -> None:
         """Act on one message; raise OllampiError for its sender, NotYet where it must wait."""
         op, number = message.get("op"), message.get("id", 0)
+        began = message.setdefault("began", time.monotonic())  # it may come to this again
         if op == "generate":
-            self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline)
+            self._generate(client, number, GenerateRequest.from_wire(message["request"]), deadline, began)
         elif op == "embed":
-            self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline)
+            self._embed(client, number, EmbedRequest.from_wire(message["request"]), deadline, began)
         elif op == "metrics":
             client.post({"id": number, "kind": "metrics", "samples": self._inside.samples(len(self._waiting))})
         elif op == "log_level":
@@ -152,9 +155,8 @@ class Engine:
         else:
             self._cluster.act(client, message)
 
-    def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float) -> None:
+    def _generate(self, client: Client, number: int, request: GenerateRequest, deadline: float, began: float) -> None:
         """Queue a request, loading its model first where needed."""
-        began = time.monotonic()
         model = self._model(request.model, request.context, request.prompt)
         check_tokens(model.config, request)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
@@ -167,9 +169,8 @@ class Engine:
         active = self._by_id[client, number] = Active({sequence: 0}, client, number, model, meter, deadline)
         self._active[sequence] = active
 
-    def _embed(self, client: Client, number: int, request: EmbedRequest, deadline: float) -> None:
+    def _embed(self, client: Client, number: int, request: EmbedRequest, deadline: float, began: float) -> None:
         """Queue the inputs of an embedding request, loading its model first where needed."""
-        began = time.monotonic()
         model = self._model(request.model, request.context)
         inputs = Inputs(request, model, began)
         first = inputs.start()
@@ -193,11 +194,13 @@ class Engine:
     def _retry(self) -> None:
         """Take the messages that wait again, in order and before all others, where a request has ended since."""
         if self._retry_due:
-            self._porter.put_back(self._waiting.empty())
-        self._retry_due = False
+            waiting, self._retry_due = self._waiting.empty(), False
+            self._porter.put_back(waiting)
+            self._take_messages(0.0, len(waiting))
+        self.models.forget_failures()
 
     def _end_late(self, now: float) -> None:
-        """End the requests whose deadline has passed; in another thread while this one loads a model."""
+        """End the requests whose deadline has passed; in another thread while a load holds this one up."""
         for waiting in self._waiting.late(now):
             self._porter.refuse_late(waiting)
             self._retry_due = True
@@ -206,9 +209,7 @@ class Engine:
 
     def _refuse_waiting(self) -> None:
         """Answer the messages that wait: the server is about to end."""
-        for waiting in self._waiting.empty():
-            waiting.refuse("shutdown", _SHUTDOWN_TEXT)
-            self._inside.refused["shutdown"] += 1
+        self._inside.refused["shutdown"] += self._waiting.refuse("shutdown", _SHUTDOWN_TEXT)
 
     def _cancel(self, client: Client, number: int, reason: str) -> None:
         """Drop a request, to be counted under a reason; one that has ended already is ignored."""
@@ -256,8 +257,17 @@ class Engine:
         active.model.touch()
         self._retry_due = True
 
-    def _step_all(self) -> None:
-        """Make one step of every model that has work; check the block accounting where no message brought any."""
+    def _go_round(self) -> None:
+        """Make one step of every model that has work; leave some time to what is read beside that."""
+        began = time.monotonic()
+        moved = self._step_all()
+        if not moved and (self.models.loading or self.runner.background.busy):
+            time.sleep(_REPLY_POLL_S)
+        elif self.runner.background.busy or self.models.shares_ranks(self.models.busy()):
+            time.sleep(share_s(time.monotonic() - began))
+
+    def _step_all(self) -> bool:
+        """Make one step of every model that has work, and return whether there was any, else check the accounting."""
         if not self._active:
             self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()
@@ -266,8 +276,9 @@ class Engine:
         self._unchecked.update(busy)
         if self._guides and not moved:
             self._guides.wait(_GUIDE_POLL_S)
-        elif not moved and self.runner.replies.num_expected:
+        elif not moved and self.runner.replies.num_expected and self.models.loading is None:
             self.runner.replies.wait(_REPLY_POLL_S)
+        return moved
 
     def _settle(self) -> None:
         """End the requests whose grammars are complete, refused or failed."""

@@ -1,27 +1,26 @@
-"""Hold the models of one rank: read their slices with the other ranks of their groups, and compute their steps."""
+"""Hold the models of one rank: read their slices beside its steps, which it computes with the ranks of their groups."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ollampi.kernels.choice import NATIVE, Choice
-from ollampi.mpiruntime.agreement import agree
-from ollampi.mpiruntime.cache_size import RankMemory, Room, room
+from ollampi.mpiruntime.agreement import attempt
+from ollampi.mpiruntime.background import GIVEN_UP, Background
+from ollampi.mpiruntime.cache_size import RankMemory
 from ollampi.mpiruntime.cluster import Network
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Output
 from ollampi.mpiruntime.decoder_layer import Watch, look_away
-from ollampi.mpiruntime.errors import ModelError, OllampiError
-from ollampi.mpiruntime.groups import Group, part_of, plain_groups
+from ollampi.mpiruntime.groups import Group, plain_groups
 from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.layer_file import Damaged
 from ollampi.mpiruntime.load_report import LoadReport
@@ -29,12 +28,11 @@ from ollampi.mpiruntime.meters import Meters
 from ollampi.mpiruntime.needed import needed
 from ollampi.mpiruntime.placement import Placement, placement
 from ollampi.mpiruntime.reading import Reading, with_reading
-from ollampi.mpiruntime.same_files import check_same
+from ollampi.mpiruntime.replies import Reply
 from ollampi.mpiruntime.self_test import Finding, SelfTest
 from ollampi.mpiruntime.shard import Shard
-from ollampi.mpiruntime.slices import Reader, Slice
+from ollampi.mpiruntime.slices import Reader, Slice, release
 from ollampi.mpiruntime.step import Check, Examine, Load, Step, Unload
-from ollampi.mpiruntime.streaming import remedy
 from ollampi.mpiruntime.token_cost import ASSUMED
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.vitals import Activity
@@ -44,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Holder:
-    """The models of one rank. Every call but `unload` is collective over the group of its model.
+    """The models of one rank. Steps, and the begin and end of a load, are collective over the group of the model.
 
     trace: where the steps are recorded; all ranks have one, or none. choice: the kernels, the same on all ranks. sums:
     where activations are summed, if not by comm; overlap: as ExchangeSettings.overlap.
@@ -74,15 +72,17 @@ class Holder:
         self.health: Health | None = None  # on rank 0 of a server
         self._self_test = SelfTest(comm, sums or comm)
         self._models: dict[int, Slice] = {}
+        self._coming: dict[int, Group] = {}  # of models that are being read
+        self.background = Background()
         self.while_reading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered while it reads a slice
-        self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; every rank's is called
-        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, likewise
+        self.announce: Callable[[str], None] = lambda line: None  # what went wrong without harm; rank 0's is called
+        self.progress: Callable[[str, int, int], None] = lambda name, passed, total: None  # bytes of a load, anywhere
 
     def _compute(self, step: Step, watch: Watch = look_away) -> Output:
         """Return what `step` returns."""
         began = time.perf_counter()
         model = self._models[step.model]
-        with self.activity.of("step"):
+        with self.activity.of("step"), self.background.resting():
             output = model.steps(step if self.comm.rank else replace(step, halved=self._cut), watch)
         model.meter.step(step.num_tokens, began)
         return output
@@ -110,66 +110,83 @@ class Holder:
         return broken[0] if broken else None
 
     def unload(self, unload: Unload) -> None:
-        """Free the memory of a model, collective over its group; one that is not loaded is ignored."""
+        """Forget a model, also one that is being read, and free its memory beside the steps; collective over its group.
+
+        One that is not there is ignored.
+        """
         model = self._models.pop(unload.model, None)
         self._self_test.forget(unload.model)
+        group = self._coming.pop(unload.model, None) if model is None else model.group
+        if group is None:
+            return
+        self.background.give_up(unload.model)
         if model is not None:
-            group = model.group
             model.decoder.residence.close()
-            del model
-            self.groups.leave(group)
-            self.place.give_back()
+            self._free(model)
+        self.groups.leave(group)
 
-    def check(self, check: Check) -> Room:
-        """Return the cache blocks that each replica can have and the layers to stream, equal on its ranks; collective.
+    def begin_check(self, check: Check, then: Callable[[Reply], None]) -> None:
+        """Find out what this rank needs and has for a load; `then` gets it, or what forbids the load."""
 
-        Raise ModelError on each of them where any sees that the load would fail.
+        def work() -> Reply:
+            """Return what was found."""
+            memories, error = attempt(self.comm.rank, lambda: self._memories(check))
+            return Reply(check.model, memories=memories or [], error=error, rank=self.comm.rank)
+
+        self.background.put(work, then)
+
+    def begin_load(self, load: Load, then: Callable[[Reply], None]) -> None:
+        """Read this rank's slice beside its steps, or at once where `holds_up`; `then` gets what it holds, or an error.
+
+        Collective over the group only as far as nobody waits for files, unless the load holds its ranks up.
         """
-        everybody = tuple(self._of(check.ranks)) == self.groups.world.ranks
-        comm = self.comm if everybody else part_of(self.comm, check.ranks)
-        try:
-            mine = agree(comm, lambda: self._memories(check), number=self.comm.rank)
-            told = [json.loads(m) for m in comm.collect(json.dumps([asdict(memory) for memory in mine]).encode())]
-        except OllampiError as e:
-            raise ModelError(str(e)) from e
-        finally:
-            if comm is not self.comm:
-                comm.leave()
-        owners = [rank for rank, each in zip(self._of(check.ranks), told, strict=True) for _ in each]
-        ranks = [RankMemory(**memory) for each in told for memory in each]
-        firsts = {rank.host: place for place, rank in reversed(list(enumerate(ranks)))}
-        for host, place in firsts.items():
-            promised = ranks[place].promised_bytes + check.beside.get(host, 0)
-            ranks[place] = replace(ranks[place], promised_bytes=promised)
-        check_same([rank.host for rank in ranks], [rank.files for rank in ranks], owners)
-        paths = " and ".join([check.path, *check.drafts])
-        what = f"{paths} with dtype={check.dtype} and {check.num_blocks * check.block_size} cache tokens"
-        what += f" in each of {len(check.replicas)} replicas" if len(check.replicas) > 1 else ""
-        sizes = check.num_blocks, check.most_blocks, check.fraction
-        more = remedy(check, self.place.gpu is not None), check.stream == "always", check.block_size
-        return room(ranks, *sizes, what, *more)
+        group = self._coming[load.model] = self.groups.enter(load.ranks)
+        meter = self.meters.of(load.name, group)
+        reader = Reader(
+            self.comm.rank, group, self._place(group), self.choice, meter, self._overlap, self.progress, self.background
+        )
+        work = partial(attempt, self.comm.rank, partial(self._read, load, reader))
+        if not self.holds_up(load):
+            self.activity.reads = True
+            self.background.put(work, lambda found: then(self._taken(load, *found)), load.model)
+            return
+        self.background.close()
+        with self.activity.of("load"):
+            found = work()
+        then(self._taken(load, *found))
 
-    def load(self, load: Load) -> list[LoadReport]:
-        """Load this rank's slice; return what all ranks of the group hold; collective.
+    def holds_up(self, load: Load) -> bool:
+        """Return whether the ranks of a load do nothing else meanwhile: all read together, or into a GPU."""
+        return load.load == "scatter" or any(self.facts[rank].device != "cpu" for rank in self._of(load.ranks))
 
-        Raise ModelError on each of them where any cannot, with the first such rank's message.
-        """
-        group = self.groups.enter(load.ranks)
-        try:
-            work = partial(self._load_slice, load)
-            with self.activity.of("load"):
-                read = partial(with_reading, group.comm, load.load, work)
-                report = agree(group.comm, read, number=self.comm.rank)
-        except OllampiError as e:
-            if load.model not in self._models:
-                self.groups.leave(group)
-            self.unload(Unload(load.model))
-            raise ModelError(str(e)) from e
+    def _read(self, load: Load, reader: Reader) -> tuple[Slice, LoadReport]:
+        """Return this rank's slice and what it holds; collective over the group where all read together."""
+        work = partial(self._load_slice, load, reader)
+        if self.holds_up(load):
+            return with_reading(reader.group.comm, load.load, work)
+        return with_reading(reader.group.comm, load.load, work, self.background.pause)
+
+    def _taken(self, load: Load, read: tuple[Slice, LoadReport] | None, error: str) -> Reply:
+        """Return what becomes of a slice that was read, or was not: one that is not wanted any more is freed."""
+        self.activity.reads = False
+        if read is None:
+            return Reply(load.model, error=error, rank=self.comm.rank)
+        model, report = read
+        if self._coming.pop(load.model, None) is None:
+            self._free(model)
+            return Reply(load.model, error=GIVEN_UP, rank=self.comm.rank)
+        self._models[load.model] = model
         _log.info("%s: %d bytes read in %.1f s", load.name, report.read_bytes, report.seconds)
-        reports = [LoadReport(**json.loads(m)) for m in group.comm.collect(json.dumps(asdict(report)).encode())]
-        for note in [report.note for report in reports if report.note][:1]:
-            self.announce(note)
-        return reports
+        return Reply(load.model, report=report, rank=self.comm.rank)
+
+    def _free(self, model: Slice) -> None:
+        """Free a slice, of which nobody else must know, beside the steps."""
+        if self.place.gpu is not None:
+            del model
+            self.place.give_back()
+        else:
+            self.background.put(partial(release, model))
+            self.background.put(self.place.give_back)
 
     def _memories(self, check: Check) -> list[RankMemory]:
         """Return what this rank needs for each replica that it has a part in; what it has to give counts once."""
@@ -196,23 +213,16 @@ class Holder:
             own_bytes=self.place.own_bytes(),
         )
 
-    def _load_slice(self, load: Load, reading: Reading) -> LoadReport:
-        """Read this rank's slice and make its cache; return what it holds."""
+    def _load_slice(self, load: Load, reader: Reader, reading: Reading) -> tuple[Slice, LoadReport]:
+        """Read this rank's slice and make its cache; return it and what it holds."""
         try:
             with self.while_reading():
-                return self._read_slice(load, reading)
+                return reader.read(load, reading)
         except Damaged as e:
             path, what = e.path, str(e)
         path.unlink(missing_ok=True)  # here nothing of the first try is held any more
-        return replace(self._read_slice(load, reading), note=f"{what}; it was written anew")
-
-    def _read_slice(self, load: Load, reading: Reading) -> LoadReport:
-        """Return what `_load_slice` does; raise Damaged for a file that can be written anew."""
-        group = self.groups.of(load.ranks)
-        meter = self.meters.of(load.name, group)
-        where = self._place(group), self.choice, meter, self._overlap
-        self._models[load.model], report = Reader(self.comm.rank, group, *where, self.progress).read(load, reading)
-        return report
+        model, report = reader.read(load, reading)
+        return model, replace(report, note=f"{what}; it was written anew")
 
     def _place(self, group: Group) -> Placement:
         """Return where this rank computes as one of a group."""

@@ -19,13 +19,13 @@ from ollampi.mpiruntime.layouts import Arrival, Layouts
 from ollampi.mpiruntime.loads import Loads
 from ollampi.mpiruntime.log_files import SCHEDULER
 from ollampi.mpiruntime.placed import Coming, Move, Placed, replicas_of
-from ollampi.mpiruntime.request import LoadedModel, ModelRef
+from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load
 from ollampi.mpiruntime.strategy import Layout
 
 T = TypeVar("T")
-_WAIT_S = 0.05
+_WAIT_S = 0.002
 _log = logging.getLogger(SCHEDULER)
 
 
@@ -39,8 +39,8 @@ class Models(Loads):
         world = runner.groups.world.ranks
         apart = self.cluster.node_role == "coordinator" and len(world) > 1
         self._layouts = Layouts(self._placer, settings, world[1:] if apart else world, points)
-        self.failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
-        self.while_loading: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around each load
+        self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
+        self.while_held_up: Callable[[], AbstractContextManager[None]] = nullcontext  # where a load is waited for
 
     @property
     def usable(self) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ class Models(Loads):
         draft is a smaller model with the same tokens that drafts for it. Raise ModelError.
         """
         self._pinned, self._draft = ref, draft
-        return self._awaited(lambda: self.get(ref))
+        return self.awaited(lambda: self.get(ref))
 
     def preload(self, ref: ModelRef) -> HostedModel:
         """Load a model that stays, beside those that are there; raise ModelError where there is no place for it."""
@@ -68,19 +68,22 @@ class Models(Loads):
                 f" engine.max_loaded_models is {self.settings.max_loaded_models}; raise it, or preload fewer"
             )
         layout = self._layouts.everywhere()
-        placed = self._awaited(lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), layout, evicts=False))
+        placed = self.awaited(lambda: self._placed.get(ref.name) or self._begin(ref, Wish(), layout, evicts=False))
         first = placed.replicas[0]
         first.stay.keep_s = first.stay.default_s = -1.0
         return first
 
-    def _awaited(self, get: Callable[[], T]) -> T:
-        """Return what `get` does, as soon as no load on other ranks is in its way."""
+    def awaited(self, get: Callable[[], T]) -> T:
+        """Return what `get` does once no load is in its way; for where no engine runs."""
         while True:
             try:
                 return get()
             except NotYet:
                 while not self.go_on():
-                    self.runner.replies.wait(_WAIT_S)
+                    time.sleep(_WAIT_S)
+            except ModelError:
+                self.forget_failures()
+                raise
 
     def get(self, ref: ModelRef, context: int | None = None, prompt: Sequence[int] = ()) -> HostedModel:
         """Return a replica of the model for a prompt, loading it where it is not there, or needs a larger context.
@@ -139,7 +142,7 @@ class Models(Loads):
             self._free(move.old)
         placed = move.placed
         self._coming = coming = Coming(placed.ref, placed.layout, placed.wish, load, moves=move)
-        with self.while_loading(), suppress(ModelError):
+        with self.while_held_up() if self.runner.takes_long(load) else nullcontext(), suppress(ModelError):
             self._start(coming, load, ranks)
             self._advance(coming)
         return coming
@@ -151,13 +154,8 @@ class Models(Loads):
         else:
             move.placed.swap(move.old, None)
 
-    def busy(self) -> list[HostedModel]:
-        """Return the replicas that have work and whose ranks are not loading another model."""
-        return [m for m in self.hosted() if not m.idle and not self.is_held_up(m)]
-
     def go_on(self) -> bool:
-        """Go on with a load on other ranks; return whether it is over, well or not."""
-        self.failed.clear()
+        """Go on with a load; return whether it is over, well or not: those who wait for it then ask again."""
         if self._coming is None:
             return True
         coming = self._coming
@@ -166,8 +164,12 @@ class Models(Loads):
         except ModelError as e:
             if coming.moves is not None:  # the model is there
                 return True
-            self.failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
+            self._failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
             return True
+
+    def forget_failures(self) -> None:
+        """Let the next who wants a model whose load failed try again: all who waited for it have been told."""
+        self._failed.clear()
 
     def expire(self, now: float) -> None:
         """Unload every model whose time is over, and replicas that had to finish what they had."""
@@ -185,21 +187,13 @@ class Models(Loads):
             self._placed[name].replicas[0].keep(0.0)
             self.expire(time.monotonic())
 
-    def placed(self) -> list[Placed]:
-        """Return the models in memory."""
-        return list(self._placed.values())
-
-    def listing(self) -> list[LoadedModel]:
-        """Return what /api/ps tells of the models in memory."""
-        return [p.listing() for p in self._placed.values()]
-
     def _begin(self, ref: ModelRef, wish: Wish, layout: Layout | None, evicts: bool) -> Placed:
         """Load a model in place of others, or in addition; raise NotYet where that must wait or takes a while.
 
         layout: where it is to lie, None to choose by the wish; evicts: whether others may go for it.
         """
-        if ref.name in self.failed:
-            raise self.failed[ref.name]
+        if ref.name in self._failed:
+            raise self._failed[ref.name]
         if self._coming is not None:
             raise NotYet({ref.name, self._coming.ref.name})
         own = self._placed.get(ref.name)
@@ -207,11 +201,10 @@ class Models(Loads):
         leaving = [own] if own is not None else in_order(self._placed.values())[:too_many]
         await_idle(ref.name, leaving)
         others = in_order(placed for placed in self._placed.values() if evicts and placed not in leaving)
-        with self.while_loading():
-            try:
-                over = self._advance(self._first(ref, wish, layout, leaving, others))
-            except ModelError as e:
-                raise type(e)(f"model {ref.name}: {e}") from e
+        try:
+            over = self._advance(self._first(ref, wish, layout, leaving, others))
+        except ModelError as e:
+            raise type(e)(f"model {ref.name}: {e}") from e
         if not over:
             raise NotYet({ref.name})
         return self._placed[ref.name]
@@ -240,7 +233,8 @@ class Models(Loads):
             self._unload(placed, f"makes room for {ref.name}")
         first, *rest = chosen.in_turn()
         self._coming = coming = Coming(ref, chosen, wish, load, rest)
-        self._start(coming, load, first)
+        with self.while_held_up() if self.runner.takes_long(load) else nullcontext():
+            self._start(coming, load, first)
         return coming
 
     def _unload(self, placed: Placed, why: str) -> None:

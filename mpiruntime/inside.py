@@ -44,11 +44,11 @@ class InsideView:
         self._observe(times)
 
     def samples(self, waiting_for_model: int) -> list[Sample]:
-        """Return the samples of rank 0 and of all ranks; collective unless just asked for, or some load a model."""
+        """Return the samples of rank 0 and of all ranks; collective unless just asked for, or a load holds some up."""
         health = self._runner.health
         lately = time.monotonic() - self._asked_at < _SHORTEST_INTERVAL_S
         well = health is None or health.all_online  # else all would wait for the silent rank
-        if not lately and well and self._models.loading is None:
+        if not lately and well and not self._models.held_up:
             self._of_ranks = self._runner.lead_report()
             self._asked_at = time.monotonic()
         found: list[Sample] = [

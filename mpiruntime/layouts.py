@@ -79,7 +79,7 @@ class Layouts:
 
     def _chooser(self, arrival: Arrival, going: Sequence[Placed]) -> Chooser:
         """Return what chooses where a model lies once some models have gone."""
-        config, settings = read_config(Path(arrival.ref.path)), self.settings
+        config, settings = self.placer.runner.beside(lambda: read_config(Path(arrival.ref.path))), self.settings
         held: dict[int, int] = {}
         for report in [report for model in arrival.hosted for report in model.reports]:
             held[report.rank] = held.get(report.rank, 0) + report.held_bytes

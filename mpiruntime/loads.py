@@ -12,8 +12,9 @@ from ollampi.mpiruntime.hosted_model import HostedModel, Stay
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.log_files import SCHEDULER
 from ollampi.mpiruntime.metrics import ModelCounts
-from ollampi.mpiruntime.placed import Coming, Placed, replicas_of
+from ollampi.mpiruntime.placed import Coming, Placed
 from ollampi.mpiruntime.placing import Placer
+from ollampi.mpiruntime.present import Present
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load, Unload
@@ -22,30 +23,19 @@ KEEP_ALIVE_S = 300.0
 _log = logging.getLogger(SCHEDULER)
 
 
-class Loads:
+class Loads(Present):
     """The models in memory by name, and the one that is being loaded, if one is. points: as for a Placer."""
 
     def __init__(self, runner: Runner, settings: EngineSettings, points: str, cluster: ClusterSettings) -> None:
+        super().__init__()
         self.runner = runner
         self.settings = settings
         self.cluster = cluster
         self.counts: dict[str, ModelCounts] = {}  # by name; they outlive the model
         self._placer = Placer(runner, points, self.counts)
-        self._placed: dict[str, Placed] = {}
-        self._coming: Coming | None = None
         self._pinned: ModelRef | None = None
         self._draft: ModelRef | None = None
         self._staying: set[str] = set()  # names of those that were preloaded
-
-    @property
-    def loading(self) -> ModelRef | None:
-        """Return the model that is being loaded, if one is; for any thread."""
-        coming = self._coming
-        return None if coming is None else coming.ref
-
-    def hosted(self) -> list[HostedModel]:
-        """Return all replicas in memory, those too that finish what they have and then go."""
-        return replicas_of(list(self._placed.values()))
 
     def _drafts(self, ref: ModelRef) -> list[str]:
         """Return the paths of what drafts for a model."""
@@ -53,7 +43,7 @@ class Loads:
 
     def _start(self, coming: Coming, load: Load, ranks: tuple[int, ...]) -> None:
         """Have a replica loaded."""
-        coming.load, coming.ranks = load, frozenset(ranks)
+        coming.load, coming.ranks, coming.holds_up = load, frozenset(ranks), self.runner.holds_up(load)
         self.runner.begin(load)
 
     def _advance(self, coming: Coming) -> bool:
@@ -62,7 +52,7 @@ class Loads:
             while coming.rest or coming.load is not None:
                 if coming.load is None:
                     self._load_next(coming)
-                elif not self.runner.ready(coming.load.model):
+                elif not self.runner.loaded(coming.load):
                     return False
                 else:
                     self._take(coming, self.runner.finish(coming.load))
@@ -111,10 +101,6 @@ class Loads:
             return coming.done[0].stay
         default_s = self._default_keep_s(coming.ref)
         return Stay(default_s, default_s)
-
-    def is_held_up(self, model: HostedModel) -> bool:
-        """Return whether a rank of a replica is loading another model."""
-        return self._coming is not None and not self._coming.ranks.isdisjoint(model.ranks)
 
     def _default_keep_s(self, ref: ModelRef) -> float:
         """Return how long a model stays where no request says so."""

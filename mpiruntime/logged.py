@@ -50,10 +50,10 @@ class Logged(Around):
         """Return the x [B, d] of all ranks side by side on rank 0 and None elsewhere; collective."""
         return self._told("gather", x.nbytes, lambda: self._inner.gather(x))
 
-    def _heard(self) -> bytes:
+    def _heard(self, look: Callable[[], None] = lambda: None) -> bytes:
         """Return the next message that rank 0 tells this rank."""
         began = perf_counter()
-        message = self._inner.hear()
+        message = self._inner.hear(look)
         self._line("hear", len(message), 0, began)
         return message
 

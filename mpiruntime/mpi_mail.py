@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _TOLD_TAG, _ANSWER_TAG = 4, 5
@@ -34,9 +34,12 @@ class MpiMail:
         self._mpi.Request.Waitall([request for request, _ in self._sent])
         self._sent = []
 
-    def hear(self) -> bytes:
-        """Return the next message that rank 0 tells this rank; uses little of a core where it takes long."""
-        return self.receive(_TOLD_TAG)
+    def hear(self, look: Callable[[], None] = lambda: None) -> bytes:
+        """Return the next message that rank 0 tells this rank; uses little of a core where it takes long.
+
+        look: called at first, and again and again for as long as there is none.
+        """
+        return self.receive(_TOLD_TAG, look)
 
     def answer(self, message: bytes) -> None:
         """Send a message to rank 0, from any other rank; does not wait."""
@@ -51,16 +54,18 @@ class MpiMail:
             found.append(self._taken(matched, status))
         return found
 
-    def receive(self, tag: int) -> bytes:
+    def receive(self, tag: int, look: Callable[[], None] = lambda: None) -> bytes:
         """Return the next message of rank 0 with a tag. A waiting rank polls: it spins, then sleeps in between."""
         spin_until = time.monotonic() + _SPIN_S
         sleep_s = 0.0002
+        look()
         while (matched := self._comm.Improbe(0, tag, status := self._mpi.Status())) is None:
             if time.monotonic() < spin_until:
                 os.sched_yield()
             else:
                 time.sleep(sleep_s)
                 sleep_s = min(2 * sleep_s, _LONGEST_SLEEP_S)
+                look()
         return bytes(self._taken(matched, status))
 
     def _taken(self, matched: Any, status: Any) -> bytearray:

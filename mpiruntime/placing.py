@@ -86,7 +86,7 @@ class Placer:
         done: those of the model that were before.
         """
         try:
-            config = read_config(Path(load.path))
+            config = self.runner.beside(lambda: read_config(Path(load.path)))
         except ModelError:
             self.runner.lead(Unload(load.model))
             raise
@@ -118,7 +118,7 @@ class Placer:
 
     def _load(self, ref: ModelRef, ranks: Sequence[int], context: int | None, settings: EngineSettings) -> Load:
         """Return the message of a load with the least cache."""
-        config = read_config(Path(ref.path))
+        config = self.runner.beside(lambda: read_config(Path(ref.path)))
         length = min(max(context or 0, settings.context_length), config.max_context)
         return Load(
             model=self._number(),

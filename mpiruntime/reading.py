@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import CheckpointError, OllampiError
 
 T = TypeVar("T")
+Task = tuple[memoryview, int]  # what is to be filled, from which place of a file on
 
 _MOST_OPEN = 64  # files at a time
 _TASK_BYTES = 4 << 20  # what one of several threads reads at a time
@@ -50,12 +51,16 @@ class Reading(Protocol):
 
 
 class Files:
-    """Files that this rank reads itself, with threads where there is much to read; they stay open until `close`."""
+    """Files that this rank reads itself, with threads where there is much to read; they stay open until `close`.
+
+    pause: called before every few MiB; what it raises ends the reading.
+    """
 
     alone = True
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, pause: Callable[[], None] = lambda: None) -> None:
         self.bytes_read = 0
+        self._pause = pause
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._open: dict[Path, int] = {}
@@ -69,10 +74,8 @@ class Files:
         view = out.numpy().data
         try:
             file = self._file(path)
-            if self._threads == 1 or len(view) < 2 * _TASK_BYTES:
-                got = _read(file, view, offset)
-            else:
-                got = self._read_with_all(file, view, offset)
+            tasks = [(view[at : at + _TASK_BYTES], offset + at) for at in range(0, len(view), _TASK_BYTES)]
+            got = sum(self._map(lambda task: self._task(file, *task), tasks))
         except OSError as e:
             raise CheckpointError(
                 f"{path}: tensor {name!r} cannot be read: {e.strerror}; check the file and its file system"
@@ -108,11 +111,17 @@ class Files:
             self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return self._open[path]
 
-    def _read_with_all(self, file: int, view: memoryview, offset: int) -> int:
-        """Return how many bytes of the view all threads filled."""
+    def _map(self, work: Callable[[Task], int], tasks: list[Task]) -> Iterable[int]:
+        """Return what `work` returns for each task, done by all threads where there are enough."""
+        if self._threads == 1 or len(tasks) < 2:
+            return map(work, tasks)
         self._pool = self._pool or ThreadPoolExecutor(self._threads, "reading")
-        begins = range(0, len(view), _TASK_BYTES)
-        return sum(self._pool.map(lambda at: _read(file, view[at : at + _TASK_BYTES], offset + at), begins))
+        return self._pool.map(work, tasks)
+
+    def _task(self, file: int, view: memoryview, offset: int) -> int:
+        """Return what `_read` does, after a pause."""
+        self._pause()
+        return _read(file, view, offset)
 
 
 def _read(file: int, view: memoryview, offset: int) -> int:
@@ -190,12 +199,15 @@ class Scattered:
         return told
 
 
-def with_reading(comm: Communicator, load: str, work: Callable[[Reading], T]) -> T:
+def with_reading(
+    comm: Communicator, load: str, work: Callable[[Reading], T], pause: Callable[[], None] = lambda: None
+) -> T:
     """Return what `work` makes of the files of a load: `slices`, or `scatter`, where all ranks work alike; collective.
 
-    With `scatter`, where `work` raises on any rank, every rank raises, those that did not fail a CheckpointError.
+    pause: as for Files. With `scatter`, where `work` raises on any rank, every rank raises, those that did not fail a
+    CheckpointError.
     """
-    files = Files(torch.get_num_threads())
+    files = Files(torch.get_num_threads(), pause)
     reading: Reading = Scattered(comm, files) if load == "scatter" else files
     try:
         result = work(reading)

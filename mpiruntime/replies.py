@@ -1,4 +1,4 @@
-"""Write what a group without rank 0 answers: what a step is made for, what its ranks hold, or an error."""
+"""Write what ranks answer to rank 0: what a step is made for, what they need or hold, or an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ollampi.mpiruntime.cache_size import Room
+from ollampi.mpiruntime.cache_size import RankMemory
 from ollampi.mpiruntime.decoder import Output
 from ollampi.mpiruntime.load_report import LoadReport
 
@@ -20,33 +20,32 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer about the model with a number.
+    """An answer of a rank about the model with a number: to a step that of its group's first, else each rank's own.
 
-    part: of the model, whose values are not finite, empty for none; error: why there is no answer, empty for one;
-    short: whether memory was; seconds: that a step took, halved: whether in halves.
+    report: of a load; memories: what a check found, for each replica; part: of the model, whose values are not finite,
+    empty for none; error: why there is no answer, empty for one; seconds: that a step took, halved: whether in halves.
     """
 
     number: int
     output: Output = field(default_factory=Output)
-    reports: list[LoadReport] = field(default_factory=list)
-    room: Room | None = None
+    report: LoadReport | None = None
+    memories: list[RankMemory] = field(default_factory=list)
     part: str = ""
     error: str = ""
-    short: bool = False
     seconds: float = 0.0
     halved: bool = False
+    rank: int = 0
 
 
 def encode_reply(reply: Reply) -> bytes:
     """Return the answer as bytes: JSON, which has shapes and dtypes, then the numbers of the tensors. No pickle."""
     tensors = {name: x.cpu().contiguous() for name, x in vars(reply.output).items() if x is not None}
     head: dict[str, Any] = {"number": reply.number, "part": reply.part, "error": reply.error}
-    head |= {"short": reply.short, "seconds": reply.seconds, "halved": reply.halved}
+    head |= {"seconds": reply.seconds, "halved": reply.halved, "rank": reply.rank}
     head["tensors"] = [(name, str(x.dtype).removeprefix("torch."), list(x.shape)) for name, x in tensors.items()]
-    if reply.reports:
-        head["reports"] = [asdict(report) for report in reply.reports]
-    if reply.room is not None:
-        head["room"] = asdict(reply.room)
+    if reply.report is not None:
+        head["report"] = asdict(reply.report)
+    head["memories"] = [asdict(memory) for memory in reply.memories]
     text = json.dumps(head).encode()
     parts: list[bytes | memoryview] = [
         text,
@@ -67,10 +66,10 @@ def decode_reply(data: bytes | bytearray) -> Reply:
         length = count * _DTYPES[dtype].itemsize
         flat = torch.frombuffer(memory, dtype=_DTYPES[dtype], count=count, offset=at) if count else torch.empty(0)
         tensors[name] = flat.to(_DTYPES[dtype]).view(shape)
-    room = Room(**head["room"]) if "room" in head else None
-    reports = [LoadReport(**report) for report in head.get("reports", [])]
-    told = head["part"], head["error"], head["short"], head["seconds"], head["halved"]
-    return Reply(head["number"], Output(**tensors), reports, room, *told)
+    found = [RankMemory(**each) for each in head["memories"]]
+    report = LoadReport(**head["report"]) if "report" in head else None
+    told = head["part"], head["error"], head["seconds"], head["halved"], head["rank"]
+    return Reply(head["number"], Output(**tensors), report, found, *told)
 
 
 def _whole(part: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:

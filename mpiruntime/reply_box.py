@@ -14,7 +14,7 @@ _SLEEP_S = 0.0005
 
 
 class ReplyBox:
-    """The answers of groups without rank 0 by the number of their model, each with at most one under way.
+    """The answers of ranks by the number of their model, each with those to one message under way at most.
 
     where: what the watchdog sees of rank 0, which may wait for these for as long as their ranks' processes answer.
     """
@@ -22,34 +22,40 @@ class ReplyBox:
     def __init__(self, comm: Communicator) -> None:
         self.where = Place()
         self._comm = comm
-        self._expected: set[int] = set()
-        self._came: dict[int, Reply] = {}
+        self._expected: dict[int, int] = {}
+        self._came: dict[int, list[Reply]] = {}
 
     @property
     def num_expected(self) -> int:
         """Return how many answers are under way."""
-        return len(self._expected)
+        return sum(self._expected.values())
 
-    def expect(self, number: int) -> None:
-        """Take note that an answer about a model is under way."""
-        self._expected.add(number)
-        self._say()
+    def expect(self, number: int, count: int = 1) -> None:
+        """Take note that so many ranks will answer about a model."""
+        if count:
+            self._expected[number] = self._expected.get(number, 0) + count
+            self._say()
 
     def has(self, number: int) -> bool:
-        """Return whether an answer about a model has come."""
+        """Return whether all answers about a model have come that were expected."""
         self._look()
-        return number in self._came
+        return number not in self._expected
 
-    def take(self, number: int) -> Reply:
-        """Return the answer about a model, once it has come."""
+    def failed(self, number: int) -> bool:
+        """Return whether an answer about a model that has come is an error."""
+        self._look()
+        return any(reply.error for reply in self._came.get(number, []))
+
+    def take(self, number: int) -> list[Reply]:
+        """Return the answers about a model in the order of their ranks, once all have come."""
         spin_until = time.monotonic() + _SPIN_S
         while not self.has(number):
             _pause(spin_until)
-        return self._came.pop(number)
+        return sorted(self._came.pop(number, []), key=lambda reply: reply.rank)
 
     def wait(self, limit_s: float) -> None:
         """Return once any answer has come since, or a time is over."""
-        count, until = len(self._expected), time.monotonic() + limit_s
+        count, until = self.num_expected, time.monotonic() + limit_s
         while self._look() == count and time.monotonic() < until:
             _pause(until)
 
@@ -64,10 +70,12 @@ class ReplyBox:
         if self._expected:
             for data in self._comm.answers():
                 reply = decode_reply(data)
-                self._came[reply.number] = reply
-                self._expected.discard(reply.number)
+                self._came.setdefault(reply.number, []).append(reply)
+                self._expected[reply.number] -= 1
+                if not self._expected[reply.number]:
+                    del self._expected[reply.number]
                 self._say()
-        return len(self._expected)
+        return self.num_expected
 
     def _say(self) -> None:
         """Tell the watchdog whether rank 0 waits."""

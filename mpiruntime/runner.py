@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn, TypeVar
 
 import torch
 
 from ollampi.kernels.choice import NATIVE, Choice
+from ollampi.mpiruntime.background import GIVEN_UP
 from ollampi.mpiruntime.cache_size import Room
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.decoder import Output
-from ollampi.mpiruntime.errors import MemoryShortError, ModelError
+from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.groups import facts_of
 from ollampi.mpiruntime.holder import Holder
 from ollampi.mpiruntime.load_report import LoadReport
@@ -21,6 +23,7 @@ from ollampi.mpiruntime.overlap import Halving
 from ollampi.mpiruntime.replies import Reply, encode_reply
 from ollampi.mpiruntime.reply_box import ReplyBox
 from ollampi.mpiruntime.request import Sample
+from ollampi.mpiruntime.room_for import room_for
 from ollampi.mpiruntime.self_test import Finding
 from ollampi.mpiruntime.step import (
     Check,
@@ -39,6 +42,9 @@ from ollampi.mpiruntime.step import (
 from ollampi.mpiruntime.trace import Trace
 from ollampi.mpiruntime.world import RankFacts
 
+T = TypeVar("T")
+_NAP_S = 0.001
+
 
 class Runner(Holder):
     """The models of one rank, and messages. All ranks call `lead` (rank 0) or `follow` (the others) and so act alike.
@@ -46,6 +52,8 @@ class Runner(Holder):
     Every message goes to the ranks that it concerns, all of them in one order. Rank 0 takes part in one at once, before
     it sends the next; only what concerns other ranks alone is under way at a time, and the first of them answers.
     So whichever message is the oldest that is not done, its ranks have done all that came before: groups may overlap.
+    Files are looked at and read beside all that, by each rank for itself: then each one answers when it is done, and
+    nobody waits for it. meanwhile: what rank 0 does again and again while it waits for such answers.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class Runner(Holder):
         self.replies = ReplyBox(self.comm)
         self._ranks: dict[int, Sequence[int]] = {}  # of each model; rank 0 alone knows
         self._halving: dict[int, Halving] = {}  # likewise, of models of which rank 0 holds nothing
+        self._own: dict[int, Reply] = {}  # what rank 0 itself found or loaded, until it is wanted
+        self.meanwhile: Callable[[], None] = lambda: time.sleep(_NAP_S)
 
     def send(self, step: Step) -> None:
         """Send a step to the ranks of its model; rank 0 then takes part in it, or waits, with `step`. Rank 0 only."""
@@ -75,46 +85,109 @@ class Runner(Holder):
         return 0 in self._of(self._ranks.get(number, ()))
 
     def ready(self, number: int) -> bool:
-        """Return whether `step`, or `finish`, need not wait for other ranks to answer. Rank 0 only."""
+        """Return whether `step` need not wait for other ranks to answer. Rank 0 only."""
         return self.takes_part(number) or self.replies.has(number)
 
     def lead_load(self, load: Load) -> list[LoadReport]:
-        """Load a model on the ranks of its group; return what each holds. Rank 0 only, collective.
+        """Load a model on the ranks of its group; return what each holds. Rank 0 only.
 
         Raise ModelError where a rank cannot; then no rank holds the model.
         """
         self.begin(load)
+        while not self.loaded(load):
+            self.meanwhile()
         return self.finish(load)
 
     def begin(self, load: Load) -> None:
-        """Have a model loaded; `finish` must follow, at once where rank 0 has a part in it (`ready`). Rank 0 only."""
+        """Have a model loaded; `finish` must follow once it is `loaded`. Rank 0 only."""
         self._ranks[load.model] = load.ranks
-        self._tell(load, load.ranks, load.model)
+        self._have_read(load)
+
+    def takes_long(self, load: Load) -> bool:
+        """Return whether `begin` returns only when the model is loaded. Rank 0 only."""
+        return self.holds_up(load) and 0 in self._of(load.ranks)
+
+    def loaded(self, load: Load) -> bool:
+        """Return whether all ranks have loaded a model, or could not; where one cannot, the others give up. Rank 0."""
+        own = self._has_own(load)
+        if load.model in self._ranks and (self.replies.failed(load.model) or (own and self._own_error(load.model))):
+            self.lead(Unload(load.model))
+        return own and self.replies.has(load.model)
 
     def finish(self, load: Load) -> list[LoadReport]:
         """Return what each rank of a group holds, once they have loaded; raise ModelError as `lead_load`. Rank 0."""
-        try:
-            if 0 in self._of(load.ranks):
-                return self.load(load)
-            reports = self._answer(load.model).reports
-        except ModelError:
-            self._ranks.pop(load.model, None)
-            raise
-        if all(report.halves for report in reports):
+        reports = [reply.report for reply in self._all_replies(load) if reply.report is not None]
+        for note in [report.note for report in reports if report.note][:1]:
+            self.announce(note)
+        if not self.takes_part(load.model) and all(report.halves for report in reports):
             self._halving[load.model] = Halving(self._overlap, facts_of(self.facts, load.ranks))
         return reports
 
     def lead_check(self, check: Check) -> Room:
-        """Return how many cache blocks a load can have, and how many layers are streamed. Rank 0 only, collective.
+        """Return how many cache blocks a load can have, and how many layers are streamed. Rank 0 only.
 
         Raise ModelError where config, files or free memory of any rank of its group forbid the load.
         """
-        self._tell(check, check.ranks, check.model)
-        if 0 in self._of(check.ranks):
-            return self.check(check)
-        found = self._answer(check.model).room
-        assert found is not None
-        return found
+        self._have_read(check)
+        while not (self._has_own(check) and self.replies.has(check.model)):
+            self.meanwhile()
+        found = [reply.memories for reply in self._all_replies(check)]
+        return room_for(check, found, self._of(check.ranks), self.place.gpu is not None)
+
+    def beside(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, or raise what it raises, while rank 0 makes steps. Rank 0 only."""
+        found: list[Callable[[], T]] = []
+
+        def held() -> Callable[[], T]:
+            """Return what returns, or raises, what the work did."""
+            try:
+                result = work()
+            except Exception as e:
+                error = e
+                return lambda: _raised(error)
+            return lambda: result
+
+        self.background.put(held, found.append)
+        while not found:
+            self.meanwhile()
+            self.background.look()
+        return found[0]()
+
+    def _have_read(self, message: Load) -> None:
+        """Have the ranks of a load read files for it, rank 0 too where it is one of them."""
+        ranks = self._of(message.ranks)
+        self.replies.expect(message.model, sum(rank != 0 for rank in ranks))
+        self._tell(message, message.ranks)
+        if 0 in ranks:
+            self._begin(message, lambda reply: self._own.update({message.model: reply}))
+
+    def _begin(self, message: Load, then: Callable[[Reply], None]) -> None:
+        """Begin to read files for a check or a load."""
+        if isinstance(message, Check):
+            self.begin_check(message, then)
+        else:
+            self.begin_load(message, then)
+
+    def _has_own(self, message: Load) -> bool:
+        """Return whether rank 0 has done its part, or has none."""
+        self.background.look()
+        return 0 not in self._of(message.ranks) or message.model in self._own
+
+    def _own_error(self, number: int) -> bool:
+        """Return whether rank 0 could not do its part."""
+        return number in self._own and bool(self._own[number].error)
+
+    def _all_replies(self, message: Load) -> list[Reply]:
+        """Return the answers of all ranks, in their order; raise ModelError with the error of the first that has one.
+
+        That others gave up is no reason.
+        """
+        own = self._own.pop(message.model, None)
+        replies = [*([own] if own else []), *self.replies.take(message.model)]
+        errors = [reply.error for reply in replies if reply.error]
+        if errors:
+            raise ModelError(next((error for error in errors if error != GIVEN_UP), GIVEN_UP))
+        return replies
 
     def lead_report(self) -> list[Sample]:
         """Return the samples of all ranks. Rank 0 only, collective."""
@@ -134,8 +207,9 @@ class Runner(Holder):
     def lead(self, message: Unload | LogFrom | Stop) -> None:
         """Send any other message to the ranks that it concerns and act on it. Rank 0 only."""
         if isinstance(message, Stop):
-            self.replies.drain()
             self._tell(message, ())
+            self._close()
+            self.replies.drain()
             return
         if isinstance(message, LogFrom):
             self._tell(message, ())
@@ -160,16 +234,20 @@ class Runner(Holder):
             self.replies.expect(number)
 
     def _answer(self, number: int) -> Reply:
-        """Return what another rank answers about a model; raise ModelError where it could not do what it was told."""
-        reply = self.replies.take(number)
-        if reply.error:
-            raise MemoryShortError(reply.error) if reply.short else ModelError(reply.error)
+        """Return what another rank answers about a step of a model."""
+        (reply,) = self.replies.take(number)
         return reply
+
+    def _close(self) -> None:
+        """Give up what is being read."""
+        self.background.close()
+        self.background.look()
 
     def follow(self) -> None:
         """Act on what rank 0 sends until it says stop. All ranks but 0."""
-        while not isinstance(message := decode(self.comm.hear()), Stop):
+        while not isinstance(message := decode(self.comm.hear(self.background.look)), Stop):
             self._act(message)
+        self._close()
 
     def _act(self, message: Message) -> None:
         """Act on one message; the first rank of a group without rank 0 answers for it."""
@@ -188,9 +266,7 @@ class Runner(Holder):
             if self.comm.rank == self._models[message.model].group.ranks[0]:
                 self.comm.answer(encode_reply(reply))
         elif isinstance(message, Load):
-            reply = self._loaded(message)
-            if self.comm.rank == self._of(message.ranks)[0]:
-                self.comm.answer(encode_reply(reply))
+            self._begin(message, lambda reply: self.comm.answer(encode_reply(reply)))
 
     def _stepped(self, step: Step) -> Reply:
         """Return what a step brought this rank."""
@@ -199,15 +275,6 @@ class Runner(Holder):
         began = time.perf_counter()
         output = self.step(step)
         return Reply(step.model, output, seconds=time.perf_counter() - began, halved=step.halved)
-
-    def _loaded(self, message: Load) -> Reply:
-        """Return what became of a load or a check; a model that cannot be loaded is rank 0's to report."""
-        try:
-            if isinstance(message, Check):
-                return Reply(message.model, room=self.check(message))
-            return Reply(message.model, reports=self.load(message))
-        except ModelError as e:
-            return Reply(message.model, error=str(e), short=isinstance(e, MemoryShortError))
 
     @torch.inference_mode()
     def step(self, step: Step) -> Output:
@@ -227,3 +294,8 @@ class Runner(Holder):
         step = replace(step, probed=True)
         self.send(step)
         return self._probe(step) if self.takes_part(step.model) else self._answer(step.model).part or None
+
+
+def _raised(error: Exception) -> NoReturn:
+    """Raise an exception."""
+    raise error

@@ -14,10 +14,11 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from ollampi.mpiruntime.safetensors_header import TensorEntry, parse_header, rea
 
 _VERSION = 2  # of the file and of the numbers in it; another one is written anew
 _KINDS = {torch.uint8: "U8", torch.bfloat16: "BF16", torch.float16: "F16"}
+_PAUSE_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 20  # stays in a core's cache between reading and checking
 _SAMPLES, _SAMPLE_BYTES = 16, 4096  # of each file of the checkpoint
 _LEFT_S = 3600.0  # after which a file that was being written belongs to a rank that was killed
@@ -76,10 +78,12 @@ class ShardFile:
     """The matrices that are in a file by name, and those to be written to it.
 
     note: what went wrong, for the operator; "" where nothing did. incomplete: whether the file lacks what was wanted.
+    pause: called before every few MiB that are read or written; what it raises passes through.
     """
 
     path: Path
     key: str
+    pause: Callable[[], None] = lambda: None
     note: str = ""
     bytes_read: int = 0
     _entries: dict[str, TensorEntry] = field(default_factory=dict)
@@ -135,7 +139,7 @@ class ShardFile:
                 file.write(self._header())
                 for matrix in self._kept.values():
                     for _, tensor in _parts(matrix):
-                        file.write(_bytes(tensor))
+                        self._write(file, _bytes(tensor))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -144,8 +148,15 @@ class ShardFile:
                 self.note
                 or f"quantised weights are not kept in {self.path}: {e.strerror}; the next start quantises anew"
             )
+        finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+    def _write(self, file: BinaryIO, view: memoryview) -> None:
+        """Write bytes; raise OSError."""
+        for at in range(0, len(view), _PAUSE_BYTES):
+            self.pause()
+            file.write(view[at : at + _PAUSE_BYTES])
 
     def _read(self, file: int, name: str, tensor: Tensor) -> bool:
         """Fill a tensor from the file; return whether it is what was written."""
@@ -154,6 +165,8 @@ class ShardFile:
             return False
         got, found = 0, 0
         while got < len(view):
+            if got % _PAUSE_BYTES == 0:
+                self.pause()
             piece = view[got : got + _PIECE_BYTES]
             count = os.preadv(file, [piece], entry.offset + got)
             if not count:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
+from ollampi.kernels import pages
 from ollampi.kernels.choice import Choice
+from ollampi.kernels.quantised import Quantised
+from ollampi.mpiruntime.background import Background
 from ollampi.mpiruntime.checkpoint import Checkpoint, open_checkpoint
 from ollampi.mpiruntime.decoder import Decoder
 from ollampi.mpiruntime.decoder_layer import Cut
@@ -47,7 +50,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Reader:
-    """What this rank reads its slice with. rank: of the world; overlap: as ExchangeSettings.overlap."""
+    """What this rank reads its slice with, in any thread. rank: of the world; overlap: as ExchangeSettings.overlap."""
 
     rank: int
     group: Group
@@ -56,6 +59,7 @@ class Reader:
     meter: ModelMeter
     overlap: str
     progress: Callable[[str, int, int], None]
+    background: Background
 
     def read(self, load: Load, reading: Reading) -> tuple[Slice, LoadReport]:
         """Return the slice with an empty cache, and what it takes.
@@ -69,7 +73,7 @@ class Reader:
         dtype = getattr(torch, load.dtype)
         how = self.place.arithmetic(load, self.choice, config)
         shard, meter = self.group.shard, self.meter
-        shards = _shards(load, checkpoint, shard)
+        shards = _shards(load, checkpoint, shard, self.background.pause)
         joint = sums_once(config, load.points, load.deterministic)
         cut = Cut(shard, meter.comm, meter.sums, load.experts == "spread", joint)
         place = residence(load, checkpoint, config, shard)
@@ -101,13 +105,23 @@ class Reader:
         return Slice(self.group, decoder, cache, meter, steps), report
 
 
-def _shards(load: Load, checkpoint: Checkpoint, shard: Shard) -> ShardFile | None:
+def release(model: Slice) -> None:
+    """Give the memory of a slice back, which nobody uses any more; not all of it at once."""
+    kept = [model.cache.keys.kept, model.cache.values.kept]
+    for matrix in model.decoder.tensors():
+        for tensor in (matrix.weights, matrix.scales) if isinstance(matrix, Quantised) else (matrix,):
+            pages.drop(tensor)
+    for tensor in [tensor for each in kept for tensor in (each.vectors, each.scales) if tensor is not None]:
+        pages.drop(tensor)
+
+
+def _shards(load: Load, checkpoint: Checkpoint, shard: Shard, pause: Callable[[], None]) -> ShardFile | None:
     """Return where this rank's quantised matrices are kept, or None for nowhere."""
     if load.shard_cache is None or load.quantize == "none" or load.load == "scatter":
         return None
     form = f"{load.quantize}-ends" if load.num_streamed else load.quantize  # layers have a file of their own then
     path = shard_path(load.shard_cache, checkpoint.folder, form, shard.rank, shard.size, checkpoint.adapters)
-    return ShardFile(path, key_of(checkpoint))
+    return ShardFile(path, key_of(checkpoint), pause)
 
 
 def _cache(config: ModelConfig, load: Load, shard: Shard, place: Placement) -> KVCache:

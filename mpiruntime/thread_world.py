@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from ollampi.mpiruntime.errors import RankFailure
 from ollampi.mpiruntime.link import Parcel
 
 T = TypeVar("T")
+_LOOK_S = 0.002
 
 
 class _Meeting:
@@ -159,12 +161,19 @@ class ThreadCommunicator(BySums):
     def settle(self) -> None:
         """Do nothing: what was left will be found."""
 
-    def hear(self) -> bytes:
-        """Return the next message of rank 0; raise RankFailure where a rank failed."""
-        message = self._meeting.told[self.rank].get()
+    def hear(self, look: Callable[[], None] = lambda: None) -> bytes:
+        """Return the next message of rank 0, looking every few milliseconds; raise RankFailure where a rank failed."""
+        message = self._next(look)
         if message is None:
             raise RankFailure(f"rank {self.rank} cannot go on: another rank of this world failed")
         return message
+
+    def _next(self, look: Callable[[], None]) -> bytes | None:
+        """Return what was left for this rank next."""
+        while True:
+            look()
+            with suppress(Empty):
+                return self._meeting.told[self.rank].get(timeout=_LOOK_S)
 
     def answer(self, message: bytes) -> None:
         """Leave a message for rank 0."""

@@ -21,11 +21,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Activity:
     """What a rank does; written by its main thread alone, read by any.
 
-    doing: "step", "load", "test" or "" for nothing; worked_at: when it last ended a step or a test, on
-    time.monotonic's clock; gpus: as in NodeHealth, as they were at the last look.
+    doing: "step", "load", "test" or "" for nothing; reads: whether it loads a model beside that; worked_at: when it
+    last ended a step or a test, on time.monotonic's clock; gpus: as in NodeHealth, as they were at the last look.
     """
 
     doing: str = ""
+    reads: bool = False
     worked_at: float | None = None
     gpus: list[dict[str, Any]] = field(default_factory=list)
 
@@ -80,7 +81,7 @@ class Vitals:
             "step_ms": self._step_ms,
             "step_age": None if ended is None else max(0.0, now - ended),
             "work_age": None if worked_at is None else max(0.0, now - worked_at),
-            "doing": self._activity.doing,
+            "doing": self._activity.doing or ("load" if self._activity.reads else ""),
             "turn": self._place.turn,
         }
 

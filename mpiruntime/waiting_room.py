@@ -61,6 +61,13 @@ class WaitingRoom:
         self._waiting = [w for w in self._waiting if w.deadline > now]
         return late
 
+    def refuse(self, code: str, text: str) -> int:
+        """Answer all messages with an error and forget them; return how many there were."""
+        refused = self.empty()
+        for waiting in refused:
+            waiting.refuse(code, text)
+        return len(refused)
+
     def empty(self) -> list[Waiting]:
         """Return all messages and forget them."""
         waiting, self._waiting = self._waiting, []

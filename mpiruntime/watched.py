@@ -53,10 +53,10 @@ class Watched(Around):
         """Return rank 0's message; the others may wait for it as long as there is nothing to do and rank 0 answers."""
         return self._wait("broadcast", False, lambda: self._inner.broadcast(message))
 
-    def _hear(self) -> bytes:
+    def _hear(self, look: Callable[[], None] = lambda: None) -> bytes:
         """Return what rank 0 tells this rank next, which may wait likewise; no collective, so it has a place apart."""
         self._idle.come("messages", False)
-        message = self._inner.hear()
+        message = self._inner.hear(look)
         self._idle.go()
         return message
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, write_checkpoint
-from support.worlds import Recorder, Scraper, generate, lead, run_engine
+from support.worlds import Recorder, Scraper, generate, lead, loaded, run_engine
 
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.cluster import Cluster, Wish
@@ -46,7 +46,7 @@ def view_of(runner: Runner, models: Models, environ: dict[str, str] | None = Non
 def test_ranks_are_nodes_and_hold_shards(folder: Path, size: int) -> None:
     def look(runner: Runner) -> Cluster:
         models = Models(runner, SETTINGS)
-        hosted = models.get(ModelRef("test:latest", str(folder)))
+        hosted = loaded(models, ModelRef("test:latest", str(folder)))
         found = view_of(runner, models).cluster()
         (placed,) = models.placed()
         (replica,) = placement_of(placed).replicas
@@ -90,11 +90,11 @@ def test_a_model_is_loading_while_it_is_read(folder: Path, monkeypatch: pytest.M
     models = Models(runner, SETTINGS)
     view, seen = view_of(runner, models), list[Cluster]()
     monkeypatch.setattr(runner, "progress", lambda *_: seen.append(view.cluster()))
-    models.get(ModelRef("test:latest", str(folder)))
+    loaded(models, ModelRef("test:latest", str(folder)))
     assert {(m.name, m.state) for cluster in seen for m in cluster.models} == {("test:latest", "loading")}
     assert [m.state for m in view.cluster().models] == ["ready"]
     with pytest.raises(ModelError):
-        models.get(ModelRef("gone:latest", str(folder / "gone")))
+        loaded(models, ModelRef("gone:latest", str(folder / "gone")))
     assert [m.name for m in view.cluster().models] == ["test:latest"]
 
 
@@ -195,12 +195,13 @@ def test_a_model_at_work_stays(folder: Path) -> None:
 def test_leaving(folder: Path, graceful: bool, unfinished: int) -> None:
     """The engine itself ends the loop; nobody sends it a note."""
     work = generate(0, folder, PROMPT, sampling=Sampling(temperature=0.0), max_tokens=8)
-    messages = [
+    behind = [
         work,
         {"op": "leave", "id": 1, "graceful": graceful, "timeout_s": 60.0},
         {"op": "leave", "id": 2, "graceful": True, "timeout_s": 60.0},
         generate(3, folder, PROMPT, max_tokens=1),
     ]
+    messages = [place(9, folder), *({**message, "behind": [9]} for message in behind)]
     told = answers(2, messages)
     assert told.last(1) == {"id": 1, "kind": "farewell", "unfinished": unfinished}
     assert told.last(0).get("code") == (None if graceful else "shutdown")

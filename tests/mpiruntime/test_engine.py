@@ -189,7 +189,10 @@ def test_bad_requests_harm_nobody(folder: Path) -> None:
 
 def test_a_full_queue_answers_busy_with_ollamas_text(folder: Path) -> None:
     settings = EngineSettings(cache_tokens=128, block_size=4, max_running=1, max_queue=1)
-    recorder = answers(1, [generate(i, folder, PROMPT, max_tokens=2) for i in range(5)], settings)
+    model = {"name": "test:latest", "path": str(folder)}
+    messages = [{"op": "load", "id": 9, "model": model, "context": None, "keep_alive_s": None}]
+    messages += [{**generate(i, folder, PROMPT, max_tokens=2), "behind": [9]} for i in range(5)]
+    recorder = answers(1, messages, settings)
     kinds = [recorder.last(i)["kind"] for i in range(5)]
     assert kinds == ["done", "done", "error", "error", "error"]
     assert recorder.last(4)["message"] == "server busy, please try again.  maximum pending requests exceeded"
@@ -200,11 +203,11 @@ def test_load_unload_and_listing(folder: Path) -> None:
     messages: list[dict[str, Any]] = [
         {"op": "loaded", "id": 1},
         {"op": "load", "id": 2, "model": model, "context": None, "keep_alive_s": None},
-        {"op": "loaded", "id": 3},
-        {"op": "unload", "id": 4, "model": model},
-        {"op": "loaded", "id": 5},
-        {"op": "load", "id": 6, "model": model, "context": 64, "keep_alive_s": -1.0},
-        {"op": "loaded", "id": 7},
+        {"op": "loaded", "id": 3, "behind": [2]},
+        {"op": "unload", "id": 4, "model": model, "behind": [3]},
+        {"op": "loaded", "id": 5, "behind": [4]},
+        {"op": "load", "id": 6, "model": model, "context": 64, "keep_alive_s": -1.0, "behind": [5]},
+        {"op": "loaded", "id": 7, "behind": [6]},
     ]
     recorder = answers(3, messages)
     assert recorder.last(1)["models"] == recorder.last(5)["models"] == []
@@ -221,7 +224,7 @@ def test_an_unload_waits_for_running_answers(folder: Path) -> None:
     messages: list[dict[str, Any]] = [
         generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=5),
         {"op": "unload", "id": 2, "model": {"name": "test:latest", "path": str(folder)}},
-        {"op": "loaded", "id": 3},
+        {"op": "loaded", "id": 3, "behind": [2]},
     ]
     recorder = answers(1, messages)
     assert recorder.tokens(1) == reference_greedy(folder, PROMPT, 5)
@@ -235,7 +238,7 @@ def test_the_least_recently_used_idle_model_makes_room(folder: Path, tmp_path: P
     messages: list[dict[str, Any]] = [
         {**load, "id": 1, "model": {"name": "a:latest", "path": str(folder)}},
         {**load, "id": 2, "model": {"name": "b:latest", "path": str(other)}},
-        {"op": "loaded", "id": 3},
+        {"op": "loaded", "id": 3, "behind": [2]},
     ]
     assert [m["name"] for m in answers(2, messages, settings).last(3)["models"]] == ["b:latest"]
 

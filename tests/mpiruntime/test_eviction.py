@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, named, run_engine
+from support.worlds import Recorder, generate, loaded, named, run_engine
 
 from ollampi.mpiruntime.cache_size import RankMemory
 from ollampi.mpiruntime.communicator import Communicator
@@ -86,10 +86,10 @@ def test_the_least_recently_used_model_makes_room_and_no_more_than_must(
     def work(models: Models) -> list[list[str]]:
         found = []
         for name in ("a", "b", "c"):
-            models.get(ModelRef(name, str(folder)))
+            loaded(models, ModelRef(name, str(folder)))
         models.hosted()[0].touch()  # a was used last
         for name in ("d", "e"):
-            models.get(ModelRef(name, str(folder)))
+            loaded(models, ModelRef(name, str(folder)))
             found.append(names(models))
         return found
 
@@ -103,10 +103,10 @@ def test_several_models_go_for_a_larger_one_and_those_that_stay_for_ever_go_last
         room_for(3)
         models.pin(ModelRef("stays", str(folder)))
         for name in ("b", "c"):
-            models.get(ModelRef(name, str(folder)))
+            loaded(models, ModelRef(name, str(folder)))
         room_for(0.5)  # so that nothing is enough
         with pytest.raises(ModelError, match=r"model big: .* needs .* are free"):
-            models.get(ModelRef("big", str(folder)))
+            loaded(models, ModelRef("big", str(folder)))
         assert names(models) == ["stays", "b", "c"]  # nobody left for what cannot be
         return names(models)
 
@@ -116,8 +116,8 @@ def test_several_models_go_for_a_larger_one_and_those_that_stay_for_ever_go_last
 
     def second(models: Models) -> list[str]:
         models.pin(ModelRef("stays", str(folder)))
-        models.get(ModelRef("b", str(folder)))
-        models.get(ModelRef("c", str(folder)))
+        loaded(models, ModelRef("b", str(folder)))
+        loaded(models, ModelRef("c", str(folder)))
         return names(models)
 
     assert in_world(1, second) == ["stays", "c"]
@@ -144,7 +144,7 @@ def test_preloaded_models_stay_whatever_keep_alive_says(folder: Path, other: Pat
     def work(models: Models) -> list[float]:
         models.pin(ModelRef("a", str(folder)))
         kept = [models.preload(ModelRef("b", str(other))).keep_s, models.preload(ModelRef("b", str(other))).keep_s]
-        hosted = models.get(ModelRef("b", str(other)))
+        hosted = loaded(models, ModelRef("b", str(other)))
         hosted.keep(None)  # as a request does that says nothing of it
         models.expire(hosted.stay.last_used + 1e9)
         kept += [hosted.keep_s, len(names(models))]

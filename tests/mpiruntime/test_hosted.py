@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, named, run_engine
+from support.worlds import Recorder, generate, loaded, named, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.ending import DRAIN
@@ -80,8 +80,9 @@ def test_two_models_take_turns_where_one_fits(folder: Path, other: Path) -> None
 
 
 def test_the_waiting_room_has_the_queues_limit(folder: Path, other: Path) -> None:
-    messages = [generate(0, folder, PROMPT, max_tokens=3)]
-    messages += [named("b:latest", generate(i, other, PROMPT, max_tokens=1)) for i in range(1, 7)]
+    messages = [load(9, "test:latest", folder), {**generate(0, folder, PROMPT, max_tokens=3), "behind": [9]}]
+    waiting = [named("b:latest", generate(i, other, PROMPT, max_tokens=1)) for i in range(1, 7)]
+    messages += [{**message, "behind": [9]} for message in waiting]
     recorder = answers(1, messages)
     assert [recorder.last(i)["kind"] for i in range(7)] == ["done"] * 5 + ["error"] * 2
     assert recorder.last(6)["code"] == "busy"
@@ -140,7 +141,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_loaded_one_alone(
         (bad / "config.json").write_text(json.dumps(config | {"intermediate_size": 2**34}))
     else:
         (bad / "config.json").write_text("{")
-    messages = [load(1, "a:latest", folder), load(2, "b:latest", bad), {"op": "loaded", "id": 3}]
+    messages = [load(1, "a:latest", folder), load(2, "b:latest", bad), {"op": "loaded", "id": 3, "behind": [1, 2]}]
     recorder = answers(size, messages)
     assert recorder.last(2)["code"] == "model"
     assert [m["name"] for m in recorder.last(3)["models"]] == ["a:latest"]
@@ -154,10 +155,10 @@ def test_a_file_system_that_fails_on_one_rank_is_an_error_of_the_load_only(
 
     plain = runner_module.Runner._load_slice
 
-    def broken(self: Any, message: Any, reading: Any) -> Any:
+    def broken(self: Any, message: Any, *rest: Any) -> Any:
         if self.comm.rank == victim and message.path == str(other):
             raise OSError(5, "Input/output error")
-        return plain(self, message, reading)
+        return plain(self, message, *rest)
 
     monkeypatch.setattr(runner_module.Runner, "_load_slice", broken)
     messages = [load(1, "b:latest", other), generate(2, folder, PROMPT, sampling=GREEDY, max_tokens=3)]
@@ -181,8 +182,8 @@ def test_the_start_model_stays_after_it_was_replaced_and_loaded_again(folder: Pa
         runner = Runner(comm, survey(comm))
         models = Models(runner, ONE_MODEL)
         start, second = ModelRef("a:latest", str(folder)), ModelRef("b:latest", str(other))
-        kept = [models.pin(start).keep_s, models.get(second).keep_s, models.get(start).keep_s]
-        kept.append(models.get(start, 64).keep_s)
+        kept = [models.pin(start).keep_s]
+        kept += [loaded(models, *asked).keep_s for asked in ((second,), (start,), (start, 64))]
         runner.lead(Stop())
         return kept
 
@@ -196,8 +197,8 @@ def test_a_model_that_may_go_makes_room_before_one_that_stays(folder: Path, othe
         runner = Runner(comm, survey(comm))
         models = Models(runner, settings)
         models.pin(ModelRef("a:latest", str(folder)))
-        models.get(ModelRef("b:latest", str(other)))
-        models.get(ModelRef("c:latest", str(other)))
+        for name in ("b:latest", "c:latest"):
+            loaded(models, ModelRef(name, str(other)))
         runner.lead(Stop())
         return [m.name for m in models.listing()]
 

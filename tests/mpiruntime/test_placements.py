@@ -162,8 +162,8 @@ def test_what_cannot_be_is_refused_and_nothing_changes(
     messages = [
         place(100, "a", folders["a"], ranks=[[0, 2]]),
         place(101, "b", folders["b"], **wish),
-        {"op": "loaded", "id": 102},
-        ask(1, "a", folders["a"], 5),
+        {"op": "loaded", "id": 102, "behind": [100, 101]},
+        {**ask(1, "a", folders["a"], 5), "behind": [102]},
     ]
     recorder = answers(3, messages)
     if told is not None:
@@ -231,11 +231,11 @@ def test_answers_go_on_while_other_ranks_load(
     client = Waiting(messages, 1, 8)
     plain = runner_module.Runner._load_slice
 
-    def slow(self: Any, load: Any, reading: Any) -> Any:
+    def slow(self: Any, load: Any, *rest: Any) -> Any:
         if load.path == str(folders["b"]):
             client.loading.set()
             assert client.far.wait(60)
-        return plain(self, load, reading)
+        return plain(self, load, *rest)
 
     monkeypatch.setattr(runner_module.Runner, "_load_slice", slow)
     answers(3, messages, client)
@@ -248,10 +248,10 @@ def test_a_load_that_fails_on_other_ranks_is_told_to_all_who_wait_for_it(
 ) -> None:
     plain = runner_module.Runner._load_slice
 
-    def broken(self: Any, load: Any, reading: Any) -> Any:
+    def broken(self: Any, load: Any, *rest: Any) -> Any:
         if load.path == str(folders["b"]) and self.comm.rank == 2:
             raise OSError(5, "Input/output error")
-        return plain(self, load, reading)
+        return plain(self, load, *rest)
 
     monkeypatch.setattr(runner_module.Runner, "_load_slice", broken)
     messages = [

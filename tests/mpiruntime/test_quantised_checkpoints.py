@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from support.adapters import merged_by_peft, write_adapter
 from support.checkpoints import PROMPT, reference_logits, write_checkpoint
 from support.packers import CONFIGS, Numbers, gptq, quantised, random_numbers, write_plain, write_quantised
-from support.worlds import generate, lead, load_message, logits_in_pieces, run_engine
+from support.worlds import generate, lead, load_message, loaded, logits_in_pieces, run_engine
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
@@ -105,9 +105,9 @@ def test_clients_get_the_started_model_with_its_adapters(base: Path, tmp_path: P
         models = Models(runner, EngineSettings(cache_tokens=64, block_size=4))
         models.pin(ModelRef("test:latest", str(base), (adapter,)))
         asked = ModelRef("test:latest", str(base))
-        found = [models.get(asked).ref]
+        found = [loaded(models, asked).ref]
         models.unload_when_idle("test:latest")
-        found += [models.get(asked).ref, models.get(ModelRef("other:latest", str(base))).ref]
+        found += [loaded(models, asked).ref, loaded(models, ModelRef("other:latest", str(base))).ref]
         return found
 
     found = run_threads(2, lambda c: lead(c, work))[0]

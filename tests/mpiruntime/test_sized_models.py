@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, write_checkpoint
-from support.worlds import generate, lead, run_engine
+from support.worlds import generate, lead, loaded, run_engine
 
 from ollampi.mpiruntime import placement
 from ollampi.mpiruntime.engine_settings import EngineSettings
@@ -77,7 +77,7 @@ def test_a_cache_is_the_given_part_of_what_the_weights_leave(
 ) -> None:
     settings = settings_of(cache_dtype=dtype, cache_fraction=fraction)
     free = fixed(folder, size) + kept(folder, size, 1000, dtype)
-    tokens = with_models(size, settings, lambda: free, lambda m, _: tokens_of(m.get(ModelRef("m", str(folder)))))
+    tokens = with_models(size, settings, lambda: free, lambda m, _: tokens_of(loaded(m, ModelRef("m", str(folder)))))
     assert tokens == int(1000 * fraction)
 
 
@@ -85,9 +85,9 @@ def test_a_cache_is_the_given_part_of_what_the_weights_leave(
 def test_a_cache_has_no_more_than_all_running_requests_can_use(folder: Path, size: int) -> None:
     settings = settings_of(max_running=5)
     ref = ModelRef("m", str(folder))
-    assert with_models(size, settings, lambda: 1 << 40, lambda m, _: tokens_of(m.get(ref))) == 5 * 32
+    assert with_models(size, settings, lambda: 1 << 40, lambda m, _: tokens_of(loaded(m, ref))) == 5 * 32
     assert (
-        with_models(size, settings, lambda: 1 << 40, lambda m, _: tokens_of(m.get(ref, 50))) == 5 * 52
+        with_models(size, settings, lambda: 1 << 40, lambda m, _: tokens_of(loaded(m, ref, 50))) == 5 * 52
     )  # whole blocks
 
 
@@ -96,9 +96,9 @@ def test_a_number_is_that_number_or_a_refusal(folder: Path, size: int) -> None:
     settings = settings_of(cache_tokens=1000)
     ref = ModelRef("m", str(folder))
     enough = fixed(folder, size) + kept(folder, size, 1000)
-    assert with_models(size, settings, lambda: enough, lambda m, _: tokens_of(m.get(ref))) == 1000
+    assert with_models(size, settings, lambda: enough, lambda m, _: tokens_of(loaded(m, ref))) == 1000
     with pytest.raises(ModelError, match=r"and 1000 cache tokens needs .* smaller engine\.cache_tokens"):
-        with_models(size, settings, lambda: enough - 1, lambda m, _: m.get(ref))
+        with_models(size, settings, lambda: enough - 1, lambda m, _: loaded(m, ref))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -106,9 +106,9 @@ def test_a_model_needs_memory_for_one_context(folder: Path, size: int) -> None:
     settings = settings_of()
     ref = ModelRef("m", str(folder))
     enough = fixed(folder, size) + kept(folder, size, 32)
-    assert with_models(size, settings, lambda: enough, lambda m, _: tokens_of(m.get(ref))) == 32
+    assert with_models(size, settings, lambda: enough, lambda m, _: tokens_of(loaded(m, ref))) == 32
     with pytest.raises(ModelError, match=r"and 32 cache tokens needs .*engine\.context_length"):
-        with_models(size, settings, lambda: enough - 1, lambda m, _: m.get(ref))
+        with_models(size, settings, lambda: enough - 1, lambda m, _: loaded(m, ref))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -117,12 +117,12 @@ def test_what_a_cache_has_not_taken_yet_is_not_free_for_another_model(folder: Pa
     free = fixed(folder, size) + kept(folder, size, 4000)
 
     def work(models: Models, runner: Runner) -> list[int]:
-        first = models.get(ModelRef("a", str(folder)))
-        second = models.get(ModelRef("b", str(folder)))  # the host tells the same: no memory was taken by the first
+        first = loaded(models, ModelRef("a", str(folder)))
+        second = loaded(models, ModelRef("b", str(folder)))  # the host tells the same: no memory was taken by the first
         step = Step(first.number, [Chunk([1, 2, 3, 4], 0, [399], 1)])  # the last of 1600 slots
         runner.send(step)
         runner.step(step)
-        return [tokens_of(m) for m in (first, second, models.get(ModelRef("c", str(folder))))]
+        return [tokens_of(m) for m in (first, second, loaded(models, ModelRef("c", str(folder))))]
 
     first, second, third = with_models(size, settings, lambda: free, work)
     assert (first, second) == (2000, 1000)
@@ -137,7 +137,7 @@ def test_a_model_and_the_one_that_drafts_for_it_are_sized_together(folder: Path,
     def work(models: Models, _: Runner) -> list[int]:
         start = ModelRef("a", str(folder))
         tokens = [tokens_of(models.pin(start, ModelRef("draft", str(wide))))]
-        return [*tokens, tokens_of(models.get(start, 64))]
+        return [*tokens, tokens_of(loaded(models, start, 64))]
 
     first, second = with_models(size, settings_of(), lambda: free, work)
     assert first == 500
@@ -153,7 +153,7 @@ def test_a_model_that_leaves_gives_back_only_what_it_took(folder: Path, size: in
     weights = fixed(folder, size) - size * RUNTIME_BYTES
 
     def work(models: Models, _: Runner) -> list[int]:
-        return [tokens_of(models.get(ModelRef(name, str(folder)))) for name in "ab"]
+        return [tokens_of(loaded(models, ModelRef(name, str(folder)))) for name in "ab"]
 
     first, second = with_models(size, settings, lambda: free, work)
     assert first == 500
@@ -161,7 +161,7 @@ def test_a_model_that_leaves_gives_back_only_what_it_took(folder: Path, size: in
 
 
 def test_requests_are_answered_from_a_cache_that_was_sized(folder: Path) -> None:
-    messages = [generate(1, folder, PROMPT, max_tokens=8), {"op": "loaded", "id": 2}]
+    messages = [generate(1, folder, PROMPT, max_tokens=8), {"op": "loaded", "id": 2, "behind": [1]}]
     recorder = run_threads(2, lambda c: run_engine(c, messages, EngineSettings(block_size=4)))[0]
     assert recorder is not None
     assert len(recorder.tokens(1)) == 8

@@ -28,7 +28,9 @@ def examined(
 ) -> tuple[Faults, Faults]:
     """Return the faults before and after `spoil` was called with the decoder of one rank; collective."""
     runner = Runner(comm, survey(comm))
-    runner.load(load_message(folder, **fields))
+    runner.begin_load(load_message(folder, **fields), lambda reply: None)
+    while runner.background.busy:
+        runner.background.look()
     before = faults_of(runner)
     if comm.rank == rank and spoil is not None:
         spoil(decoder_of(runner))

@@ -17,6 +17,7 @@ from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.hosted import Models
+from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
@@ -92,13 +93,23 @@ def load_reports(comm: Communicator, folder: Path, dtype: str = "float32") -> li
 
 
 class Recorder(Local):
-    """A client that keeps all events and ends the engine when every request it made has ended."""
+    """A client that keeps all events and ends the engine when every request it made has ended.
+
+    A message with `behind`, numbers of others, is sent when these have ended.
+    """
 
     def __init__(self, messages: list[dict[str, Any]]) -> None:
         super().__init__()
         self.log: list[Event] = []
         self.open = {m["id"] for m in messages if m["op"] != "cancel"}
-        for message in messages:
+        self.later = list(messages)
+        self.send()
+
+    def send(self) -> None:
+        """Send the messages behind whose others nothing is open."""
+        ready = [m for m in self.later if not self.open.intersection(m.get("behind", ()))]
+        self.later = [m for m in self.later if m not in ready]
+        for message in ready:
             self.messages.put(message)
 
     def post(self, event: Event) -> None:
@@ -106,6 +117,7 @@ class Recorder(Local):
         self.log.append(event)
         if event["kind"] in ("done", "error", "loaded", "metrics", "placed", "departed", "back"):
             self.open.discard(event["id"])
+            self.send()
 
     def tokens(self, number: int) -> list[int]:
         """Return the tokens that a request got."""
@@ -232,3 +244,8 @@ def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) ->
     """Return the message that asks for embeddings."""
     request = EmbedRequest(ModelRef("test:latest", str(folder)), [array("i", p) for p in prompts], **fields)
     return {"op": "embed", "id": number, "request": request.to_wire()}
+
+
+def loaded(models: Models, ref: ModelRef, context: int | None = None) -> HostedModel:
+    """Return a replica of a model once it is there, where no engine runs."""
+    return models.awaited(lambda: models.get(ref, context))
