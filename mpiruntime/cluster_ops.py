@@ -96,6 +96,7 @@ class ClusterOps:
         told = runner.progress
 
         def tell(name: str, passed: int, total: int) -> None:
+            """Tell all who hear it, this client several times a second."""
             nonlocal next_s
             told(name, passed, total)
             if (now := time.monotonic()) >= next_s:
