@@ -1,11 +1,10 @@
 """Hold LangChain, LiteLLM and LlamaIndex against a server, in an environment of their own; print what was run.
 
-    python -m venv FOLDER && FOLDER/bin/pip install langchain-ollama langchain-openai langchain-anthropic \\
-        litellm mcp llama-index-llms-ollama llama-index-embeddings-ollama
     FOLDER/bin/python tests/clients/python_frameworks.py http://127.0.0.1:11434
 
 The server must have the model `demo`; `caller`, the same with a template for tools, is made of it. The end is status 1
-where something does not work. These packages are no dependency of the project: docs/clients.md says what they did.
+where something does not work. These packages are no dependency of the project: docs/clients.md has their
+versions, and what they did.
 """
 
 from __future__ import annotations
