@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ollampi.launcher.words import human_duration, human_size, human_time, one_line, table
+from ollampi.launcher.words import human_duration, human_size, human_time, one_line, scaled, table
 
 Json = Mapping[str, Any]
 _WELL = ("online", "left")  # of one that was taken out for what is wrong with it, that is told
@@ -163,11 +163,7 @@ def _range(word: str, part: Sequence[int]) -> str:
 
 def short_size(size_bytes: int) -> str:
     """Return a size as the document of the cluster mode writes it: `37.5GB`."""
-    value, unit = float(size_bytes), "B"
-    for larger in ("KB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
+    value, unit = scaled(size_bytes)
     return f"{value:.1f}".removesuffix(".0") + unit
 
 

@@ -45,6 +45,7 @@ def nanoseconds(path: str) -> Reader:
     """Return a reader of whole numbers of nanoseconds, and of spans with units."""
 
     def read(name: str, value: object) -> Read:
+        """Return what a value means for the path; raise ConfigError."""
         text = as_text(value)
         if re.fullmatch(r"[+-]?[0-9]+", text) is None:
             return Read({path: typed(path, name, value)})
@@ -62,6 +63,7 @@ def span(path: str, forever: Value) -> Reader:
     """Return a reader of seconds and spans, of which some that Ollama takes for `for ever` are `forever`."""
 
     def read(name: str, value: object) -> Read:
+        """Return what a value means for the path; raise ConfigError."""
         try:
             span_s = seconds(as_text(value))
         except ValueError:
@@ -125,6 +127,7 @@ def switch(path: str, on: Value, off: Value = None) -> Reader:
     """Return a reader of a flag that gives `on`, or `off` where that is a value."""
 
     def read(name: str, value: object) -> Read:
+        """Return what a value means for the path; raise ConfigError."""
         given = on if _flag(name, value) else off
         return Read({} if given is None else {path: given})
 
@@ -135,6 +138,7 @@ def below(path: str, folder: str) -> Reader:
     """Return a reader of a folder, one below which is a setting."""
 
     def read(name: str, value: object) -> Read:
+        """Return what a value means for the path; raise ConfigError."""
         return Read({path: f"{str(typed(path, name, value)).rstrip('/')}/{folder}"})
 
     return read

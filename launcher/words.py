@@ -29,13 +29,19 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def human_size(size_bytes: int) -> str:
-    """Return a size in decimal units as Ollama prints it: `11 MB`, `4.7 GB`."""
+def scaled(size_bytes: int) -> tuple[float, str]:
+    """Return a size as a number below 1000, where TB are enough for that, and its decimal unit."""
     value, unit = float(size_bytes), "B"
     for larger in ("KB", "MB", "GB", "TB"):
         if value < 1000:
             break
         value, unit = value / 1000, larger
+    return value, unit
+
+
+def human_size(size_bytes: int) -> str:
+    """Return a size in decimal units as Ollama prints it: `11 MB`, `4.7 GB`."""
+    value, unit = scaled(size_bytes)
     return f"{int(value)} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
 
 

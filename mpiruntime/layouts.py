@@ -60,6 +60,7 @@ class Layouts:
         """
 
         def found(going: Sequence[Placed]) -> tuple[Layout, Load]:
+            """Return where the model lies once some have gone, and how its first replica is loaded."""
             chooser = self._chooser(arrival, going)
             chosen = chooser.choose(arrival.wish) if layout is None else layout
             return chosen, self._check(arrival, going, tuple(chosen.in_turn()), chosen.settings)

@@ -1,11 +1,10 @@
 """Hold LangChain, LiteLLM and LlamaIndex against a server, in an environment of their own; print what was run.
 
-    python -m venv FOLDER && FOLDER/bin/pip install langchain-ollama langchain-openai langchain-anthropic \\
-        litellm mcp llama-index-llms-ollama llama-index-embeddings-ollama
     FOLDER/bin/python tests/clients/python_frameworks.py http://127.0.0.1:11434
 
 The server must have the model `demo`; `caller`, the same with a template for tools, is made of it. The end is status 1
-where something does not work. These packages are no dependency of the project: docs/clients.md says what they did.
+where something does not work. These packages are no dependency of the project: docs/clients.md has their
+versions, and what they did.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import importlib.metadata
 import json
 import sys
 import traceback
-import urllib.request
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import litellm
+from framework_checks import CHECKS, LONG, QUESTION, SHORT, URL, call, check, expected, not_found, same
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -30,13 +29,9 @@ from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.llms.ollama import Ollama
 from pydantic import BaseModel, ConfigDict, Field
 
-URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:11434"
-QUESTION = "Write the function close. Close the file."
 TEMPLATE = (
     "{{ range .Tools }}{{ . }}{{ end }}{{ range .Messages }}{{ .Role }}: {{ .Content }}<tool_call>\n{{ end }}assistant:"
 )
-SHORT, LONG = 24, 300
-CHECKS: list[tuple[str, str, Callable[[], None]]] = []
 
 
 class Small(BaseModel):
@@ -50,36 +45,6 @@ class Small(BaseModel):
 def weather(city: Annotated[str, Field(max_length=12)], days: Annotated[int, Field(ge=1, le=5)]) -> str:
     """Tell the weather of a city."""
     return f"sunny in {city} for {days} days"
-
-
-def check(package: str, what: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Return what adds a function to the checks."""
-
-    def add(function: Callable[[], None]) -> Callable[[], None]:
-        CHECKS.append((package, what, function))
-        return function
-
-    return add
-
-
-def call(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON answer of the server itself."""
-    with urllib.request.urlopen(f"{URL}{path}", json.dumps(body).encode(), timeout=120) as answer:
-        return json.load(answer)
-
-
-def expected(count: int = SHORT) -> str:
-    """Return what Ollama's route answers to the question, greedily."""
-    messages = [{"role": "user", "content": QUESTION}]
-    options = {"temperature": 0, "num_predict": count}
-    return call("/api/chat", {"model": "demo", "messages": messages, "stream": False, "options": options})["message"][
-        "content"
-    ]
-
-
-def same(found: object, wanted: object) -> None:
-    if found != wanted:
-        raise AssertionError(f"{found!r} is not {wanted!r}")
 
 
 def chat_ollama(**more: Any) -> ChatOllama:
@@ -160,13 +125,7 @@ def add_langchain(package: str, make: Callable[..., Any]) -> None:
 
     @check(package, "an unknown model is an error")
     def unknown() -> None:
-        try:
-            make(model="nope").invoke(QUESTION)
-        except Exception as e:
-            if "not found" not in str(e):
-                raise
-        else:
-            raise AssertionError("there was none")
+        not_found(lambda: make(model="nope").invoke(QUESTION))
 
 
 for name, maker in LANGCHAIN.items():
@@ -210,6 +169,13 @@ ROUTES = {
 }
 
 
+CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}}, "required": ["city"]}
+CITY_TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "d", "parameters": CITY | {"additionalProperties": False}},
+}
+
+
 def add_litellm(prefix: str, more: dict[str, Any]) -> None:
     """Add the checks of one of LiteLLM's ways to a server."""
 
@@ -235,15 +201,8 @@ def add_litellm(prefix: str, more: dict[str, Any]) -> None:
 
         @check("litellm", f"{prefix} tools")
         def tools() -> None:
-            schema = {
-                "type": "object",
-                "properties": {"city": {"type": "string", "maxLength": 9}},
-                "required": ["city"],
-            }
-            schema["additionalProperties"] = False
-            tools = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": schema}}]
             choice = "auto" if prefix == "ollama_chat/" else "required"
-            answer = completion("caller", LONG, tools=tools, tool_choice=choice)
+            answer = completion("caller", LONG, tools=[CITY_TOOL], tool_choice=choice)
             if choice == "required":
                 made = answer.choices[0].message.tool_calls[0].function
                 same((made.name, list(json.loads(made.arguments))), ("weather", ["city"]))
@@ -258,13 +217,7 @@ def add_litellm(prefix: str, more: dict[str, Any]) -> None:
 
     @check("litellm", f"{prefix} an unknown model is an error")
     def unknown() -> None:
-        try:
-            completion("nope")
-        except Exception as e:
-            if "not found" not in str(e):
-                raise
-        else:
-            raise AssertionError("there was none")
+        not_found(lambda: completion("nope"))
 
 
 for way, settings in ROUTES.items():

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cluster_jobs import AT, ask, run
 from support.servers import Server, endless_model, server, wait_until
 
-AT = "/api/cluster"
 NODES = ["node-0", "node-1"]
 
 
@@ -31,28 +29,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def ask(job: Server, method: str, path: str, body: Any = None) -> Any:
-    """Return what a request is answered, which must be 200."""
-    status, answer = job.request(method, path, body)
-    assert status == 200, answer
-    return answer
-
-
 def refusal(job: Server, path: str, body: Any) -> tuple[int, str]:
     """Return status and text of a request that is refused and changes nothing."""
     before = ask(job, "GET", f"{AT}/model/list")
     status, answer = job.request("POST", f"{AT}/{path}", body)
     assert ask(job, "GET", f"{AT}/model/list") == before
     return status, answer["error"]
-
-
-def run(job: Server, *arguments: str, status: int = 0) -> str:
-    """Return what a command prints, or its error."""
-    env = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{job.port}"}
-    line = [sys.executable, "-m", "ollampi", *arguments]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == status, (done.stdout, done.stderr)
-    return done.stderr if status else done.stdout
 
 
 def test_status(job: Server) -> None:
@@ -266,49 +248,3 @@ def test_the_commands_for_models(job: Server) -> None:
     assert "Strategy:    auto: " in run(job, "cluster", "model", "info", "--model", "endless")
     assert run(job, "cluster", "model", "unload", "--model", "endless") == "Model endless unloaded\n"
     assert "is not loaded" in run(job, "cluster", "model", "info", "--model", "endless", status=1)
-
-
-def leaving(job: Server, body: dict[str, Any]) -> tuple[threading.Thread, list[tuple[int, Any]]]:
-    """Return a thread that has the job leave, and where it puts the answer."""
-    answers: list[tuple[int, Any]] = []
-    thread = threading.Thread(target=lambda: answers.append(job.request("POST", f"{AT}/leave", body, 300)))
-    thread.start()
-    return thread, answers
-
-
-def test_a_job_that_leaves_finishes_what_runs_and_takes_nothing_new(tmp_path: Path) -> None:
-    with server(2, tmp_path, f"model={endless_model(tmp_path)}") as job:
-        connection = HTTPConnection("127.0.0.1", job.port, timeout=300)
-        body = {"model": "endless", "prompt": "import", "options": {"num_predict": 800}}
-        connection.request("POST", "/api/generate", json.dumps(body))
-        response = connection.getresponse()
-        response.readline()
-        thread, answers = leaving(job, {"graceful": True, "timeout": 300})
-        wait_until(lambda: ask(job, "GET", f"{AT}/status")["status"] == "leaving", 10, "the job to be leaving")
-        refused = HTTPConnection("127.0.0.1", job.port, timeout=60)
-        refused.request("POST", "/api/generate", json.dumps(body))
-        answer = refused.getresponse()
-        assert (answer.status, int(answer.headers["Retry-After"]) > 0) == (503, True)
-        refused.close()
-        status, again = job.request("POST", f"{AT}/leave", {"graceful": True})
-        assert (status, "is leaving already" in again["error"]) == (409, True)
-        last = json.loads(response.read().decode().splitlines()[-1])
-        connection.close()
-        assert (last["done_reason"], last["eval_count"]) == ("length", 800)
-        thread.join(60)
-        assert answers == [(200, {"status": "left", "message": "Node successfully left the cluster"})]
-        assert job.process.wait(10) == 0
-
-
-def test_a_job_that_leaves_at_once_ends_what_runs(tmp_path: Path) -> None:
-    with server(2, tmp_path, f"model={endless_model(tmp_path)}") as job:
-        connection = HTTPConnection("127.0.0.1", job.port, timeout=60)
-        body = {"model": "endless", "prompt": "import", "options": {"num_predict": 1_000_000}}
-        connection.request("POST", "/api/generate", json.dumps(body))
-        response = connection.getresponse()
-        response.readline()
-        said = run(job, "cluster", "leave", "--graceful", "false")
-        assert said == "Node successfully left the cluster; 1 request was not finished\n"
-        assert job.process.wait(10) == 0
-        assert json.loads(response.read().decode().splitlines()[-1])["error"]
-        connection.close()

@@ -16,7 +16,7 @@ from support.checkpoints import (
     reference_logits,
     write_checkpoint,
 )
-from support.exchanges import check_shared_rows, check_sums_under_way
+from support.exchanges import assert_shared_rows, assert_sums_under_way
 from support.worlds import Scraper, embed, generate, load_and_compute, load_reports, run_engine
 
 from ollampi.mpiruntime.agreement import agree
@@ -53,8 +53,8 @@ def test_all_reduce_adds_over_all_ranks_in_fp32(comm: Communicator) -> None:
 
 
 def test_sums_may_be_under_way_and_rows_are_their_owners(comm: Communicator) -> None:
-    check_sums_under_way(comm)
-    check_shared_rows(comm)
+    assert_sums_under_way(comm)
+    assert_shared_rows(comm)
 
 
 def test_gather_joins_uneven_parts_in_rank_order(comm: Communicator) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,79 +10,21 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
+from support.checkups import CHECK_S, GREEDY, SETTINGS, World, follow, on_rank_0
 from support.spoiling import decoder_of, flip, raw_bytes
 from support.worlds import Recorder, Scraper, generate, place
 
 from ollampi.mpiruntime import checkup, weight_check
 from ollampi.mpiruntime.cache_check import FAULT
-from ollampi.mpiruntime.checkup import BUDGET_S, Checkup
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.ending import END
-from ollampi.mpiruntime.engine import Engine
-from ollampi.mpiruntime.engine_settings import EngineSettings
-from ollampi.mpiruntime.health import Health
-from ollampi.mpiruntime.hosted import Models
-from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Examine
 from ollampi.mpiruntime.thread_world import run_threads
-from ollampi.mpiruntime.world import survey
-
-GREEDY = Sampling(temperature=0.0)
-SETTINGS = EngineSettings(cache_tokens=64, context_length=64, block_size=4, max_step_tokens=7)
-NEVER, CHECK_S = 1e9, 10.0
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("models") / "good")
-
-
-class World:
-    """Rank 0 of a world with an engine that tests; the clock goes on by `tick_s` whenever the checkup looks at it."""
-
-    def __init__(
-        self,
-        comm: Communicator,
-        client: Recorder,
-        tick_s: float,
-        check_s: float = CHECK_S,
-        settings: EngineSettings = SETTINGS,
-    ) -> None:
-        self.runner = Runner(comm, survey(comm))
-        self.models = Models(self.runner, settings)
-        self.health = self.runner.health = Health(comm.size, NEVER, NEVER, check_s)
-        ticks = itertools.count(1)
-        self.checkup = Checkup(self.runner, self.models, self.health, lambda: next(ticks) * tick_s)
-        self.client = client
-        self.looks = self.tests = self.busy = 0
-        self.on_look: Callable[[], None] = lambda: None
-        lead, self.runner.lead_examine = self.runner.lead_examine, self.examine  # type: ignore[method-assign]
-        self.lead = lead
-
-    def examine(self, message: Any) -> Any:
-        self.busy += bool(self.models.busy())
-        assert message.budget_s == BUDGET_S
-        self.tests += 1
-        return self.lead(message)
-
-    def look(self) -> None:
-        self.looks += 1
-        self.checkup.look()
-        self.on_look()
-
-    def run(self, until: Callable[[], bool]) -> None:
-        def supervise() -> None:
-            self.look()
-            if until() and not self.client.open:
-                self.runner.comm.notify(END)
-
-        Engine(self.runner, self.models, self.client, 5.0, supervise=supervise).run()
-
-
-def on_rank_0(size: int, work: Callable[[Communicator], Any]) -> Any:
-    """Return what `work` returns on rank 0 of a thread world; the others follow it."""
-    return run_threads(size, lambda comm: Runner(comm, survey(comm)).follow() if comm.rank else work(comm))[0]
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -165,10 +106,7 @@ def test_bits_that_flip_in_the_cache_are_told(folder: Path, size: int, cache_dty
 
     def work(comm: Communicator) -> World | None:
         if comm.rank:
-            runner = Runner(comm, survey(comm))
-            if comm.rank == size - 1:
-                runners.append(runner)
-            runner.follow()
+            follow(comm, runners)
             return None
         world = World(
             comm,
@@ -274,10 +212,7 @@ def test_bits_that_flip_in_a_server_are_told(folder: Path, size: int) -> None:
 
     def work(comm: Communicator) -> World | None:
         if comm.rank:
-            runner = Runner(comm, survey(comm))
-            if comm.rank == size - 1:
-                runners.append(runner)
-            runner.follow()
+            follow(comm, runners)
             return None
         world = World(comm, Scraper(messages), tick_s=CHECK_S)
         said: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.exchanges import check_shared_rows, check_sums_under_way
+from support.exchanges import assert_shared_rows, assert_sums_under_way
 
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.metrics import StepCounts
@@ -17,8 +17,8 @@ def test_sums_may_be_under_way_and_rows_are_their_owners(size: int) -> None:
     def work(comm: Communicator) -> StepCounts:
         counts = StepCounts()
         for each in (comm, Timed(comm, counts)):
-            check_sums_under_way(each)
-            check_shared_rows(each)
+            assert_sums_under_way(each)
+            assert_shared_rows(each)
         return counts
 
     for counts in run_threads(size, work):
@@ -27,8 +27,8 @@ def test_sums_may_be_under_way_and_rows_are_their_owners(size: int) -> None:
 
 
 def test_a_world_of_one_does_likewise() -> None:
-    check_sums_under_way(Single())
-    check_shared_rows(Single())
+    assert_sums_under_way(Single())
+    assert_shared_rows(Single())
 
 
 class Slow(Single):

@@ -9,14 +9,9 @@ from typing import Any
 import pytest
 from support.posts import Box
 
-from ollampi.mpiruntime.communicator import Single
-from ollampi.mpiruntime.groups import plain_groups
 from ollampi.mpiruntime.health import HANGING_S, HISTORY, Health
 from ollampi.mpiruntime.heartbeat import Heart
-from ollampi.mpiruntime.meters import Meters
-from ollampi.mpiruntime.vitals import Activity, Vitals
-from ollampi.mpiruntime.watchdog import Place, Watchdog
-from ollampi.mpiruntime.world import survey
+from ollampi.mpiruntime.watchdog import Watchdog
 
 INTERVAL_S, TIMEOUT_S, CHECK_S = 1.0, 15.0, 10.0
 BEAT = {"cpu_percent": 7.5, "memory_total": 100, "memory_available": 40, "process_bytes": 9, "gpus": [], "step_ms": 2.0}
@@ -291,12 +286,8 @@ def test_other_ranks_that_cannot_beat_count_as_online(monkeypatch: pytest.Monkey
     clock = [0.0]
     monkeypatch.setattr("ollampi.mpiruntime.health.time.monotonic", lambda: clock[0])
     health = Health(3, INTERVAL_S, TIMEOUT_S, CHECK_S, beats=False)
-    health.refresh = Heart(
-        INTERVAL_S,
-        lambda at: {**BEAT, "step_age": 1.0, "work_age": 2.0, "doing": "", "turn": 0},
-        lambda beat: None,
-        health,
-    ).look
+    beat: Any = {**BEAT, "step_age": 1.0, "work_age": 2.0, "doing": "", "turn": 0}
+    health.refresh = Heart(INTERVAL_S, lambda at: beat, lambda beat: None, health).look
     for clock[0] in (100.0, 5000.0):
         health.turn()
         nodes = health.nodes()
@@ -305,48 +296,3 @@ def test_other_ranks_that_cannot_beat_count_as_online(monkeypatch: pytest.Monkey
         assert [node.seen_s for node in nodes] == [0.0, None, None]
         assert health.answer({"op": "readiness"})["reasons"] == []
     assert health.history() == []
-
-
-def test_a_beat_tells_how_this_process_is() -> None:
-    meters, activity, place = Meters(Single(), [], None), Activity(), Place()
-    vitals = Vitals(meters, activity, place)
-    first = vitals(1e6)
-    assert (first["step_ms"], first["step_age"], first["work_age"], first["doing"]) == (None, None, None, "")
-    assert 0 < first["process_bytes"] < first["memory_total"]
-    assert 0 < first["memory_available"] <= first["memory_total"]
-    assert first["cpu_percent"] >= 0
-    meter = meters.of("m", plain_groups(Single(), Single(), survey(Single())).world)
-    for seconds in (0.010, 0.030):
-        meter.counts.add(1, seconds)
-    meter.counts.ended = 1e6 + 5
-    activity.worked_at, place.turn = 1e6 + 6, 17
-    with activity.of("step"):
-        second = vitals(1e6 + 7)
-    assert second["step_ms"] == pytest.approx(20.0)
-    assert (second["step_age"], second["work_age"], second["doing"], second["turn"]) == (2.0, 1.0, "step", 17)
-    assert vitals(1e6 + 8)["step_ms"] == pytest.approx(20.0)  # no step since: the last mean stands
-
-
-def test_what_a_rank_does_is_noted_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    activity = Activity()
-    with activity.of("load"), activity.of("step"):
-        assert activity.doing == "step"
-    assert (activity.doing, activity.worked_at is not None) == ("", True)
-    loading = Activity()
-    with loading.of("load"):
-        assert loading.doing == "load"
-    assert (loading.doing, loading.worked_at) == ("", None)  # a load proves nothing
-
-
-def test_a_beat_that_cannot_be_made_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(now: float) -> dict[str, Any]:
-        raise OSError(24, "Too many open files")
-
-    sent: list[dict[str, Any]] = []
-    heart = Heart(1.0, broken, sent.append)
-    heart.look(5.0)
-    heart._read = lambda now: dict(BEAT)
-    heart.look(5.5)
-    assert sent == []
-    heart.look(6.0)
-    assert sent == [BEAT]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.devices import facts_on
-from support.exchanges import check_shared_rows, check_sums_under_way
+from support.exchanges import assert_shared_rows, assert_sums_under_way
 from support.fake_nccl import FakeNccl, install, on_cpu, on_gpu
 
 from ollampi.mpiruntime import nccl
@@ -90,8 +90,8 @@ def test_tensors_are_shared_and_rows_are_their_owners(fake: FakeNccl, size: int)
 @pytest.mark.parametrize("size", SIZES)
 def test_tensors_of_the_cpu_and_messages_go_the_other_way(fake: FakeNccl, size: int) -> None:
     def work(comm: Nccl) -> None:
-        check_sums_under_way(comm)
-        check_shared_rows(comm)
+        assert_sums_under_way(comm)
+        assert_shared_rows(comm)
         joined = comm.gather(torch.ones(1, 2))
         assert joined is None or joined.shape == (1, 2 * size)
         x = torch.full((2,), comm.rank)
@@ -165,7 +165,10 @@ def test_a_world_that_wants_nccl_and_cannot_have_it_is_refused_on_all_ranks(
 
 
 def test_one_name_on_two_hosts_is_two_gpus() -> None:
-    nccl.check([RankGpu("a", "0000:01:00.0", None), RankGpu("b", "0000:01:00.0", None)])
+    gpus = [RankGpu(host, "0000:01:00.0", None) for host in "ab"]
+    nccl.check(gpus)
+    with pytest.raises(WorldError, match=r"0000:01:00\.0"):
+        nccl.check([gpus[0], gpus[0]])
 
 
 def test_a_rank_without_nccl_is_named_with_the_remedy(fake: FakeNccl, monkeypatch: pytest.MonkeyPatch) -> None:

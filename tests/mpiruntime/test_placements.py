@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import random
 import threading
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.checkpoints import PROMPT, reference_greedy, reference_hidden, write_checkpoint
+from support.checkpoints import PROMPT, reference_hidden, write_checkpoint
+from support.placements import GREEDY, SETTINGS, alone, ask
 from support.worlds import Recorder, embed, generate, named, place, run_engine
 
 from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
-from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
-from ollampi.mpiruntime.request import Sampling
 from ollampi.mpiruntime.thread_world import run_threads
-
-GREEDY = Sampling(temperature=0.0)
-SETTINGS = EngineSettings(context_length=64, cache_tokens=256, block_size=4, max_step_tokens=7, max_loaded_models=9)
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +29,6 @@ def answers(size: int, messages: list[dict[str, Any]], recorder: Recorder | None
     found = run_threads(size, lambda c: run_engine(c, messages, SETTINGS, recorder, **how))[0]
     assert found is not None
     return found
-
-
-@lru_cache
-def alone(folder: Path, length: int, count: int) -> list[int]:
-    """Return what a lone model answers to a beginning of the prompt."""
-    return reference_greedy(folder, PROMPT[:length], count)
-
-
-def greedy(folder: Path, prompt: list[int], count: int) -> list[int]:
-    """Return the same, computed once."""
-    return alone(folder, len(prompt), count)
-
-
-def ask(number: int, name: str, folder: Path, length: int, count: int = 6) -> dict[str, Any]:
-    return named(name, generate(number, folder, PROMPT[:length], sampling=GREEDY, max_tokens=count))
 
 
 def placement(recorder: Recorder, number: int) -> dict[str, Any]:
@@ -80,7 +60,7 @@ def test_models_on_any_groups_answer_as_alone(
         a, key=lambda ranks: 0 not in ranks
     )
     for i, name, length in asked:
-        assert recorder.tokens(i) == greedy(folders[name], PROMPT[:length], 6)
+        assert recorder.tokens(i) == alone(folders[name], length, 6)
 
 
 def test_embeddings_come_from_a_group_without_rank_0(folders: dict[str, Path]) -> None:
@@ -113,7 +93,7 @@ def test_requests_are_spread_over_the_replicas(
     assert sorted(r["ranks"] for r in placement(recorder, 100)["replicas"]) == [[0], [1], [2]]
     assert len(counts) == 3
     for i in range(24):
-        assert recorder.tokens(i) == greedy(folders["a"], PROMPT[: (3, 5, 9)[i % 3]], 6)
+        assert recorder.tokens(i) == alone(folders["a"], (3, 5, 9)[i % 3], 6)
 
 
 def test_rank_0_may_be_the_coordinator_alone(folders: dict[str, Path]) -> None:
@@ -124,8 +104,8 @@ def test_rank_0_may_be_the_coordinator_alone(folders: dict[str, Path]) -> None:
         place(101, "c", folders["c"], ranks=[[0]]),
     ]
     recorder = answers(3, messages, cluster=ClusterSettings(node_role="coordinator"))
-    assert recorder.tokens(1) == greedy(folders["a"], PROMPT[:9], 6)
-    assert recorder.tokens(2) == greedy(folders["b"], PROMPT[:9], 6)
+    assert recorder.tokens(1) == alone(folders["a"], 9, 6)
+    assert recorder.tokens(2) == alone(folders["b"], 9, 6)
     assert placement(recorder, 100)["replicas"][0]["ranks"] in ([1], [2])
     assert "rank 0 is the coordinator" in recorder.last(101)["message"]
 
@@ -135,7 +115,7 @@ def test_the_start_model_and_its_draft_may_lie_on_other_ranks(folders: dict[str,
     recorder = answers(
         3, [message], cluster=ClusterSettings(node_role="coordinator"), draft=(folders["a"], folders["b"])
     )
-    assert recorder.tokens(1) == greedy(folders["a"], PROMPT, 9)
+    assert recorder.tokens(1) == alone(folders["a"], len(PROMPT), 9)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +151,7 @@ def test_what_cannot_be_is_refused_and_nothing_changes(
             101
         )
         assert [m["name"] for m in recorder.last(102)["models"]] == ["a"]
-    assert recorder.tokens(1) == greedy(folders["a"], PROMPT[:5], 6)
+    assert recorder.tokens(1) == alone(folders["a"], 5, 6)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "memory-optimized", "speed-optimized", "balanced"])
@@ -197,7 +177,7 @@ def test_a_placement_that_is_there_is_told_again_and_another_one_replaces_it(fol
     recorder = answers(3, [*messages, place(103, "a", folders["a"], ranks=[[0]])])
     assert [placement(recorder, n)["replicas"][0]["ranks"] for n in (100, 101, 102)] == [[1, 2], [1, 2], [0]]
     for i in (1, 2, 3):
-        assert recorder.tokens(i) == greedy(folders["a"], PROMPT[:5], 6)
+        assert recorder.tokens(i) == alone(folders["a"], 5, 6)
 
 
 class Waiting(Recorder):
@@ -239,8 +219,8 @@ def test_answers_go_on_while_other_ranks_load(
 
     monkeypatch.setattr(runner_module.Runner, "_load_slice", slow)
     answers(3, messages, client)
-    assert client.tokens(1) == greedy(folders["a"], PROMPT[:9], 30)
-    assert client.tokens(2) == greedy(folders["b"], PROMPT[:9], 6)
+    assert client.tokens(1) == alone(folders["a"], 9, 30)
+    assert client.tokens(2) == alone(folders["b"], 9, 6)
 
 
 def test_a_load_that_fails_on_other_ranks_is_told_to_all_who_wait_for_it(
@@ -261,7 +241,7 @@ def test_a_load_that_fails_on_other_ranks_is_told_to_all_who_wait_for_it(
     ]
     recorder = answers(3, messages)
     assert "Input/output error" in recorder.last(100)["message"]
-    assert recorder.tokens(1) == greedy(folders["a"], PROMPT[:9], 6)
+    assert recorder.tokens(1) == alone(folders["a"], 9, 6)
 
 
 class Cancelling(Recorder):
@@ -278,7 +258,7 @@ def test_an_answer_may_be_cancelled_while_other_ranks_compute_it(folders: dict[s
     messages += [ask(1, "a", folders["a"], 9, 30), ask(2, "a", folders["a"], 7, 9)]
     recorder = answers(3, messages, Cancelling(messages))
     assert recorder.last(1)["reason"] == "cancel"
-    assert recorder.tokens(2) == greedy(folders["a"], PROMPT[:7], 9)
+    assert recorder.tokens(2) == alone(folders["a"], 7, 9)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -300,7 +280,7 @@ def test_overlapping_groups_with_loads_and_unloads_at_random_end_with_equal_answ
             messages.append(ask(number, name, folders[name], asked[-1][2]))
     recorder = answers(3, messages)
     for number, name, length in asked:
-        assert recorder.tokens(number) == greedy(folders[name], PROMPT[:length], 6), recorder.last(number)
+        assert recorder.tokens(number) == alone(folders[name], length, 6), recorder.last(number)
 
 
 def test_a_world_leaves_no_threads(folders: dict[str, Path]) -> None:

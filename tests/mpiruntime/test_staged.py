@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.exchanges import check_shared_rows, check_sums_under_way
+from support.exchanges import assert_shared_rows, assert_sums_under_way
 from support.fake_nccl import on_cpu, on_gpu, pin
 
 from ollampi.mpiruntime import staged
@@ -62,8 +62,8 @@ def test_tensors_of_the_cpu_and_messages_pass_as_they_are(monkeypatch: pytest.Mo
 
     def work(comm: Communicator) -> None:
         both = Staged(comm)
-        check_sums_under_way(both)
-        check_shared_rows(both)
+        assert_sums_under_way(both)
+        assert_shared_rows(both)
         x = torch.full((2,), comm.rank)
         both.share(x)
         assert x.tolist() == [0, 0]

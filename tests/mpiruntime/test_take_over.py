@@ -4,84 +4,27 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.spoiling import flip, raw_bytes
-from support.worlds import InStages, Recorder, come_back, generate, leave, named, place, run_engine
+from support.checkpoints import write_checkpoint
+from support.placements import Job, alone, ask
+from support.worlds import InStages, come_back, leave, place
 
 from ollampi.mpiruntime import hosted as hosted_module
 from ollampi.mpiruntime import runner as runner_module
-from ollampi.mpiruntime.checkup import Checkup
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
-from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import MemoryShortError
-from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.hosted import Models
-from ollampi.mpiruntime.request import Sampling
-from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.spares import stand_ins
-from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.world import RankFacts
-
-GREEDY = Sampling(temperature=0.0)
-SETTINGS = EngineSettings(context_length=64, cache_tokens=256, block_size=4, max_step_tokens=7, max_loaded_models=9)
-NEVER = 1e9
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     return {name: write_checkpoint(root / name, seed=seed) for seed, name in enumerate("ab")}
-
-
-@lru_cache
-def longest(folder: Path, length: int) -> list[int]:
-    """Return what a lone model answers to a beginning of the prompt, as much as any test wants."""
-    return reference_greedy(folder, PROMPT[:length], 40)
-
-
-def alone(folder: Path, length: int, count: int) -> list[int]:
-    """Return the beginning of that."""
-    return longest(folder, length)[:count]
-
-
-def ask(number: int, name: str, folder: Path, length: int, count: int = 6) -> dict[str, Any]:
-    return named(name, generate(number, folder, PROMPT[:length], sampling=GREEDY, max_tokens=count))
-
-
-class Job:
-    """A thread world behind an engine, and what is known of it when its last request has ended."""
-
-    def __init__(self, size: int, client: Recorder, **how: Any) -> None:
-        self.client = client
-        self.health = Health(size, NEVER, NEVER, 0)
-        self.said: list[str] = []
-        self.health.announce = self.said.append
-        self.lies: dict[str, list[list[int]]] = {}
-        self.usable: tuple[int, ...] = ()
-        self.checks: Callable[[Runner, Models], None] = lambda runner, models: None
-        run_threads(size, lambda comm: self._run(comm, **how))
-
-    def _run(self, comm: Communicator, **how: Any) -> None:
-        client, health = (None, None) if comm.rank else (self.client, self.health)
-        run_engine(comm, [], SETTINGS, client, health=health, supervise=self._look, **how)
-
-    def _look(self, runner: Runner, models: Models) -> None:
-        self.health.turn()
-        self.checks(runner, models)
-        self.lies = {p.ref.name: [list(replica.ranks) for replica in p.replicas] for p in models.placed()}
-        self.held = sorted({rank for model in models.hosted() for rank in model.ranks})
-        self.usable = models.usable
-
-    @property
-    def statuses(self) -> list[str]:
-        return [node.status for node in self.health.nodes()]
 
 
 HOSTS = ["a", "a", "b", "b", "a"]
@@ -317,61 +260,3 @@ def test_ranks_that_leave_and_come_back_at_random_change_no_answer(folders: dict
     for number, name, length, count in asked:
         assert job.client.tokens(number) == alone(folders[name], length, count), job.client.last(number)
     assert {event["code"] for event in job.client.log if event["kind"] == "error"} <= {"conflict", "request"}
-
-
-@pytest.mark.parametrize(
-    ("size", "ranks", "bad", "lies"),
-    [
-        (3, [[1, 2]], 2, [[0, 1]]),
-        (3, [[0, 1]], 0, [[1, 2]]),  # rank 0 still coordinates
-        (2, [[0], [1]], 1, [[0]]),
-        (2, [[0, 1]], 1, None),
-        (1, [[0]], 0, None),
-    ],
-)
-def test_a_rank_that_computes_wrong_is_taken_out(
-    folders: dict[str, Path], size: int, ranks: list[list[int]], bad: int, lies: list[list[int]] | None
-) -> None:
-    """Its answers end with an error that says so; those that come later are right, and the job is ready again."""
-    folder, runners = folders["a"], dict[int, Runner]()
-    asked = [ask(1, "a", folder, 9, 10**6), *([ask(2, "a", folder, 9, 10**6)] if len(ranks) > 1 else [])]
-    client = InStages([place(100, "a", folder, ranks=ranks)], asked, [ask(3, "a", folder, 9)])
-    ticks = itertools.count(1)
-    seen: list[list[tuple[int, str]]] = []
-
-    class Tested(Job):
-        def _look(self, runner: Runner, models: Models) -> None:
-            super()._look(runner, models)
-            self.health.check_s = 1.0
-            checkup = self.__dict__.setdefault("checkup", Checkup(runner, models, self.health, lambda: next(ticks)))
-            checkup.look()
-            seen.append(self.health.reasons(0.0))
-            if self.health.tests["passed"] == 4 and not self.health.tests["failed"]:
-                held = next(iter(runners[bad]._models.values()))
-                flip(next(raw_bytes(held.decoder.head.tensors()[0])), 9)
-            over = self.health.tests["failed"] >= 3 or (lies is not None and self.statuses[bad] == "left")
-            if over and client.open == {m["id"] for m in asked} & client.open:
-                for message in asked:
-                    client.messages.put({"op": "cancel", "id": message["id"]})
-
-    plain = runner_module.Runner.__init__
-
-    def noting(self: Runner, comm: Communicator, *given: Any, **named_: Any) -> None:
-        plain(self, comm, *given, **named_)
-        runners[comm.rank] = self
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module.Runner, "__init__", noting)
-        job = Tested(size, client)
-    fault = "the weights of the output head are not what was loaded: bad memory?"
-    assert any((bad, fault) in reasons for reasons in seen)
-    if lies is None:
-        assert job.lies == {"a": ranks}
-        assert any("no rank can take over" in why or "is the last rank" in why for _, why in seen[-1])
-        return
-    ends = [job.client.last(m["id"]) for m in asked]
-    wrong = [end for end in ends if end["kind"] == "error"]
-    assert len(wrong) == 1
-    assert (wrong[0]["code"], f"rank {bad} computes wrong ({fault})" in wrong[0]["message"]) == ("unavailable", True)
-    assert job.client.tokens(3) == alone(folder, 9, 6)
-    assert (job.lies, job.statuses[bad], seen[-1]) == ({"a": lies}, "left", [])

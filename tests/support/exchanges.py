@@ -7,7 +7,7 @@ import torch
 from ollampi.mpiruntime.communicator import Communicator
 
 
-def check_sums_under_way(comm: Communicator) -> None:
+def assert_sums_under_way(comm: Communicator) -> None:
     """Assert that two sums may be under way, and that each is the one that all_reduce makes; collective."""
     parts = [torch.arange(12.0).view(3, 4) * (comm.rank + factor) for factor in (1, 5)]
     waits = [comm.all_reduce_later(part) for part in parts]
@@ -16,7 +16,7 @@ def check_sums_under_way(comm: Communicator) -> None:
         assert torch.equal(wait(), total)
 
 
-def check_shared_rows(comm: Communicator) -> None:
+def assert_shared_rows(comm: Communicator) -> None:
     """Assert that each row is its owner's, in every dtype of a table, whatever the others have there; collective."""
     for owners in ([0], [comm.size - 1] * 3, [(7 * t) % comm.size for t in range(11)]):
         for dtype in (torch.float32, torch.bfloat16):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 def fill(folder: Path, files: dict[str, object]) -> Path:
@@ -14,3 +15,10 @@ def fill(folder: Path, files: dict[str, object]) -> Path:
             content = ("\n".join([*content, ""]) if name.endswith(".txt") else json.dumps(content)).encode()
         (folder / name).write_bytes(content)
     return folder
+
+
+def written(folder: Path, text: str | dict[str, Any], name: str = "cluster.json") -> str:
+    """Return the path of a file with a text, or with an object as JSON."""
+    path = folder / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return str(path)

@@ -36,3 +36,4 @@ def test_a_pull_whose_client_leaves_ends(registry: Registry, store: LocalStore, 
             wait_until(lambda: len(leases()) == 2, 10, "the pull")  # of all blobs, and of the one that stalls
             client.close()
             wait_until(lambda: not leases(), 20, "the end of the pull")  # which has 30 s for a byte, and six tries
+        assert BIG not in [path.read_bytes() for path in store.blobs.root.iterdir() if path.is_file()]
