@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ollampi.mpiruntime.errors import OllampiError
 
@@ -71,6 +71,25 @@ class Background:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="beside steps", daemon=True)
                 self._thread.start()
+
+    def done(self, work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
+        """Return what work returns, or raise what it raises; `meanwhile` is called again and again until it is done."""
+        found: list[Callable[[], T]] = []
+
+        def held() -> Callable[[], T]:
+            """Return what returns, or raises, what the work did."""
+            try:
+                result = work()
+            except Exception as e:
+                error = e
+                return lambda: _raised(error)
+            return lambda: result
+
+        self.put(held, found.append)
+        while not found:
+            meanwhile()
+            self.look()
+        return found[0]()
 
     def look(self) -> None:
         """Take note of the jobs that have ended; raise what one of them raised."""
@@ -144,3 +163,8 @@ class Background:
 
 def _done() -> None:
     """Stand for work that is done, and holds nothing."""
+
+
+def _raised(error: Exception) -> NoReturn:
+    """Raise an exception."""
+    raise error

@@ -26,6 +26,7 @@ from ollampi.mpiruntime.metrics import RequestMeter
 from ollampi.mpiruntime.porter import LATE_TEXT, Answered, Porter
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef, Usage
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.running import Running
 from ollampi.mpiruntime.sequence import Sequence
 from ollampi.mpiruntime.step import LogFrom, Stop
 from ollampi.mpiruntime.stepper import Progress, Stepper
@@ -67,12 +68,11 @@ class Engine:
         self._stepper = Stepper(runner, self._guides, self._inside.step, inbox.flush)
         self.supervise = supervise
         self.announce = announce
-        self._active: dict[Sequence, Active] = {}
-        self._by_id: dict[tuple[Client, int], Active] = {}
+        self._running = Running(self._inside.refused, self._stepper.forget, self._freed)
         self._waiting = WaitingRoom(models.settings.max_queue)
         self._retry_due = False
-        self.ending = Ending(drain_timeout_s, self._by_id, announce)
-        self._take_over = TakeOver(models, self._end_all)
+        self.ending = Ending(drain_timeout_s, self._running, announce)
+        self._take_over = TakeOver(models, self._running.fail_all)
         ends = self._check_open, self._leave, lambda: self.ending.at
         self._cluster = ClusterOps(models, inbox, *ends, self._take_over)
         self._unchecked: set[HostedModel] = set()  # that worked since their block accounting was checked
@@ -80,8 +80,8 @@ class Engine:
     def run(self) -> None:
         """Serve until a note or `stop` ends it, then tell all ranks to leave. Rank 0, main thread."""
         next_look = 0.0
-        while not self.ending.over(bool(self._active)):
-            self._take_messages(wait_s=0.0 if self._active or self.models.loading else _IDLE_POLL_S)
+        while not self.ending.over(bool(self._running)):
+            self._take_messages(wait_s=0.0 if self._running or self.models.loading else _IDLE_POLL_S)
             self.runner.background.look()
             for note in self.runner.comm.notes():
                 self.ending.take(note)
@@ -98,9 +98,9 @@ class Engine:
             self._go_round()
             self._retry()
         self._refuse_waiting()
-        self._cluster.farewell(len(self._by_id))
-        for active in list(self._by_id.values()):
-            self._fail(active, "shutdown", _SHUTDOWN_TEXT)
+        self._cluster.farewell(len(self._running))
+        for active in self._running:
+            self._running.fail(active, "shutdown", _SHUTDOWN_TEXT)
         self._guides.close()
         self._inside.save_trace(self.announce)
         self.runner.lead(Stop())
@@ -166,8 +166,7 @@ class Engine:
         sequence.guide = self._guides.open(request, model.config.vocab_size)
         model.keep(request.keep_alive_s)
         meter = RequestMeter(model.counts, len(request.prompt), sequence.arrived, model.outcomes)
-        active = self._by_id[client, number] = Active({sequence: 0}, client, number, model, meter, deadline)
-        self._active[sequence] = active
+        self._running.add(Active({sequence: 0}, client, number, model, meter, deadline), [sequence])
 
     def _embed(self, client: Client, number: int, request: EmbedRequest, deadline: float, began: float) -> None:
         """Queue the inputs of an embedding request, loading its model first where needed."""
@@ -175,8 +174,7 @@ class Engine:
         inputs = Inputs(request, model, began)
         first = inputs.start()
         meter = RequestMeter(model.counts, inputs.num_tokens, began, model.outcomes)
-        active = self._by_id[client, number] = Active(inputs.queued, client, number, model, meter, deadline, inputs)
-        self._active.update(dict.fromkeys(first, active))
+        self._running.add(Active(inputs.queued, client, number, model, meter, deadline, inputs), first)
         model.keep(request.keep_alive_s)
 
     def _model(self, ref: ModelRef, context: int | None, prompt: Series[int] = ()) -> HostedModel:
@@ -204,8 +202,8 @@ class Engine:
         for waiting in self._waiting.late(now):
             self._porter.refuse_late(waiting)
             self._retry_due = True
-        for active in [a for a in self._by_id.values() if a.deadline <= now]:
-            self._fail(active, "timeout", LATE_TEXT)
+        for active in [a for a in self._running if a.deadline <= now]:
+            self._running.fail(active, "timeout", LATE_TEXT)
 
     def _refuse_waiting(self) -> None:
         """Answer the messages that wait: the server is about to end."""
@@ -213,9 +211,9 @@ class Engine:
 
     def _cancel(self, client: Client, number: int, reason: str) -> None:
         """Drop a request, to be counted under a reason; one that has ended already is ignored."""
-        active = self._by_id.get((client, number))
+        active = self._running.get(client, number)
         if active is not None:
-            self._complete(active, reason if reason in ("stop", "length") else "cancel")
+            self._running.complete(active, reason if reason in ("stop", "length") else "cancel")
         elif self._waiting.drop(client, number):
             self._retry_due = True
             client.post({"id": number, "kind": "done", "reason": "cancel", "usage": asdict(Usage())})
@@ -224,37 +222,11 @@ class Engine:
         """Drop all requests of a client that is gone."""
         self._waiting.drop(client)
         self._retry_due = True
-        for active in [a for a in self._by_id.values() if a.client is client]:
-            self._end(active, "cancel")
+        for active in [a for a in self._running if a.client is client]:
+            self._running.end(active, "cancel")
 
-    def _complete(self, active: Active, reason: str) -> None:
-        """End a request that needs nothing more."""
-        self._end(active, reason)
-        active.post("done", reason=reason, usage=asdict(active.usage()))
-
-    def _fail(self, active: Active, code: str, message: str, spoilt: bool = False) -> None:
-        """End a request with an error, a refusal where it could not begin yet; spoilt as in Scheduler.remove."""
-        taken = all(sequence.admissible for sequence in active.queued)
-        self._inside.refused[code] += not taken
-        self._end(active, "error" if taken else None, spoilt)
-        active.post("error", code=code, message=message)
-
-    def _end_all(self, model: HostedModel, text: str) -> int:
-        """End the requests of a replica, which may be made again; return how many there were."""
-        found = [active for active in self._by_id.values() if active.model is model]
-        for active in found:
-            self._fail(active, "unavailable", text, spoilt=True)
-        return len(found)
-
-    def _end(self, active: Active, outcome: str | None, spoilt: bool = False) -> None:
-        """Take a request out of everything that knows it; outcome as in RequestMeter.end, spoilt as in Scheduler."""
-        active.meter.end(outcome)
-        for sequence in active.queued:
-            active.model.scheduler.remove(sequence, spoilt)
-            self._stepper.forget(active.model, sequence)
-            del self._active[sequence]
-        del self._by_id[active.client, active.id]
-        active.model.touch()
+    def _freed(self) -> None:
+        """Have the messages that wait looked at again: a request has ended."""
         self._retry_due = True
 
     def _go_round(self) -> None:
@@ -268,7 +240,7 @@ class Engine:
 
     def _step_all(self) -> bool:
         """Make one step of every model that has work, and return whether there was any, else check the accounting."""
-        if not self._active:
+        if not self._running:
             self._unchecked = {model for model in self._unchecked if not model.scheduler.check()}
         self._settle()
         busy = self.models.busy()
@@ -285,27 +257,27 @@ class Engine:
         if not self._guides:
             return
         self._guides.collect()
-        over = [(a, s.guide) for s, a in self._active.items() if s.guide is not None and s.guide.over]
+        over = [(a, s.guide) for s, a in self._running.sequences if s.guide is not None and s.guide.over]
         for active, guide in over:
             if guide.error is not None:
-                self._fail(active, *guide.error)
+                self._running.fail(active, *guide.error)
             else:
-                self._complete(active, "stop")
+                self._running.complete(active, "stop")
 
     def _deliver(self, progress: Progress) -> None:
         """Tell a sequence's client what a step brought, and end it where it is complete or cannot go on."""
         sequence = progress.sequence
-        active = self._active.get(sequence)
+        active = self._running.owner(sequence)
         if active is None:  # another sequence of its request has failed in this step
             return
         if progress.error is not None:
-            self._fail(active, "internal", progress.error, spoilt=True)
+            self._running.fail(active, "internal", progress.error, spoilt=True)
         elif progress.embedding is not None:
-            del self._active[sequence]
-            self._active.update(dict.fromkeys(active.take_embedding(sequence, progress.embedding.tobytes()), active))
+            self._running.drop(sequence)
+            self._running.queue(active, active.take_embedding(sequence, progress.embedding.tobytes()))
             if not active.queued:
-                self._complete(active, "stop")
+                self._running.complete(active, "stop")
         else:
             active.take_tokens(progress.tokens, progress.logprobs, sequence.num_generated)
             if sequence.finish_reason is not None:
-                self._complete(active, sequence.finish_reason)
+                self._running.complete(active, sequence.finish_reason)

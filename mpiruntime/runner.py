@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -136,22 +136,7 @@ class Runner(Holder):
 
     def beside(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, or raise what it raises, while rank 0 makes steps. Rank 0 only."""
-        found: list[Callable[[], T]] = []
-
-        def held() -> Callable[[], T]:
-            """Return what returns, or raises, what the work did."""
-            try:
-                result = work()
-            except Exception as e:
-                error = e
-                return lambda: _raised(error)
-            return lambda: result
-
-        self.background.put(held, found.append)
-        while not found:
-            self.meanwhile()
-            self.background.look()
-        return found[0]()
+        return self.background.done(work, self.meanwhile)
 
     def _have_read(self, message: Load) -> None:
         """Have the ranks of a load read files for it, rank 0 too where it is one of them."""
@@ -294,8 +279,3 @@ class Runner(Holder):
         step = replace(step, probed=True)
         self.send(step)
         return self._probe(step) if self.takes_part(step.model) else self._answer(step.model).part or None
-
-
-def _raised(error: Exception) -> NoReturn:
-    """Raise an exception."""
-    raise error

@@ -133,7 +133,7 @@ def test_an_answer_comes_back_as_it_was() -> None:
 
     output = Output(torch.randn(3, 7), torch.randn(2, 5, dtype=torch.float64))
     found = decode_reply(encode_reply(Reply(9, output, part="x", error="é")))
-    assert (found.number, found.part, found.error, found.memory, found.report) == (9, "x", "é", None, None)
+    assert (found.number, found.part, found.error, found.memories, found.report) == (9, "x", "é", [], None)
     assert found.output.logits is not None
     assert found.output.pooled is not None
     assert torch.equal(found.output.logits, output.logits)
