@@ -43,8 +43,11 @@ class WaitingRoom:
         return any(name in waiting.names for waiting in self._waiting)
 
     def add(self, waiting: Waiting) -> None:
-        """Keep a message; raise BusyError where the room is full."""
-        if len(self._waiting) >= self._limit:
+        """Keep a message; raise BusyError where the room is full. One has a place even where nobody shall queue.
+
+        Else no request could have a model loaded.
+        """
+        if len(self._waiting) >= max(self._limit, 1):
             raise BusyError("server busy, please try again.  maximum pending requests exceeded")
         self._waiting.append(waiting)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import FAMILIES, PROMPT, reference, reference_greedy, reference_hidden, write_checkpoint
-from support.worlds import Recorder, embed, generate, load_reports, run_engine
+from support.worlds import Recorder, embed, generate, load_reports, once_loaded, run_engine
 
 from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.block_manager import BlockManager
@@ -172,7 +172,7 @@ def test_many_inputs_take_one_place_in_the_queue(folder: Path) -> None:
     narrow = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=8, max_running=2, max_queue=1)
     many = [PROMPT[: 1 + n % 5] for n in range(200)]
     messages = [embed(1, folder, many), embed(2, folder, many), generate(3, folder, PROMPT, max_tokens=3)]
-    recorder = answers(1, [*messages, generate(4, folder, PROMPT, max_tokens=3)], narrow)
+    recorder = answers(1, once_loaded(folder, [*messages, generate(4, folder, PROMPT, max_tokens=3)]), narrow)
     assert recorder.last(4)["code"] == "busy"
     assert len(recorder.tokens(3)) == 3
     hidden = [reference_hidden(folder, prompt) for prompt in many[:5]]
@@ -194,7 +194,7 @@ def test_an_answer_does_not_wait_for_all_inputs_that_came_before(folder: Path, g
 def test_a_full_queue_refuses_all_inputs_of_a_request(folder: Path, greedy: list[int]) -> None:
     narrow = EngineSettings(cache_tokens=128, block_size=4, max_step_tokens=16, max_running=1, max_queue=0)
     messages = [generate(1, folder, PROMPT, sampling=GREEDY, max_tokens=3), embed(2, folder, PROMPTS)]
-    recorder = answers(1, messages, narrow)
+    recorder = answers(1, once_loaded(folder, messages), narrow)
     assert recorder.last(2)["code"] == "busy"
     assert recorder.embeddings(2) == {}
     assert recorder.tokens(1) == greedy[:3]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, run_engine
+from support.worlds import Recorder, generate, once_loaded, run_engine
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.inbox import Event
@@ -189,10 +189,8 @@ def test_bad_requests_harm_nobody(folder: Path) -> None:
 
 def test_a_full_queue_answers_busy_with_ollamas_text(folder: Path) -> None:
     settings = EngineSettings(cache_tokens=128, block_size=4, max_running=1, max_queue=1)
-    model = {"name": "test:latest", "path": str(folder)}
-    messages = [{"op": "load", "id": 9, "model": model, "context": None, "keep_alive_s": None}]
-    messages += [{**generate(i, folder, PROMPT, max_tokens=2), "behind": [9]} for i in range(5)]
-    recorder = answers(1, messages, settings)
+    messages = [generate(i, folder, PROMPT, max_tokens=2) for i in range(5)]
+    recorder = answers(1, once_loaded(folder, messages), settings)
     kinds = [recorder.last(i)["kind"] for i in range(5)]
     assert kinds == ["done", "done", "error", "error", "error"]
     assert recorder.last(4)["message"] == "server busy, please try again.  maximum pending requests exceeded"

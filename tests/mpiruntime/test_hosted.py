@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
-from support.worlds import Recorder, generate, loaded, named, run_engine
+from support.worlds import Recorder, generate, loaded, named, once_loaded, run_engine
 
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.ending import DRAIN
@@ -80,10 +80,9 @@ def test_two_models_take_turns_where_one_fits(folder: Path, other: Path) -> None
 
 
 def test_the_waiting_room_has_the_queues_limit(folder: Path, other: Path) -> None:
-    messages = [load(9, "test:latest", folder), {**generate(0, folder, PROMPT, max_tokens=3), "behind": [9]}]
-    waiting = [named("b:latest", generate(i, other, PROMPT, max_tokens=1)) for i in range(1, 7)]
-    messages += [{**message, "behind": [9]} for message in waiting]
-    recorder = answers(1, messages)
+    messages = [generate(0, folder, PROMPT, max_tokens=3)]
+    messages += [named("b:latest", generate(i, other, PROMPT, max_tokens=1)) for i in range(1, 7)]
+    recorder = answers(1, once_loaded(folder, messages))
     assert [recorder.last(i)["kind"] for i in range(7)] == ["done"] * 5 + ["error"] * 2
     assert recorder.last(6)["code"] == "busy"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import write_checkpoint
-from support.worlds import lead
+from support.worlds import lead, loaded
 
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.heap import give_back
@@ -36,11 +36,13 @@ def test_a_model_that_was_unloaded_is_no_more(size: int, tmp_path: Path) -> None
 
     def work(runner: Runner) -> list[object]:
         models = Models(runner, SETTINGS)
-        hosted = models.get(ModelRef("m", str(folder)))
+        hosted = loaded(models, ModelRef("m", str(folder)))
         parts = hosted, hosted.scheduler, hosted.scheduler.blocks, runner._models[hosted.number].cache
         known = [weakref.ref(part) for part in parts]
         del hosted, parts
         models.unload_when_idle("m")
+        while runner.background.busy:  # it is freed beside steps
+            runner.background.look()
         return [part() for part in known]
 
     assert run_threads(size, lambda comm: lead(comm, work))[0] == [None] * 4

@@ -27,12 +27,12 @@ from ollampi.mpiruntime.world import survey
 
 small, large, quantize, cache = sys.argv[1:]
 runner = Runner(Single(), survey(Single()))
-runner.load(Load(0, small, "bfloat16", 16, 1, 16, quantize=quantize))  # libraries and threads are there then
+runner.lead_load(Load(0, small, "bfloat16", 16, 1, 16, quantize=quantize))  # libraries and threads are there then
 def most():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 Path("/proc/self/clear_refs").write_text("5")
 before = most()
-(report,) = runner.load(Load(1, large, "bfloat16", 16, 1, 16, quantize=quantize, shard_cache=cache or None))
+(report,) = runner.lead_load(Load(1, large, "bfloat16", 16, 1, 16, quantize=quantize, shard_cache=cache or None))
 print(json.dumps([most() - before, report.weight_bytes, report.read_bytes]))
 """
 

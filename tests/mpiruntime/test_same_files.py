@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
-from support.worlds import load_message
+from support.worlds import lead, load_message
 
 from ollampi.mpiruntime import needed
-from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.same_files import check_same, digests
 from ollampi.mpiruntime.step import Check
 from ollampi.mpiruntime.thread_world import run_threads
-from ollampi.mpiruntime.world import survey
 
 
 def seen(folder: Path) -> list[str]:
@@ -60,33 +59,27 @@ def test_every_rank_refuses_a_load_for_which_one_sees_other_files(
     tmp_path: Path, odd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, other = write_checkpoint(tmp_path / "m"), write_checkpoint(tmp_path / "other", seed=1)
-    ranks = [0, 1, 2]
-    real = needed.digests
+    real, plain = needed.digests, Runner._memory
 
     def of_copy(place: Path, files: Any) -> dict[str, str]:
         copied = real(other, [other / file.name for file in files])
         return {str(folder / Path(path).name): digest for path, digest in copied.items()}
 
-    def check(comm: Communicator) -> str:
-        own = Runner(comm, survey(comm))
+    def seeing_others(own: Runner, wanted: Check) -> Any:
+        found = plain(own, wanted)
+        files = of_copy(folder, [folder / "model.safetensors"]) if own.comm.rank == odd else found.files
+        return replace(found, files=files)
+
+    def check(own: Runner) -> str:
         load = load_message(folder)
         wanted = Check(0, load.path, load.dtype, 64, 16, 4, most_blocks=16)
-        assert own.check(wanted).num_blocks == 16
-        comm.collect(b"")
-        monkeypatch.setattr(needed, "digests", real)
-        comm.collect(b"")
-        with monkeypatch.context() as patch:
-            if comm.rank == odd:
-                patch.setattr(own, "_memory", lambda c: _seeing(own, c, of_copy))
-            with pytest.raises(ModelError) as caught:
-                own.check(wanted)
+        assert own.lead_check(wanted).num_blocks == 16
+        monkeypatch.setattr(Runner, "_memory", seeing_others)
+        with pytest.raises(ModelError) as caught:
+            own.lead_check(wanted)
         return str(caught.value)
 
-    def _seeing(own: Runner, wanted: Check, seeing: Any) -> Any:
-        found = Runner._memory(own, wanted)
-        return type(found)(**{**vars(found), "files": seeing(folder, [folder / "model.safetensors"])})
-
-    told = run_threads(len(ranks), check)
-    assert len(set(told)) == 1
-    assert f"see different files at {folder / 'model.safetensors'}" in told[0]
-    assert f"rank {1 if odd == 0 else odd} on" in told[0]
+    told = run_threads(3, lambda comm: lead(comm, check))[0]
+    assert told is not None
+    assert f"see different files at {folder / 'model.safetensors'}" in told
+    assert f"rank {1 if odd == 0 else odd} on" in told

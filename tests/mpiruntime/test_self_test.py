@@ -14,7 +14,7 @@ import torch
 from support.checkpoints import FAMILIES, PROMPT, write_checkpoint
 from support.spoiling import Spoilt, decoder_of, examined, faults_of, findings_of, flip, raw_bytes
 from support.streaming import five_layers
-from support.worlds import load_message, logits_in_pieces
+from support.worlds import load_here, load_message, logits_in_pieces
 from torch import Tensor
 
 from ollampi.mpiruntime import weight_check
@@ -70,7 +70,7 @@ def test_no_bit_of_any_weight_may_flip(tmp_path: Path, family: str, small_pieces
 
     def work(comm: Communicator) -> None:
         runner = Runner(comm, survey(comm))
-        runner.load(load_message(folder))
+        load_here(runner, load_message(folder))
         assert faults_of(runner) == [[]]
         runner_of.append(runner)
         for part, tensors in decoder_of(runner).lasting():
@@ -109,7 +109,7 @@ def test_a_single_slip_is_no_fault(folder: Path) -> None:
 def test_products_that_are_never_the_same_are_not_compared(folder: Path) -> None:
     def work(comm: Communicator) -> list[list[str]]:
         runner = Runner(comm, survey(comm))
-        runner.load(load_message(folder))
+        load_here(runner, load_message(folder))
         arithmetic = decoder_of(runner).arithmetic
         linear, turn = arithmetic.linear, iter(range(10**6))
         arithmetic.linear = lambda x, w, bias=None: linear(x, w, bias) + next(turn)  # type: ignore[method-assign]
@@ -182,7 +182,7 @@ def test_a_look_takes_some_pieces_and_the_next_one_goes_on(folder: Path, small_p
 
     def work(comm: Communicator) -> None:
         runner = Runner(comm, survey(comm))
-        runner.load(load_message(folder))
+        load_here(runner, load_message(folder))
         decoder = decoder_of(runner)
         count = len(list(weight_check.pieces_of(decoder)))
         assert count > 20
@@ -200,7 +200,7 @@ def test_a_look_takes_some_pieces_and_the_next_one_goes_on(folder: Path, small_p
 def test_an_unloaded_model_is_let_go(folder: Path) -> None:
     def work(comm: Communicator) -> None:
         runner = Runner(comm, survey(comm))
-        runner.load(load_message(folder))
+        load_here(runner, load_message(folder))
         flip(next(raw_bytes(decoder_of(runner).head.tensors()[0])), 0)
         assert faults_of(runner) == [[]] * comm.size
         flip(next(raw_bytes(decoder_of(runner).head.tensors()[0])), 0)
@@ -210,7 +210,7 @@ def test_an_unloaded_model_is_let_go(folder: Path) -> None:
         gc.collect()
         assert held() is None
         assert faults_of(runner) == [[]] * comm.size
-        runner.load(load_message(folder))
+        load_here(runner, load_message(folder))
         assert faults_of(runner) == [[]] * comm.size
 
     run_threads(2, work)
@@ -221,7 +221,7 @@ def test_streamed_layers_are_left_out(tmp_path: Path) -> None:
 
     def work(comm: Communicator) -> None:
         runner = Runner(comm, survey(comm))
-        runner.load(load_message(folder, num_streamed=4, shard_cache=str(tmp_path / "cache"), prefetch_factor=1))
+        load_here(runner, load_message(folder, num_streamed=4, shard_cache=str(tmp_path / "cache"), prefetch_factor=1))
         parts = [part for part, _ in decoder_of(runner).lasting()]
         assert len([part for part in parts if part.startswith("layer ")]) == 1
         assert faults_of(runner) == [[]]
@@ -243,7 +243,7 @@ def test_answers_are_spoilt_by_what_is_found(folder: Path, damage: Callable[[Ten
 
     def work(comm: Communicator) -> None:
         runner = Runner(comm, survey(comm))
-        runner.load(load_message(folder))
+        load_here(runner, load_message(folder))
         before = logits_in_pieces(runner, PROMPT, [17])
         assert faults_of(runner) == [[]]
         damage(next(raw_bytes(decoder_of(runner).layers[0].parts()[1].tensors()[0])))
@@ -262,7 +262,7 @@ def test_a_rank_whose_link_in_one_group_is_bad_is_found(folder: Path, exact: boo
         runner = Runner(comm, survey(comm))
         for number, ranks in enumerate(groups):
             if comm.rank in ranks:
-                runner.load(replace(load_message(folder), model=number, ranks=ranks))
+                load_here(runner, replace(load_message(folder), model=number, ranks=ranks))
         assert judged(runner.examine(Examine(0.0, groups))) == [[]] * 4
         if comm.rank == 3:
             group = runner.groups.of([1, 2, 3])

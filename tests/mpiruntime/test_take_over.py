@@ -191,10 +191,10 @@ def broken_after(monkeypatch: pytest.MonkeyPatch, good: int) -> None:
     """Have all loads fail but the first ones, which take so many slices."""
     count, plain = itertools.count(), runner_module.Runner._load_slice
 
-    def load(self: Any, message: Any, reading: Any) -> Any:
+    def load(self: Any, message: Any, *rest: Any) -> Any:
         if next(count) >= good:
             raise OSError(5, "Input/output error")
-        return plain(self, message, reading)
+        return plain(self, message, *rest)
 
     monkeypatch.setattr(runner_module.Runner, "_load_slice", load)
 

@@ -179,7 +179,7 @@ def test_the_client_learns_it_with_the_code_of_memory_and_others_go_on(folder: P
     messages = [
         place(1, "a", other, ranks=[[0]]),
         place(2, "b", folder, shards=1, replicas=3, context=2048),
-        {"op": "loaded", "id": 3},
+        {"op": "loaded", "id": 3, "behind": [1, 2]},
         named("a", generate(4, other, prompt, **greedy)),
     ]
     settings = EngineSettings(context_length=32, block_size=4, max_loaded_models=2, cache_tokens=32, stream="never")

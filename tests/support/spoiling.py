@@ -17,7 +17,7 @@ from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.self_test import Finding, judged
 from ollampi.mpiruntime.step import Examine
 from ollampi.mpiruntime.world import survey
-from support.worlds import load_message
+from support.worlds import load_here, load_message
 
 LONG_S = 60.0  # enough to look at all weights of a small model
 Faults = list[list[str]]
@@ -28,9 +28,7 @@ def examined(
 ) -> tuple[Faults, Faults]:
     """Return the faults before and after `spoil` was called with the decoder of one rank; collective."""
     runner = Runner(comm, survey(comm))
-    runner.begin_load(load_message(folder, **fields), lambda reply: None)
-    while runner.background.busy:
-        runner.background.look()
+    load_here(runner, load_message(folder, **fields))
     before = faults_of(runner)
     if comm.rank == rank and spoil is not None:
         spoil(decoder_of(runner))

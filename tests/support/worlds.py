@@ -20,6 +20,7 @@ from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.inbox import Event, Local
 from ollampi.mpiruntime.load_report import LoadReport
+from ollampi.mpiruntime.replies import Reply
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, ModelRef
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Chunk, Load, Step, Stop
@@ -41,6 +42,16 @@ def lead(comm: Communicator, work: Callable[[Runner], T], **how: Any) -> T | Non
         return work(runner)
     finally:
         runner.lead(Stop())
+
+
+def load_here(runner: Runner, load: Load) -> None:
+    """Load a model where nobody leads; raise ModelError where this rank cannot. Collective over its group."""
+    found = list[Reply]()
+    runner.begin_load(load, found.append)
+    while not found:
+        runner.background.look()
+    if found[0].error:
+        raise ModelError(found[0].error)
 
 
 def load_message(folder: Path, dtype: str = "float32", num_blocks: int = 64, context: int = 128, **fields: Any) -> Load:
@@ -244,6 +255,13 @@ def embed(number: int, folder: Path, prompts: list[list[int]], **fields: Any) ->
     """Return the message that asks for embeddings."""
     request = EmbedRequest(ModelRef("test:latest", str(folder)), [array("i", p) for p in prompts], **fields)
     return {"op": "embed", "id": number, "request": request.to_wire()}
+
+
+def once_loaded(folder: Path, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages, sent when the model of a folder is there, behind the one, of number 900, that loads it."""
+    model = {"name": "test:latest", "path": str(folder)}
+    load = {"op": "load", "id": 900, "model": model, "context": None, "keep_alive_s": None}
+    return [load, *({**message, "behind": [900]} for message in messages)]
 
 
 def loaded(models: Models, ref: ModelRef, context: int | None = None) -> HostedModel:
