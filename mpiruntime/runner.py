@@ -110,9 +110,10 @@ class Runner(Holder):
     def loaded(self, load: Load) -> bool:
         """Return whether all ranks have loaded a model, or could not; where one cannot, the others give up. Rank 0."""
         own = self._has_own(load)
+        over = self.replies.has(load.model) and own  # looked at first: the last answer may be the one that failed
         if load.model in self._ranks and (self.replies.failed(load.model) or (own and self._own_error(load.model))):
             self.lead(Unload(load.model))
-        return own and self.replies.has(load.model)
+        return over
 
     def finish(self, load: Load) -> list[LoadReport]:
         """Return what each rank of a group holds, once they have loaded; raise ModelError as `lead_load`. Rank 0."""

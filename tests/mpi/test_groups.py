@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.group_maker import GroupMaker
 from ollampi.mpiruntime.groups import Groups
 from ollampi.mpiruntime.load_report import LoadReport
-from ollampi.mpiruntime.reading import Files
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.slices import Slice
 from ollampi.mpiruntime.step import Load, Stop
 from ollampi.mpiruntime.world import survey
 
@@ -122,10 +123,10 @@ def test_loads_that_fail_leave_nothing_behind(comm: Communicator, folders: list[
     runner.groups = Groups(runner.groups.world, GroupMaker(comm, facts, settings, True, exchange, None))
     plain, held, unlucky = runner._load_slice, list[tuple[int, int]](), comm.size - 1
 
-    def gone(load: Load, reading: Files) -> LoadReport:
+    def gone(load: Load, *rest: Any) -> tuple[Slice, LoadReport]:
         if comm.rank == unlucky and load.name == "m99":
             raise FileNotFoundError(2, "No such file or directory", load.path)
-        return plain(load, reading)
+        return plain(load, *rest)
 
     runner._load_slice = gone  # type: ignore[method-assign, assignment]
 
