@@ -70,10 +70,12 @@ def load(folder: str, quantize: str, cache: str | None, threads: int) -> None:
     """Print what one load takes and gives, as JSON."""
     runner = Runner(Single(), survey(Single()))
     torch.set_num_threads(threads)
-    runner.load(Load(0, str(DEMO), "bfloat16", 64, 4, 16, quantize=quantize))  # libraries and threads are there then
+    runner.lead_load(
+        Load(0, str(DEMO), "bfloat16", 64, 4, 16, quantize=quantize)
+    )  # libraries and threads are there then
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()
-    (report,) = runner.load(Load(1, folder, "bfloat16", 64, 4, 16, quantize=quantize, shard_cache=cache))
+    (report,) = runner.lead_load(Load(1, folder, "bfloat16", 64, 4, 16, quantize=quantize, shard_cache=cache))
     print(json.dumps([report.seconds, report.read_bytes, peak_bytes() - before, report.weight_bytes]))
 
 

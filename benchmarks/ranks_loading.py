@@ -12,11 +12,13 @@ ranks together read from the device shows that a file is read once, however it i
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -33,6 +35,7 @@ from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.heap import keep_buffers
 from ollampi.mpiruntime.load_report import LoadReport
 from ollampi.mpiruntime.mpi import Mpi
+from ollampi.mpiruntime.replies import Reply
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Load, Unload
 from ollampi.mpiruntime.world import survey
@@ -80,7 +83,19 @@ class Rank:
 
     def small(self) -> None:
         """Load the demo model: libraries, threads and buffers are there then; collective."""
-        self.runner.load(Load(0, str(DEMO), "bfloat16", 64, 4, 16, quantize=self.quantize))
+        self.reports(Load(0, str(DEMO), "bfloat16", 64, 4, 16, quantize=self.quantize))
+
+    def reports(self, load: Load) -> list[LoadReport]:
+        """Load a model; return what each rank holds. Collective."""
+        found = list[Reply]()
+        self.runner.begin_load(load, found.append)
+        while not found:
+            time.sleep(0.001)
+            self.runner.background.look()
+        if found[0].report is None:
+            raise SystemExit(found[0].error)
+        own = json.dumps(asdict(found[0].report)).encode()
+        return [LoadReport(**json.loads(each)) for each in self.comm.collect(own)]
 
     def warm(self, size: int) -> None:
         """Have the host of a virtual machine find so much memory."""
@@ -92,7 +107,7 @@ class Rank:
         before = status("VmRSS")
         self.comm.collect(b"ready")
         message = Load(1, self.folder, "bfloat16", 64, 4, 16, name=how, quantize=self.quantize, load=how)
-        reports = self.runner.load(message)
+        reports = self.reports(message)
         own = reports[self.comm.rank].weight_bytes
         peaks, beside = self.told(status("VmHWM") - before - own), self.told(status("VmRSS") - before - own)
         self.runner.unload(Unload(1))

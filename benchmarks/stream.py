@@ -82,7 +82,7 @@ def timed(runner: Runner, lengths: Sequence[int]) -> float:
 def rates(load: Load) -> tuple[float, float, float, int, int]:
     """Return tokens per second of decoding and of a prompt, the part of both that waited, bytes held and of a step."""
     runner = Runner(Single(), survey(Single()))
-    (report,) = runner.load(load)
+    (report,) = runner.lead_load(load)
     residence = runner._models[0].decoder.residence
     timed(runner, [1, 1])  # after the first reading, which checks
     before = getattr(residence, "waited_s", 0.0)

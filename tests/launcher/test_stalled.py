@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.servers import DEMO
+from support.worlds import loaded
 
 from ollampi.launcher import assemble
 from ollampi.launcher.config import compose_config
@@ -67,7 +68,7 @@ def test_a_file_that_does_not_answer_is_seen_by_the_rank_that_reads_it(monkeypat
     runner.while_reading, runner.progress = watch.watching, watch.tick
     monkeypatch.setattr(os, "preadv", hangs)
     with pytest.raises(ModelError, match="Connection timed out"):
-        Models(runner, EngineSettings(cache_tokens=64)).get(ModelRef("demo", str(DEMO)))
+        loaded(Models(runner, EngineSettings(cache_tokens=64)), ModelRef("demo", str(DEMO)))
     assert len(told) == 1
 
 
