@@ -143,7 +143,8 @@ def read_all(where: Path) -> tuple[dict[str, Endpoint], list[str]]:
     except OSError:
         names = []
     ids = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-    found, wrong = {}, []
+    found: dict[str, Endpoint] = {}
+    wrong = []
     for job_id in sorted(filter(_JOB_ID.fullmatch, ids), key=lambda each: tuple(map(int, each.split("_")))):
         try:
             endpoint = read(where, job_id)
