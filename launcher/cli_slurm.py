@@ -26,19 +26,21 @@ _PASS_ON = {"ignore_unknown_options": True}
 _PROGRAM = (sys.executable, "-m", "ollampi")
 _MARGIN_S = 60.0  # of the signal before the time that running requests get
 _JOB_OPTIONS = (
-    click.option("--nodes", metavar="N", type=int, help="Number of nodes.  [default: Slurm's choice]"),
-    click.option("--ntasks", metavar="N", type=int, help="Number of ranks.  [default: one on each node]"),
-    click.option("--cpus-per-task", metavar="N", type=int, default=1, show_default=True, help="Cores of each rank."),
+    click.option("-N", "--nodes", metavar="N", type=int, help="Number of nodes.  [default: Slurm's choice]"),
+    click.option("-n", "--ntasks", metavar="N", type=int, help="Number of ranks.  [default: one on each node]"),
+    click.option("-c", "--cpus-per-task", metavar="N", type=int, default=1, help="Cores of each rank.  [default: 1]"),
     click.option("--gpus-per-node", metavar="N", type=int, default=0, help="GPUs on each node."),
     click.option("--mem", metavar="SIZE", help="Memory on each node, such as 64G; 0: all."),
-    click.option("--time", metavar="TIME", help="Time limit, such as 8:00:00 or 2-00:00:00."),
-    click.option("--partition", metavar="NAME", help="Partition."),
-    click.option("--account", metavar="NAME", help="Account."),
-    click.option("--qos", metavar="NAME", help="Quality of service."),
-    click.option("--constraint", metavar="FEATURES", help="Features of nodes, such as a100&ib."),
-    click.option("--job-name", "name", metavar="NAME", default="ollampi", show_default=True, help="Name of the job."),
+    click.option("-t", "--time", metavar="TIME", help="Time limit, such as 8:00:00 or 2-00:00:00."),
+    click.option("-p", "--partition", metavar="NAME", help="Partition."),
+    click.option("-A", "--account", metavar="NAME", help="Account."),
+    click.option("-q", "--qos", metavar="NAME", help="Quality of service."),
+    click.option("-C", "--constraint", metavar="FEATURES", help="Features of nodes, such as a100&ib."),
+    click.option("-J", "--job-name", "name", metavar="NAME", default="ollampi", help="Name.  [default: ollampi]"),
     click.option("--array", "replicas", metavar="N", type=int, default=0, help="N replicas, each a server of its own."),
-    click.option("--output", metavar="FILE", help="Where the job writes to.  [default: ollampi-%j.log, %j its id]"),
+    click.option(
+        "-o", "--output", metavar="FILE", help="Where the job writes to.  [default: ollampi-%j.log, %j its id]"
+    ),
     click.option(
         "--requeue/--no-requeue",
         default=True,

@@ -22,6 +22,7 @@ _ID = re.compile(r"(\d{1,18})(;[\w.-]+)?", re.ASCII)  # of --parsable: 12, or 12
 # job, state, elapsed, limit, start, nodes, reason, comment, name: what users write comes last
 _FORMAT = "%i|%T|%M|%l|%S|%N|%r|%k|%j"
 _FIELDS = 7  # of it that each line has
+_UNSURE = ("timed out", "zero bytes")  # in a refusal that the controller may not know of
 _ENDED = frozenset(
     {
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
@@ -59,18 +60,20 @@ class Queued:
         return self.state in _ENDED
 
 
-def submit(script: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
+def submit(script: str, environ: Mapping[str, str], comment: str) -> tuple[str, list[str]]:
     """Submit a script and return the job's id and what sbatch warns of; raise SlurmError where there is no job.
 
+    comment: one that no other job has. By it a job is found whose id never came, as from a controller that is slow.
     Where Ctrl-C comes meanwhile, a job that was made all the same is cancelled.
     """
-    line = ["sbatch", "--parsable"]
+    line = ["sbatch", "--parsable", f"--comment={comment}"]
     process = _start(line, environ)
     try:
         said, told = process.communicate(os.fsencode(script), _PATIENCE_S)
     except subprocess.TimeoutExpired:
         _end(process)
-        raise SlurmError(_silent("sbatch", "the job may be in the queue: `ollampi slurm status` lists yours")) from None
+        silence = _silent("sbatch", "the job may be in the queue: `ollampi slurm status` lists yours")
+        return _made_all_the_same(comment, SlurmError(silence))
     except KeyboardInterrupt:
         with suppress(subprocess.TimeoutExpired):
             said, told = process.communicate(timeout=_NOTICING_S)
@@ -78,12 +81,26 @@ def submit(script: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
                 cancel([made])
         _end(process)
         raise
-    _check(line, process.returncode, told)
-    made = _job_id(said)
-    if made is None:
-        text = said.decode(errors="replace").strip()
-        raise SlurmError(f"sbatch named no job but said {text!r}; `ollampi slurm status` shows whether there is one")
-    return made, warnings("sbatch", told.decode(errors="replace"))
+    made = _job_id(said) if process.returncode == 0 else None
+    if made is not None:
+        return made, warnings("sbatch", told.decode(errors="replace"))
+    text = f"sbatch named no job but said {said.decode(errors='replace').strip()!r}; `ollampi slurm status` lists yours"
+    if process.returncode:
+        text = refusal("sbatch", told.decode(errors="replace"), process.returncode)
+        if not any(word in text.lower() for word in _UNSURE):
+            raise SlurmError(text)
+    return _made_all_the_same(comment, SlurmError(text))
+
+
+def _made_all_the_same(comment: str, trouble: SlurmError) -> tuple[str, list[str]]:
+    """Return the job with a comment and what went wrong, as `submit` does; raise that where there is no such job."""
+    try:
+        found = [job.job_id.split("_")[0] for job in queue() if job.comment == comment]
+    except SlurmError:
+        found = []
+    if not found:
+        raise trouble
+    return found[0], [f"{trouble}; the job is in the queue: {found[0]}"]
 
 
 def queue(job_id: str | None = None) -> list[Queued]:
@@ -194,7 +211,7 @@ def _job_id(said: bytes) -> str | None:
 def _queued(text: str) -> Queued | None:
     """Return the job of a line of squeue; None for what is no such line."""
     parts = [part.strip() for part in text.split("|")]
-    if len(parts) < _FIELDS or not re.fullmatch(r"\d+(_(\d+|\[.*\]))?", parts[0], re.ASCII):
+    if len(parts) < _FIELDS or not re.fullmatch(r"\d{1,18}(_(\d{1,18}|\[.*\]))?", parts[0], re.ASCII):
         return None
     job_id, state, elapsed, limit, start, nodes, reason, *written = parts
     return Queued(job_id, state, elapsed, limit, start, nodes, reason, "".join(written[:1]), "|".join(written[1:]))

@@ -56,7 +56,7 @@ def servers(
 
 def _is_ours(job: Queued) -> bool:
     """Return whether a job is one of ollampi, by its comment, or by its name where a site writes comments itself."""
-    return COMMENT in (job.comment, job.name)
+    return COMMENT in (job.comment.partition(":")[0], job.name)
 
 
 def _order(job_id: str) -> tuple[int, int, str]:

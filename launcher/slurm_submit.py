@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from ollampi.launcher import endpoint
 from ollampi.launcher.slurm_client import SlurmError, cancel, queue, submit
 from ollampi.launcher.slurm_logs import last_line, log_file
-from ollampi.launcher.slurm_render import Job, output_of
+from ollampi.launcher.slurm_render import COMMENT, Job, output_of
 from ollampi.launcher.slurm_wait import EndedEarlyError, LateError, stamps, wait_ready
 from ollampi.launcher.words import one_line
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
@@ -42,7 +43,7 @@ def submit_job(
     where = endpoint.folder(environ)
     endpoint.prepare(where)
     before = stamps(where)
-    job_id, warnings = submit(script, environ)
+    job_id, warnings = submit(script, environ, f"{COMMENT}:{secrets.token_hex(8)}")
     for warning in warnings:
         say(warning)
     answer(job_id)

@@ -27,7 +27,8 @@ def test_status_joins_queue_and_files(slurm: FakeSlurm) -> None:
     endpoint.write(an_endpoint("100_2"), slurm.endpoints)
     (slurm.endpoints / "5.json").write_text("{")
     lines = [row("100_10"), row("100_2"), row("100_3", comment="(null)", name="ollampi")]
-    lines += [row("101", "PENDING", nodes="", reason="Resources"), row("102", comment="", name="a train")]
+    lines += [row("101", "PENDING", nodes="", reason="Resources", comment="ollampi:0af3")]
+    lines += [row("102", comment="ollampic", name="a train")]
     slurm.answer(squeue={"out": "".join(lines)})
     result = slurm.run("status")
     assert result.exit_code == 0

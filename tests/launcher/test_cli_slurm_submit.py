@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -40,7 +41,9 @@ def test_render_prints_what_submit_submits(slurm: FakeSlurm) -> None:
     slurm.answer(sbatch={"out": "100\n", "err": "sbatch: note\n"})
     sent = slurm.run("submit", *wanted)
     assert (sent.exit_code, sent.stdout, sent.stderr) == (0, "100\n", "ollampi: note\n")
-    assert slurm.calls("sbatch")[0]["stdin"] == printed.stdout
+    (call,) = slurm.calls()
+    assert call["stdin"] == printed.stdout
+    assert re.fullmatch("--comment=ollampi:[0-9a-f]{16}", call["words"][-1])
 
 
 def test_render_keeps_bytes_that_are_no_text(slurm: FakeSlurm) -> None:
@@ -161,3 +164,43 @@ def test_a_late_server_stays(slurm: FakeSlurm) -> None:
     assert "Error: after 0.5 s 1 of 1 servers are not ready: 100 is PENDING (Resources" in result.stderr
     assert result.stderr.endswith("; job 100 stays; `ollampi slurm stop 100` ends it\n")
     assert slurm.words("scancel") == []
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_job(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm_submit, "wait_ready", interrupted)
+    slurm.answer(sbatch={"out": "100\n"})
+    result = slurm.run("submit", "--wait")
+    assert (result.exit_code, result.stdout) == (130, "100\n")
+    assert result.stderr == "ollampi: job 100 stays; `ollampi slurm stop 100` ends it\n\n"
+    assert slurm.words("scancel") == []
+
+
+def test_the_letters_of_sbatch_are_taken(slurm: FakeSlurm) -> None:
+    letters = [
+        "-N2",
+        "-n",
+        "4",
+        "-c",
+        "3",
+        "-t",
+        "1:00:00",
+        "-pgpu",
+        "-A",
+        "a",
+        "-q",
+        "q",
+        "-C",
+        "c",
+        "-J",
+        "j",
+        "-o",
+        "x",
+    ]
+    words = sbatch_words(slurm.run("render", *letters, "model=demo").stdout)
+    assert set(words) > {
+        *("--nodes=2", "--ntasks=4", "--cpus-per-task=3", "--time=1:00:00", "--partition=gpu", "--account=a"),
+        *("--qos=q", "--constraint=c", "--job-name=j", "--output=x"),
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_slurm import FakeSlurm, row
+from support.fake_slurm import FakeSlurm, an_endpoint, row
 
 from ollampi.launcher import slurm_client
 from ollampi.launcher.slurm_client import SlurmError, cancel, described, drain, queue, submit
 from ollampi.launcher.slurm_environment import passed_on
 from ollampi.launcher.slurm_refused import reason_words, refusal
+from ollampi.launcher.slurm_status import server_text, servers, status_json, status_text
 from ollampi.mpiruntime.errors import ConfigError
+
+TAG = "ollampi:1"
 
 
 @pytest.fixture
@@ -31,23 +36,23 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 def test_a_script_goes_to_stdin(slurm: FakeSlurm) -> None:
     slurm.answer(sbatch={"out": "100\n", "err": "sbatch: warning: a note\n"})
     script = "#!/bin/bash\nexec ollampi é \udcff\n"
-    assert submit(script, slurm.environ) == ("100", ["warning: a note"])
+    assert submit(script, slurm.environ, TAG) == ("100", ["warning: a note"])
     (call,) = slurm.calls()
-    assert call["words"] == ["--parsable"]
+    assert call["words"] == ["--parsable", "--comment=ollampi:1"]
     assert call["stdin"] == script
 
 
 @pytest.mark.parametrize("said", ["100\n", "100;cluster-1\n", "Welcome to 5\nYou have 7 hours left\n100\n", "  100  "])
 def test_the_id_of_a_job_is_found(slurm: FakeSlurm, said: str) -> None:
     slurm.answer(sbatch={"out": said})
-    assert submit("", slurm.environ)[0] == "100"
+    assert submit("", slurm.environ, TAG)[0] == "100"
 
 
 @pytest.mark.parametrize("said", ["", "Submitted\n", "-1\n", "1.5\n", "9" * 30, "100 200\n"])
 def test_an_sbatch_that_names_no_job_is_told(slurm: FakeSlurm, said: str) -> None:
     slurm.answer(sbatch={"out": said})
-    with pytest.raises(SlurmError, match=r"sbatch named no job but said .*; `ollampi slurm status` shows"):
-        submit("", slurm.environ)
+    with pytest.raises(SlurmError, match=r"sbatch named no job but said .*; `ollampi slurm status` lists"):
+        submit("", slurm.environ, TAG)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_a_refusal_is_one_line_with_the_remedy(slurm: FakeSlurm, told: str, reme
     failed = "sbatch: error: Batch job submission failed: "
     slurm.answer(sbatch={"err": told.format(failed) + "\n", "status": 1})
     with pytest.raises(SlurmError) as raised:
-        submit("", slurm.environ)
+        submit("", slurm.environ, TAG)
     said = str(raised.value)
     assert said.startswith("sbatch refused: ")
     assert remedy in said
@@ -97,7 +102,7 @@ def test_a_refusal_steers_no_terminal() -> None:
 
 def test_without_slurm_it_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    for use in (lambda: submit("", {"PATH": str(tmp_path)}), queue, lambda: cancel(["1"]), lambda: described("1")):
+    for use in (lambda: submit("", {"PATH": str(tmp_path)}, TAG), queue, lambda: cancel(["1"]), lambda: described("1")):
         with pytest.raises(SlurmError, match=r"cannot be started here .*: log in to a host with Slurm's programs"):
             use()
     (tmp_path / "squeue").touch()  # no program
@@ -111,9 +116,51 @@ def test_a_silent_program_is_ended(slurm: FakeSlurm, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         SlurmError, match=r"sbatch has not answered for 0\.5 s and was ended; the job may be in the queue"
     ):
-        submit("", slurm.environ)
+        submit("", slurm.environ, TAG)
     with pytest.raises(SlurmError, match=r"squeue has not answered for 0\.5 s and was ended; try again"):
         queue()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"sleep": 600},
+        {"err": "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n", "status": 1},
+        {"err": "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received\n", "status": 1},
+        {"out": "something else\n"},
+    ],
+)
+def test_a_job_whose_id_never_came_is_found_in_the_queue(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+) -> None:
+    others = row("98", comment="ollampi:2") + row("99", comment="ollampi") + row("100_0", comment=TAG)
+    slurm.answer(sbatch=answer, squeue={"out": others})
+    monkeypatch.setattr(slurm_client, "_PATIENCE_S", 2)
+    job_id, (warning,) = submit("", slurm.environ, TAG)
+    assert job_id == "100"
+    assert warning.endswith("; the job is in the queue: 100")
+
+
+def test_a_refusal_that_is_sure_is_not_looked_after(slurm: FakeSlurm) -> None:
+    slurm.answer(sbatch={"err": "sbatch: error: Invalid account\n", "status": 1}, squeue={"out": row("1", comment=TAG)})
+    with pytest.raises(SlurmError, match="Invalid account"):
+        submit("", slurm.environ, TAG)
+    assert slurm.words("squeue") == []
+
+
+def test_no_answer_of_slurm_breaks_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(5)
+    pieces = [*"|_[]%\n\r\x00\x1b:=,-é ", "100", "9" * 5000, "RUNNING", "ollampi", "JobId=", "StdOut=", "\u0661"]
+    endpoints = {"100": an_endpoint()}
+    for _ in range(3000):
+        text = "".join(draw.choices(pieces, k=draw.randint(0, 40)))
+        text = text if draw.random() < 0.5 else row("100", text) + row(text) + row("100_[1-2]", name=text, nodes=text)
+        monkeypatch.setattr(slurm_client, "call", lambda _line, text=text: text)
+        found = servers(queue(), endpoints)
+        assert len(status_text(found).splitlines()) == 1 + len(found)
+        assert all("\x1b" not in server_text(each, Path("/")) for each in found)
+        assert json.loads(json.dumps(status_json(found, Path("/"))))["jobs"]
+        described("100")
 
 
 def test_the_queue_is_read(slurm: FakeSlurm) -> None:
@@ -213,7 +260,7 @@ def test_a_reason_is_told_in_words() -> None:
 
 def test_ctrl_c_leaves_no_job(slurm: FakeSlurm) -> None:
     slurm.answer(sbatch={"out": "100\n", "sleep": 2})
-    program = f"from ollampi.launcher.slurm_client import submit\nsubmit('x', {slurm.environ!r})\n"
+    program = f"from ollampi.launcher.slurm_client import submit\nsubmit('x', {slurm.environ!r}, 't')\n"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as process:
         while not slurm.calls("sbatch"):
             time.sleep(0.05)
