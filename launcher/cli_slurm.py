@@ -36,6 +36,7 @@ _JOB_OPTIONS = (
     click.option("-A", "--account", metavar="NAME", help="Account."),
     click.option("-q", "--qos", metavar="NAME", help="Quality of service."),
     click.option("-C", "--constraint", metavar="FEATURES", help="Features of nodes, such as a100&ib."),
+    click.option("-x", "--exclude", metavar="NODES", help="Nodes to leave out, such as n[1-3],m7."),
     click.option("-J", "--job-name", "name", metavar="NAME", default="ollampi", help="Name.  [default: ollampi]"),
     click.option("--array", "replicas", metavar="N", type=int, default=0, help="N replicas, each a server of its own."),
     click.option(

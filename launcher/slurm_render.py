@@ -26,6 +26,7 @@ _FORMS = {
     "account": (r"\w[\w.@+:/-]*", "the name of an account"),
     "qos": (r"\w[\w.,@+:-]*", "the name of a quality of service"),
     "constraint": (r"[\w(\[][\w.,@+:&|*()\[\]=-]*", "features of nodes, such as a100&ib or [rack1|rack2]"),
+    "exclude": (r"\w[\w.,\[\]-]*", "names of nodes, such as n[1-3],m7"),
     "mem": (r"[0-9]+[KMGTkmgt]?", "a size for each node, such as 64G, or 0 for all of it"),
     "output": (r"(?:[^%\\]|%%|%[0-9]*[a-zA-Z])+", "a path without \\, in which %j stands for the job and %% for a %"),
 }
@@ -50,6 +51,7 @@ class Job:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    exclude: str | None = None
     name: str = "ollampi"
     replicas: int = 0
     output: str | None = None
@@ -88,6 +90,7 @@ def options(job: Job) -> list[tuple[str, str | None]]:
         ("account", _checked("account", job.account)),
         ("qos", _checked("qos", job.qos)),
         ("constraint", _checked("constraint", job.constraint)),
+        ("exclude", _checked("exclude", job.exclude)),
         ("array", job.replicas and f"0-{job.replicas - 1}"),
         ("output", _checked("output", job.output) or output_of(job)),
         ("open-mode", "append"),

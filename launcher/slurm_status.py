@@ -92,7 +92,8 @@ def server_text(each: Server, where: Path) -> str:
             ("Ranks:", str(at.ranks)),
             ("Ready:", _since(at.started)),
         ]
-        rows += [("Logs:", at.logs), ("Key:", f"the token in {path_of(where, each.job_id)}")]
+        key = f"the token in {path_of(where, each.job_id)}" if at.token else "one of server.keys"
+        rows += [("Logs:", at.logs), ("Key:", key)]
     return table([(name, one_line(value)) for name, value in rows if value and value != "N/A"])
 
 

@@ -75,7 +75,8 @@ def _urls(
             cancel([job_id])
         raise SlurmError(f"{error}{_last_words(error.job_id)}") from error
     for each in found:
-        say(f"job {each.job_id} is ready; its key is the token in {endpoint.path_of(where, each.job_id)}")
+        key = f"; its key is the token in {endpoint.path_of(where, each.job_id)}" if each.token else ""
+        say(f"job {each.job_id} is ready{key}")
     return [each.url for each in found]
 
 
@@ -108,5 +109,5 @@ def _last_words(job_id: str) -> str:
         path = log_file(job_id, None, None)
     except OllampiError:
         return f"; `ollampi slurm logs {job_id}` prints what it wrote"
-    last = one_line(last_line(path)).removeprefix("Error: ")
+    last = one_line(last_line(path)).removeprefix("ollampi: ").removeprefix("Error: ")
     return f": {last}; {path} has it all" if last else f"; it wrote nothing to {path}"

@@ -218,3 +218,9 @@ def test_the_shell_completes_jobs_without_asking_slurm(slurm: FakeSlurm) -> None
     assert complete("ollampi", "slurm", "s") == ["status", "stop", "submit"]
     assert "--gpus-per-node" in complete("ollampi", "slurm", "render", "--g")
     assert slurm.calls() == []
+
+
+def test_a_server_with_keys_of_its_own_has_no_token_to_name(slurm: FakeSlurm) -> None:
+    endpoint.write(an_endpoint(token=""), slurm.endpoints)
+    slurm.answer(squeue={"out": row("100")})
+    assert slurm.run("status", "100").stdout.splitlines()[-1].split(maxsplit=1) == ["Key:", "one of server.keys"]

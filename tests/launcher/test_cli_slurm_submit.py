@@ -179,28 +179,10 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(slurm: FakeSlurm, monkeypatch: 
 
 
 def test_the_letters_of_sbatch_are_taken(slurm: FakeSlurm) -> None:
-    letters = [
-        "-N2",
-        "-n",
-        "4",
-        "-c",
-        "3",
-        "-t",
-        "1:00:00",
-        "-pgpu",
-        "-A",
-        "a",
-        "-q",
-        "q",
-        "-C",
-        "c",
-        "-J",
-        "j",
-        "-o",
-        "x",
-    ]
+    letters = ["-N2", "-n", "4", "-c", "3", "-t", "1:00:00", "-pgpu", "-A", "a", "-q", "q"]
+    letters += ["-C", "c", "-x", "n1", "-J", "j", "-o", "x"]
     words = sbatch_words(slurm.run("render", *letters, "model=demo").stdout)
     assert set(words) > {
         *("--nodes=2", "--ntasks=4", "--cpus-per-task=3", "--time=1:00:00", "--partition=gpu", "--account=a"),
-        *("--qos=q", "--constraint=c", "--job-name=j", "--output=x"),
+        *("--qos=q", "--constraint=c", "--exclude=n1", "--job-name=j", "--output=x"),
     }

@@ -28,6 +28,7 @@ FULL = Job(
     account="proj_1",
     qos="high",
     constraint="a100&ib",
+    exclude="n[1-3],m7",
     name="my model",
     output="/scratch/my logs/%x-%j.log",
     requeue=False,
@@ -84,7 +85,13 @@ def test_the_lines_mean_what_was_asked_for() -> None:
     assert sbatch_words(render(FULL, [])) == [
         *["--job-name=my model", "--comment=ollampi", "--nodes=2", "--ntasks=8", "--cpus-per-task=4"],
         *["--gpus-per-node=4", "--mem=64G", "--time=1-00:00:00", "--partition=gpu,long", "--account=proj_1"],
-        *["--qos=high", "--constraint=a100&ib", "--output=/scratch/my logs/%x-%j.log", "--open-mode=append"],
+        *[
+            "--qos=high",
+            "--constraint=a100&ib",
+            "--exclude=n[1-3],m7",
+            "--output=/scratch/my logs/%x-%j.log",
+            "--open-mode=append",
+        ],
         *["--signal=B:USR1@120", "--no-kill", "--no-requeue"],
     ]
     assert "--ntasks=3" in sbatch_words(render(Job(nodes=3), []))
@@ -149,7 +156,9 @@ def rendered_or_refused(option: str, text: str, refusal: str) -> str | None:
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("option", ["name", "output", "partition", "account", "qos", "constraint", "mem", "time"])
+@pytest.mark.parametrize(
+    "option", ["name", "output", "partition", "account", "qos", "constraint", "exclude", "mem", "time"]
+)
 def test_a_value_arrives_as_one_word_of_sbatch_or_is_refused(option: str, old: bool) -> None:
     sbatchs, plain = {"name": "job-name"}.get(option, option), sbatch_words(render(Job(), []), old)
     taken = 0
@@ -177,6 +186,7 @@ def test_a_value_arrives_as_one_word_of_sbatch_or_is_refused(option: str, old: b
         ({"account": "$(id)"}, "--account is"),
         ({"qos": "-q"}, "--qos is '-q'"),
         ({"constraint": "a;b"}, "--constraint is 'a;b'; it must be features of nodes, such as a100&ib"),
+        ({"exclude": "n1 n2"}, "--exclude is 'n1 n2'; it must be names of nodes"),
         ({"mem": "64 G"}, "--mem is '64 G'; it must be a size for each node, such as 64G"),
         ({"mem": "-1"}, "--mem is '-1'"),
         ({"output": "50%.log"}, "--output is '50%.log'; it must be a path without"),

@@ -74,7 +74,7 @@ def test_a_hostile_name_runs_nothing(slurm: FakeSlurm, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--job-name", "--partition", "--account", "--qos", "--constraint", "--mem", "--time"]
+    "option", ["--job-name", "--partition", "--account", "--qos", "--constraint", "--exclude", "--mem", "--time"]
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_option_is_one_word_or_refused(slurm: FakeSlurm, option: str, name: str) -> None:

@@ -12,6 +12,7 @@
 #SBATCH --account=proj_1
 #SBATCH --qos=high
 #SBATCH --constraint="a100&ib"
+#SBATCH --exclude="n[1-3],m7"
 #SBATCH --output="/scratch/my logs/%x-%j.log"
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
