@@ -135,7 +135,8 @@ def test_a_job_whose_id_never_came_is_found_in_the_queue(
 ) -> None:
     others = row("98", comment="ollampi:2") + row("99", comment="ollampi") + row("100_0", comment=TAG)
     slurm.answer(sbatch=answer, squeue={"out": others})
-    monkeypatch.setattr(slurm_client, "_PATIENCE_S", 2)
+    if "sleep" in answer:
+        monkeypatch.setattr(slurm_client, "_PATIENCE_S", 8)  # enough for squeue, too
     job_id, (warning,) = submit("", slurm.environ, TAG)
     assert job_id == "100"
     assert warning.endswith("; the job is in the queue: 100")
