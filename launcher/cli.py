@@ -17,6 +17,7 @@ from ollampi.launcher import (
     cli_proxy,
     cli_run,
     cli_serve,
+    cli_slurm,
     cli_store,
     cli_transfer,
 )
@@ -87,6 +88,7 @@ for _command in (
     cli_config.config,
     cli_cluster.cluster,
     cli_proxy.proxy,
+    cli_slurm.slurm,
     cli_help.completion,
     cli_help.man,
 ):
