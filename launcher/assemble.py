@@ -35,7 +35,7 @@ from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.checkup import Checkup
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.devices import CPU, CudaGpus, place
-from ollampi.mpiruntime.errors import ConfigError, ModelError
+from ollampi.mpiruntime.errors import ConfigError, ModelError, short
 from ollampi.mpiruntime.exchange import Exchange, choose_exchange
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
@@ -244,7 +244,7 @@ def listen(config: Config) -> socket.socket:
             return socket.socket(fileno=fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
     except (OSError, UnicodeError) as e:  # UnicodeError: a name that can be no host's, such as `a..b`
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {getattr(e, 'strerror', None) or 'no name of a host'}; "
+            f"cannot listen on {short(host)}:{port}: {getattr(e, 'strerror', None) or 'no name of a host'}; "
             "give another address with server.host=…, server.port=… or OLLAMA_HOST"
         ) from e
 

@@ -25,7 +25,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO
 
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, short
 
 OWN, SCHEDULER, NETWORK = "ollampi", "ollampi.scheduler", "ollampi.network"
 LEVELS = ("debug", "info", "warning", "error")
@@ -177,6 +177,6 @@ def _file(settings: LogSettings, part: str) -> _File:
         return _File(path, maxBytes=settings.max_bytes, backupCount=settings.files - 1)
     except OSError as e:
         raise ConfigError(
-            f"logging.folder is {path.parent}, where {path.name} cannot be written: {e.strerror};"
+            f"logging.folder is {short(str(path.parent))}, where {path.name} cannot be written: {e.strerror};"
             " give a folder that this user may write, or null for stderr"
         ) from e
