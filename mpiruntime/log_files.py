@@ -95,6 +95,11 @@ def set_level(level: str) -> None:
     logging.getLogger(OWN).setLevel(level.upper())
 
 
+def current_level() -> str:
+    """Return the level from which on this process logs: debug, info, warning or error."""
+    return logging.getLevelName(logging.getLogger(OWN).getEffectiveLevel()).lower()
+
+
 def in_files() -> bool:
     """Return whether what this process logs goes to a file."""
     return any(isinstance(handler, _File) for handler in logging.getLogger().handlers)
