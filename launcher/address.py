@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 
 _DEFAULT_PORTS = {"": 11434, "http": 80, "https": 443}
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a server listens there; nobody connects to it
@@ -37,7 +37,7 @@ def parse_address(text: str, name: str) -> Address:
         port = _DEFAULT_PORTS[scheme] if parts.port is None else parts.port
     except ValueError as error:
         raise ConfigError(
-            f"{name} is {text!r}; it must be host, host:port, :port or http://host:port ({error})"
+            f"{name} is {quoted(text)}; it must be host, host:port, :port or http://host:port ({error})"
         ) from error
     host = parts.hostname or ("127.0.0.1" if parts.port is None else "0.0.0.0")
     return Address(scheme or "http", host, port, parts.path.rstrip("/"))

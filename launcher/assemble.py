@@ -27,6 +27,7 @@ from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.kernels.choice import NATIVE
 from ollampi.launcher.config import CONF
 from ollampi.launcher.home import home, store_root
+from ollampi.launcher.listening import bound, refused
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.model_path import folders, model_path, no_model, served_name
 from ollampi.launcher.schema import Config
@@ -235,18 +236,12 @@ def listen(config: Config) -> socket.socket:
     Its descriptor is above 2, which the HTTP process does not take for its stdin where ours is closed.
     """
     host, port = config.server.host, config.server.port
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+    with bound(host, port) as listener:
+        try:
             listener.listen(1024)
-            return socket.socket(fileno=fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
-    except (OSError, UnicodeError) as e:  # UnicodeError: a name that can be no host's, such as `a..b`
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {getattr(e, 'strerror', None) or 'no name of a host'}; "
-            "give another address with server.host=…, server.port=… or OLLAMA_HOST"
-        ) from e
+        except OSError as e:  # another one, bound too, has begun to listen meanwhile
+            raise refused(host, port, e) from e
+        return socket.socket(fileno=fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def inbox(runner: Runner) -> SocketInbox:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 
 import click
 
@@ -10,6 +11,9 @@ from ollampi.launcher import mpi
 from ollampi.launcher.documented import documented
 from ollampi.launcher.foreign import ROWS
 from ollampi.launcher.given import chosen
+from ollampi.launcher.kinds import Value
+from ollampi.launcher.listening import bound
+from ollampi.launcher.schema import ServerConfig
 from ollampi.launcher.supervise import TERMINAL, supervise
 from ollampi.launcher.waiting import local_size, waiting
 from ollampi.mpiruntime.interface import check_interface
@@ -74,10 +78,20 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
     added = mpi.environment(found, os.geteuid() == 0, os.environ, hostfile, network)
     added |= {} if hostfile else waiting(overrides, ranks, os.environ)
     mpi.link_library(found, os.environ)
+    if not dry_run:
+        _check_address(values, hostfile)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
     if not dry_run:
         sys.exit(supervise(line, {**os.environ, **added, TERMINAL: "1" if sys.stderr.isatty() else ""}))
+
+
+def _check_address(values: Mapping[str, Value], hostfile: str | None) -> None:
+    """Raise ConfigError where the server's address is taken here, and rank 0 will surely be on this host."""
+    if mpi.on_this_host(hostfile, os.environ) and "SLURM_JOB_ID" not in os.environ:  # salloc's shell may be elsewhere
+        given = {name: values[path] for name in ("host", "port") if (path := f"server.{name}") in values}
+        server = ServerConfig(**given)  # type: ignore[arg-type]
+        bound(server.host, server.port).close()
 
 
 @click.command()

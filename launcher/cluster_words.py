@@ -107,11 +107,14 @@ def _links(network: Json) -> str:
 
 def models_text(models: Sequence[Json]) -> str:
     """Return what `cluster model list` prints."""
-    rows = [("NAME", "DISTRIBUTED", "SHARDS", "STRATEGY", "NODES", "STATE")]
+    rows = [("NAME", "DISTRIBUTED", "SHARDS", "REPLICAS", "STRATEGY", "NODES", "STATE")]
     for model in models:
-        shards, strategy = str(model.get("shards", 1)), one_line(model.get("strategy", "-"))
+        shards, copies = str(model.get("shards", 1)), str(model.get("replicas", 1))
         nodes, state = one_line(", ".join(model["nodes"])), one_line(model.get("state", "ready"))
-        rows.append((one_line(model["name"]), "yes" if model["distributed"] else "no", shards, strategy, nodes, state))
+        if state == "loading":
+            shards = copies = "-"
+        is_cut, strategy = "yes" if model["distributed"] else "no", one_line(model.get("strategy", "-"))
+        rows.append((one_line(model["name"]), is_cut, shards, copies, strategy, nodes, state))
     return table(rows)
 
 

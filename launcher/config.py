@@ -19,7 +19,7 @@ from ollampi.launcher.kinds import Value
 from ollampi.launcher.schema import Config
 from ollampi.launcher.settings import SETTINGS, check_setting
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -39,7 +39,7 @@ def compose_given(found: Given) -> Config:
             OmegaConf.update(composed, path, _literal(value))
         for path in SETTINGS:
             value = OmegaConf.select(composed, path)
-            check_setting(path, value, path, repr(value))
+            check_setting(path, value, path, quoted(value))
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as e:
         raise ConfigError(f"{CONF / 'config.yaml'} cannot be used: {' '.join(str(e).split())}") from e

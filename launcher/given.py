@@ -10,7 +10,7 @@ from ollampi.launcher.kinds import Value
 from ollampi.launcher.readers import Read
 from ollampi.launcher.settings import SETTINGS, parse_setting, typed
 from ollampi.launcher.settings_file import read_file
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 
 COMMAND_LINE = "command line"
 _CONFIG = "--config"
@@ -82,8 +82,8 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             rest += [] if name == _CONFIG else [f"{name}={text}"]
         elif word.startswith("-") or not equals or not name:
             raise ConfigError(
-                f"{word!r} is no setting; write key=value, for example server.port=11500; `ollampi serve --help` lists"
-                " settings and options"
+                f"{quoted(word)} is no setting; write key=value, for example server.port=11500; `ollampi serve --help`"
+                " lists settings and options"
             )
         else:
             rest.append(word)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ollampi.api.names import Name, path_name
 from ollampi.api.store.catalog import is_model
-from ollampi.mpiruntime.errors import ConfigError, ModelError
+from ollampi.mpiruntime.errors import ConfigError, ModelError, quoted, short
 
 _A_MODEL = (
     "a model is a folder with config.json, its tokenizer and *.safetensors, as Hugging Face has them, or a *.gguf file"
@@ -25,7 +25,7 @@ def folders(given: Sequence[str]) -> list[Path]:
     paths = [_absolute(folder) for folder in given]
     for path in paths:
         if not os.path.isdir(path):
-            raise ConfigError(f"model_folders names {path}, which is no folder; write several as [/a,/b]")
+            raise ConfigError(f"model_folders names {short(str(path))}, which is no folder; write several as [/a,/b]")
     return paths
 
 
@@ -47,9 +47,9 @@ def no_model(given: str, names: Sequence[str]) -> str:
         return f"{path} is a file: {_A_MODEL}; give the path of one"
     if os.path.isdir(path):
         return f"the folder {path} has no config.json that can be read: {_A_MODEL}{_models_below(path)}"
-    looked_at = f" (there is no folder {path})" if "/" in given else ""
+    looked_at = f" (there is no folder {short(str(path))})" if "/" in given else ""
     return (
-        f"model {given!r} not found{looked_at}, and nothing is downloaded; "
+        f"model {quoted(given)} not found{looked_at}, and nothing is downloaded; "
         f"give the path of a model folder, or one of: {', '.join(names) or 'none'}"
     )
 

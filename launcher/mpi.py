@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from ollampi.launcher.home import home
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 from ollampi.mpiruntime.interface import interface_variables
 
 Run = Callable[[Sequence[str]], str]  # runs a command and returns all it prints; OSError or SubprocessError if it fails
@@ -161,7 +161,7 @@ def link_library(mpi: Mpi, base: Mapping[str, str]) -> None:
 def _explicit(mpirun: str, base: Mapping[str, str], libraries: Mapping[str, str], run: Run) -> Mpi:
     path = shutil.which(os.path.expanduser(mpirun), path=base.get("PATH"))
     if path is None:
-        raise ConfigError(f"no program {mpirun!r}: name an mpirun, or leave it out to search; {_REMEDY}")
+        raise ConfigError(f"no program {quoted(mpirun)}: name an mpirun, or leave it out to search; {_REMEDY}")
     mpi = _identify(path, libraries, run)
     if mpi is None:
         raise ConfigError(

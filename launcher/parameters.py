@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 
 Parameter = int | float | bool | list[str]
 
@@ -22,10 +22,12 @@ def parse_parameter(name: str, values: Sequence[str]) -> Parameter:
     if name == "stop" and values:
         return list(values)
     if name not in _KINDS and name not in _FLAGS:
-        raise ConfigError(f"unknown parameter {name!r}: use one of {', '.join(sorted([*_KINDS, *_FLAGS, 'stop']))}")
+        raise ConfigError(
+            f"unknown parameter {quoted(name)}: use one of {', '.join(sorted([*_KINDS, *_FLAGS, 'stop']))}"
+        )
     try:
         (value,) = values
         return _WORDS[value.lower()] if name in _FLAGS else _KINDS[name](value)
     except (ValueError, KeyError) as error:
         kind = "true or false" if name in _FLAGS else "a whole number" if _KINDS[name] is int else "a number"
-        raise ConfigError(f"parameter {name} takes {kind}, not {' '.join(values)!r}") from error
+        raise ConfigError(f"parameter {name} takes {kind}, not {quoted(' '.join(values))}") from error

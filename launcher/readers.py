@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ollampi.launcher.address import parse_address
 from ollampi.launcher.kinds import Flag, Value, seconds
 from ollampi.launcher.settings import SETTINGS, as_text, typed
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted, short
 from ollampi.mpiruntime.log_files import LEVELS, level_named
 
 _FLAG = Flag()
@@ -52,7 +52,8 @@ def nanoseconds(path: str) -> Reader:
         span_s = int(text[:30]) / 1e9
         if not SETTINGS[path].fits(span_s):
             raise ConfigError(
-                f"{name} is {text} nanoseconds; it must be {SETTINGS[path].takes}, or as a whole number nanoseconds"
+                f"{name} is {short(text)} nanoseconds; it must be {SETTINGS[path].takes}, or as a whole number"
+                " nanoseconds"
             )
         return Read({path: span_s})
 
@@ -92,7 +93,7 @@ def cache_type(name: str, value: object) -> Read:
     found = {"f16": "auto", "q8_0": "int8"}.get(as_text(value).lower())
     if found is None:
         raise ConfigError(
-            f"{name} is {as_text(value)!r}; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0"
+            f"{name} is {quoted(as_text(value))}; it must be f16 (engine.cache_dtype=auto, as without it) or q8_0"
             " (engine.cache_dtype=int8)"
         )
     return Read({"engine.cache_dtype": found})
@@ -102,7 +103,7 @@ def level(name: str, value: object) -> Read:
     """Read a level, also by other names."""
     level = level_named(as_text(value))
     if level is None:
-        raise ConfigError(f"{name} is {as_text(value)!r}; it must be one of {', '.join(LEVELS)}")
+        raise ConfigError(f"{name} is {quoted(as_text(value))}; it must be one of {', '.join(LEVELS)}")
     return Read({"logging.level": level})
 
 
@@ -111,7 +112,7 @@ def debug(name: str, value: object) -> Read:
     text = as_text(value).lower()
     wanted = text in ("true", "t", "yes", "on") or (text.isdecimal() and int(text[:9]) > 0)
     if not wanted and text not in ("0", "false", "f", "no", "off"):
-        raise ConfigError(f"{name} is {text!r}; it must be 1 or 0, true or false")
+        raise ConfigError(f"{name} is {quoted(text)}; it must be 1 or 0, true or false")
     return Read({"logging.level": "debug"} if wanted else {})
 
 
@@ -120,7 +121,7 @@ def _flag(name: str, value: object) -> bool:
     try:
         return bool(_FLAG.parse({"1": "true", "0": "false"}.get(text, text)))
     except ValueError:
-        raise ConfigError(f"{name} is {as_text(value)!r}; it must be {_FLAG.takes}") from None
+        raise ConfigError(f"{name} is {quoted(as_text(value))}; it must be {_FLAG.takes}") from None
 
 
 def switch(path: str, on: Value, off: Value = None) -> Reader:
@@ -148,7 +149,7 @@ def discovery(name: str, value: object) -> Read:
     """Read how nodes find each other."""
     method, known = as_text(value).lower(), ("manual", "multicast", "mdns", "mpi", "slurm")
     if method not in known:
-        raise ConfigError(f"{name} is {as_text(value)!r}; it must be one of {', '.join(known)}")
+        raise ConfigError(f"{name} is {quoted(as_text(value))}; it must be one of {', '.join(known)}")
     return Read(
         {}, "" if method in ("mpi", "slurm") else "mpirun or Slurm says who takes part: ranks find each other by MPI"
     )

@@ -224,7 +224,8 @@ def _coordinate(
 def _view(runner: Runner, models: Models, doors: _Doors, names: list[str | None]) -> ClusterView:
     """Return what answers how the job is, from now on: also while the first model is being loaded."""
     known = node_names([fact.host for fact in runner.facts], names)
-    view = ClusterView(runner.facts, models, known, doors.listener.getsockname()[1], os.environ, runner.network)
+    host, port = doors.listener.getsockname()[:2]
+    view = ClusterView(runner.facts, models, known, port, os.environ, runner.network, host)
     if (health := runner.health) is not None:
         view.health = lambda: {node.rank: asdict(node) for node in health.nodes()}
     doors.inbox.aside["cluster"] = view.answer

@@ -6,7 +6,7 @@ Imports nothing heavy, so that `ollampi launch` can check a command line before 
 import json
 
 from ollampi.launcher.kinds import Choice, Flag, Kind, Number, Span, Text, Texts, Value
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted, short
 from ollampi.mpiruntime.log_files import LEVELS
 
 _DTYPE = Choice(
@@ -162,7 +162,7 @@ def typed(path: str, name: str, value: object) -> Value:
         return None
     is_number = isinstance(value, int | float) and not isinstance(kind, Text | Texts)
     if not is_number or isinstance(value, bool) != isinstance(kind, Flag):
-        raise ConfigError(f"{name} is {as_text(value)}; it must be {kind.takes}")
+        raise ConfigError(f"{name} is {short(as_text(value))}; it must be {kind.takes}")
     return parse(kind, name, json.dumps(value))
 
 
@@ -179,7 +179,7 @@ def parse_text(kind: Kind, name: str, text: str) -> Value:
     if not isinstance(kind, Text):
         return parse(kind, name, text)
     if not kind.fits(text):
-        raise ConfigError(f"{name} is {text!r}; it must be {kind.takes}")
+        raise ConfigError(f"{name} is {quoted(text)}; it must be {kind.takes}")
     return text
 
 
@@ -188,10 +188,10 @@ def parse(kind: Kind, name: str, text: str) -> Value:
     try:
         value = kind.parse(text)
     except ValueError as error:
-        raise ConfigError(f"{name} is {text!r}; it must be {kind.takes}") from error
+        raise ConfigError(f"{name} is {quoted(text)}; it must be {kind.takes}") from error
     if not kind.fits(value):
         raise ConfigError(
-            f"{name} is {text if isinstance(value, int | float) else repr(text)}; it must be {kind.takes}"
+            f"{name} is {short(text) if isinstance(value, int | float) else quoted(text)}; it must be {kind.takes}"
         )
     return value
 
@@ -199,14 +199,16 @@ def parse(kind: Kind, name: str, text: str) -> Value:
 def unknown(path: str) -> str:
     """Return the message for a path that is no setting: the names on the level at which it goes astray."""
     if group := _names(path):
-        return f"{path!r} is a group of settings; set one of them: {', '.join(f'{path}.{name}' for name in group)}"
+        return (
+            f"{quoted(path)} is a group of settings; set one of them: {', '.join(f'{path}.{name}' for name in group)}"
+        )
     where = path.rpartition(".")[0]
     while where and not _names(where) and where not in SETTINGS:
         where = where.rpartition(".")[0]
     meant = " or ".join(_alike(path))
     asked = f"did you mean {meant}? " if meant else ""
-    has = f"{where or 'the configuration'} has: {', '.join(_names(where)) or 'no parts'}"
-    return f"unknown setting {path!r}; {asked}{has}"
+    has = f"{short(where) or 'the configuration'} has: {', '.join(_names(where)) or 'no parts'}"
+    return f"unknown setting {quoted(path)}; {asked}{has}"
 
 
 def _alike(path: str) -> list[str]:

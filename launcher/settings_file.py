@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ollampi.launcher.foreign import GROUPS, ROWS
 from ollampi.launcher.settings import SETTINGS, unknown
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, short
 from ollampi.mpiruntime.strict_json import unique
 
 MAX_BYTES = 1 << 20
@@ -24,12 +24,16 @@ def read_file(given: str) -> list[tuple[str, object]]:
     path = Path(os.path.abspath(os.path.expanduser(given)))
     try:
         if not path.is_file():  # opening a pipe would block for ever
-            raise ConfigError(f"--config names {path}, which is no file; give the path of a JSON or YAML file")
+            raise ConfigError(
+                f"--config names {short(str(path))}, which is no file; give the path of a JSON or YAML file"
+            )
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         text = raw.decode()
     except OSError as e:
-        raise ConfigError(f"--config names {path}, which cannot be read: {e.strerror}; every host needs it") from e
+        raise ConfigError(
+            f"--config names {short(str(path))}, which cannot be read: {e.strerror}; every host needs it"
+        ) from e
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is no text: byte {e.start} is not UTF-8") from e
     if len(raw) > MAX_BYTES:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ollampi.mpiruntime.health import Health
+from ollampi.mpiruntime.health import CHECKS, Health
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.self_test import judged
 from ollampi.mpiruntime.step import Examine
 
 BUDGET_S = 0.02  # of a test on each rank: what the first token of an answer, or the next one, may wait for it
-BUSY = 3  # intervals between two tests of ranks that always have work
+# Intervals between two tests of ranks that always have work: fewer than those in which every rank must have worked,
+# since a test waits for the step that is under way, and the next look comes some time after it is due.
+BUSY = CHECKS - 1
 _LEARNING_S = 0.1  # between tests as long as there are weights that none has looked at
 _GROUPS, _BLOCKS = 4, 16  # whose sums one test looks at, and of each cache
 

@@ -120,7 +120,8 @@ class Traffic:
 class Cluster:
     """The job; leaving_s: the seconds after which it ends at the latest, None where it does not end.
 
-    load_balancing: how the replica is chosen that takes a request.
+    load_balancing: how the replica is chosen that takes a request; api_host: the address at which rank 0 listens, empty
+    where that is not known.
     """
 
     world: int
@@ -133,6 +134,7 @@ class Cluster:
     network: Network | None = None
     leaving_s: float | None = None
     load_balancing: str = "least_connections"
+    api_host: str = ""
 
     @classmethod
     def from_wire(cls, values: Mapping[str, Any]) -> Cluster:
@@ -145,6 +147,15 @@ class Cluster:
             "network": None if network is None else _network(network),
         }
         return _known(cls, {**values, **parts})
+
+    @property
+    def endpoint(self) -> str:
+        """Return the URL of the API: at rank 0's host where it listens on all interfaces, else where it listens.
+
+        A loopback address says that no other host can reach it.
+        """
+        host = self.nodes[0].host if self.api_host in ("", "0.0.0.0", "::") else self.api_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.api_port}"
 
     def model(self, name: str) -> Placement | None:
         """Return where a model lies, by its full name, or None where it is not loaded."""

@@ -25,9 +25,9 @@ _REPLACED = ("status", "memory_total", "memory_available")  # of a node, where s
 class ClusterView:
     """What is known of the ranks and the models; `answer` is safe in any thread and waits for no step and no load.
 
-    names: of the nodes; api_port: where rank 0 serves HTTP; network: what was measured at the start. health: returns
-    what is known of each rank now, by the names of NodeHealth's fields; leaving_s: returns the seconds after which the
-    job ends at the latest, None where it does not end; refused: returns how many requests were refused.
+    names: of the nodes; api_host, api_port: where rank 0 serves HTTP; network: what was measured at the start. health:
+    returns what is known of each rank now, by the names of NodeHealth's fields; leaving_s: returns the seconds after
+    which the job ends at the latest, None where it does not end; refused: returns how many requests were refused.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class ClusterView:
         api_port: int,
         environ: Mapping[str, str],
         network: Network | None = None,
+        api_host: str = "",
     ) -> None:
         self._facts = facts
         self._models = models
         self._names = names
-        self._api_port = api_port
+        self._api_port, self._api_host = api_port, api_host
         self._discovery = "slurm" if environ.get("SLURM_JOB_ID") else "mpi"
         self._network = network
         self._began = time.monotonic()
@@ -71,6 +72,7 @@ class ClusterView:
             network=self._network,
             leaving_s=self.leaving_s(),
             load_balancing=self._models.cluster.load_balancing,
+            api_host=self._api_host,
         )
 
     @property

@@ -17,6 +17,20 @@ LostRank                    a rank is gone, so that nothing can be agreed on any
 LostWeights                 weights that are read in every step cannot be read, which the other ranks do not know
 """
 
+_SHOWN_CHARS = 80  # of a value in a message
+
+
+def short(text: str) -> str:
+    """Return a text as a message can hold it: what is longer than 80 characters is cut, and its length named."""
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}... ({len(text)} characters)"
+
+
+def quoted(value: object) -> str:
+    """Return a value in quotes, if it is a text, as `short` does."""
+    if not isinstance(value, str):
+        return short(repr(value))
+    return repr(value) if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]!r}... ({len(value)} characters)"
+
 
 class OllampiError(Exception):
     """Carry a message that names the value, the constraint and the remedy."""

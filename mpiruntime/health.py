@@ -25,7 +25,7 @@ from ollampi.mpiruntime.wire import Message
 HISTORY = 256  # changes that are kept
 MISSED = 2  # intervals without a beat that make a rank suspect
 HANGING_S = 60.0  # that the loop may spend on one thing, unless it waits for other ranks or loads
-_CHECKS = 3  # intervals of self-tests in which every rank must have worked
+CHECKS = 3  # intervals of self-tests in which every rank must have worked
 
 
 @dataclass
@@ -194,7 +194,7 @@ class Health:
     def reasons(self, now: float) -> list[tuple[int, str]]:
         """Return why the job cannot serve now, each with the rank that it concerns; empty where it can."""
         found = [(0, "the main loop hangs")] if self.hangs(now) else []
-        window = max(_CHECKS * self.check_s, self._timeout_s)
+        window = max(CHECKS * self.check_s, self._timeout_s)
         with self._lock:
             if self._loop:
                 found.append((0, self._loop))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from ollampi.mpiruntime.cluster import Wish
@@ -18,9 +19,11 @@ from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.layouts import Arrival, Layouts
 from ollampi.mpiruntime.loads import Loads
 from ollampi.mpiruntime.log_files import SCHEDULER
+from ollampi.mpiruntime.model_config import read_config
 from ollampi.mpiruntime.placed import Coming, Move, Placed, replicas_of
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.step import Load
 from ollampi.mpiruntime.strategy import Layout
 
@@ -30,7 +33,10 @@ _log = logging.getLogger(SCHEDULER)
 
 
 class Models(Loads):
-    """The models in memory by name. A model is loaded on all ranks that hold weights, unless it is placed otherwise."""
+    """The models in memory by name. A model is loaded on all ranks that hold weights, as far as it has heads.
+
+    Unless it is placed otherwise.
+    """
 
     def __init__(
         self, runner: Runner, settings: EngineSettings, points: str = "all", cluster: ClusterSettings | None = None
@@ -54,8 +60,11 @@ class Models(Loads):
     def pin(self, ref: ModelRef, draft: ModelRef | None = None) -> HostedModel:
         """Load the model that the server was started for; it stays unless the settings or a request say otherwise.
 
-        draft is a smaller model with the same tokens that drafts for it. Raise ModelError.
+        draft is a smaller model with the same tokens that drafts for it. Raise ModelError, and WorldError where it has
+        fewer heads than there are ranks: they were started for it.
         """
+        config = read_config(Path(ref.path))
+        Shard(0, len(self.usable)).heads(config.num_heads, config.num_kv_heads)
         self._pinned, self._draft = ref, draft
         return self.awaited(lambda: self.get(ref))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 
 _VARIABLES = (
     "OMPI_MCA_btl_tcp_if_include",  # Open MPI's own TCP
@@ -29,6 +29,6 @@ def check_interface(interface: str) -> None:
     known = interfaces()
     if interface not in known:
         raise ConfigError(
-            f"exchange.interface is {interface!r}, which {socket.gethostname()} does not have; use one of"
+            f"exchange.interface is {quoted(interface)}, which {socket.gethostname()} does not have; use one of"
             f" {', '.join(known)}, or null for MPI's own choice"
         )

@@ -1,9 +1,9 @@
-"""Return where a model shall lie: on all ranks that hold weights, or as somebody wished. Rank 0 only."""
+"""Return where a model shall lie: on all ranks that may, as far as it has heads, or as somebody wished. Rank 0 only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollampi.mpiruntime.cluster import Wish
@@ -59,17 +59,21 @@ class Layouts:
         placement can be, ModelError, and MemoryShortError which says what would fit.
         """
 
+        def lie(chooser: Chooser) -> Layout | None:
+            """Return where it is to lie, None to choose by the wish."""
+            return None if layout is None else within_heads(layout, chooser)
+
         def found(going: Sequence[Placed]) -> tuple[Layout, Load]:
             """Return where the model lies once some have gone, and how its first replica is loaded."""
             chooser = self._chooser(arrival, going)
-            chosen = chooser.choose(arrival.wish) if layout is None else layout
+            chosen = lie(chooser) or chooser.choose(arrival.wish)
             return chosen, self._check(arrival, going, tuple(chosen.in_turn()), chosen.settings)
 
         try:
             return make_room(found, leaving, others)
         except MemoryShortError as e:
             chooser = self._chooser(arrival, [*leaving, *others])
-            raise MemoryShortError(f"{e}; {would_fit(chooser, arrival.wish, layout)}") from e
+            raise MemoryShortError(f"{e}; {would_fit(chooser, arrival.wish, lie(chooser))}") from e
 
     def _check(self, arrival: Arrival, going: Sequence[Placed], groups: Groups, settings: EngineSettings) -> Load:
         """Return how the first of some replicas is to be loaded; raise ModelError where not all of them fit."""
@@ -96,3 +100,16 @@ class Layouts:
             return self._check(arrival, going, groups, own)
 
         return Chooser(runner.facts, self.usable, held, config, cost, settings, fits)
+
+
+def within_heads(layout: Layout, chooser: Chooser) -> Layout:
+    """Return a layout with as many ranks for each replica as the model has heads, where it has fewer heads than ranks.
+
+    It is for what nobody asked for, such as a plain request; a wish for more shards than heads is refused.
+    """
+    heads = chooser.config.num_heads
+    if all(len(ranks) <= heads for ranks in layout.groups):
+        return layout
+    shares = f"{heads} rank shares" if heads == 1 else f"{heads} ranks share"
+    why = f"{shares} it, since it has no more attention heads than that, and nothing else was asked for"
+    return replace(layout, groups=chooser.spread(heads, len(layout.groups)), why=why)

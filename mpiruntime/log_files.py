@@ -25,7 +25,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO
 
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, short
 
 OWN, SCHEDULER, NETWORK = "ollampi", "ollampi.scheduler", "ollampi.network"
 LEVELS = ("debug", "info", "warning", "error")
@@ -93,6 +93,11 @@ def close_logs() -> None:
 def set_level(level: str) -> None:
     """Log from a level on: debug, info, warning or error."""
     logging.getLogger(OWN).setLevel(level.upper())
+
+
+def current_level() -> str:
+    """Return the level from which on this process logs: debug, info, warning or error."""
+    return logging.getLevelName(logging.getLogger(OWN).getEffectiveLevel()).lower()
 
 
 def in_files() -> bool:
@@ -177,6 +182,6 @@ def _file(settings: LogSettings, part: str) -> _File:
         return _File(path, maxBytes=settings.max_bytes, backupCount=settings.files - 1)
     except OSError as e:
         raise ConfigError(
-            f"logging.folder is {path.parent}, where {path.name} cannot be written: {e.strerror};"
+            f"logging.folder is {short(str(path.parent))}, where {path.name} cannot be written: {e.strerror};"
             " give a folder that this user may write, or null for stderr"
         ) from e

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ollampi.mpiruntime.communicator import Communicator
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 from ollampi.mpiruntime.world import RankFacts
 
 KEPT_STEPS, KEPT_EXCHANGES = 5_000, 20_000  # of each rank, the latest
@@ -92,7 +92,7 @@ def check_path(path: Path) -> None:
     """Raise ConfigError where no file can be written at the path, or something that is no file is there."""
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)) or (path.exists() and not path.is_file()):
         raise ConfigError(
-            f"trace is {str(path)!r}; it must be a file, there or not yet, in a folder that can be written"
+            f"trace is {quoted(str(path))}; it must be a file, there or not yet, in a folder that can be written"
         )
 
 

@@ -26,7 +26,10 @@ B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
-    """An object of a request: null counts as absent, unknown fields are ignored, no value is converted."""
+    """An object of a request: null counts as absent, no value is converted, and unknown fields are ignored.
+
+    A body may forbid those: then they are named.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -43,18 +46,23 @@ def read_body(kind: type[B], values: dict[str, Any]) -> B:
     try:
         return kind.model_validate(values)
     except ValidationError as e:
-        raise _refusal(e) from None
+        raise _refusal(e, kind) from None
     except RecursionError:
         raise bad_request("json: the body is nested too deeply") from None
 
 
-def _refusal(failed: ValidationError) -> ApiError:
-    """Return what is wrong with the first field that does not fit."""
-    error = failed.errors(include_url=False, include_context=True)[0]
+def _refusal(failed: ValidationError, kind: type[Body]) -> ApiError:
+    """Return what is wrong with the first field that does not fit, or which ones nobody knows."""
+    errors = failed.errors(include_url=False, include_context=True)
+    error = errors[0]
     field, context = shown(_path(error["loc"]), 100), error.get("ctx") or {}
     if error["type"] == "too_long":
         actual, most = context["actual_length"] or f"more than {context['max_length']}", context["max_length"]
         return bad_request(f'"{field}" holds {actual} entries; leave out all but {most}')
+    if error["type"] == "extra_forbidden":
+        unknown = [f'"{shown(_path(each["loc"]), 50)}"' for each in errors if each["type"] == "extra_forbidden"]
+        names = f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
+        return bad_request(f"json: unknown field {names}; use {', '.join(kind.model_fields)}")
     if error["type"] == "missing":
         return bad_request(f'json: field "{field}" is missing')
     if wanted := _WANTED.get(error["type"]):

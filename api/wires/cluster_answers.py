@@ -44,7 +44,7 @@ class Resources(Answer):
 
 
 class NodeInfo(Answer):
-    """A node, which is a rank; its API is reached through the coordinator's port."""
+    """A node, which is a rank; its API is reached through the coordinator's port, at `endpoint`."""
 
     id: str
     rank: int
@@ -53,6 +53,7 @@ class NodeInfo(Answer):
     status: NodeStatus
     host: str
     api_port: int
+    endpoint: str
     cluster_port: int
     uptime: int
     resources: Resources
@@ -125,12 +126,13 @@ class Alive(Answer):
 
 
 class ListedPlacement(Answer):
-    """A loaded model; shards and strategy of a distributed one only; state where it is not ready."""
+    """A loaded model; shards and strategy where it is distributed, replicas of several, state where it is not ready."""
 
     name: str
     distributed: bool
     shards: int = 0
     strategy: str = ""
+    replicas: int = 1
     nodes: list[str]
     state: Literal["loading"] = "loading"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ollampi.api.durations import parse_keep_alive
 from ollampi.api.wires.body import Body
@@ -37,8 +37,11 @@ class LeaveBody(Body):
 class LoadBody(Named):
     """POST /api/cluster/model/load: keep_alive as elsewhere, context in tokens; stream shows how far the load is.
 
-    replicas share out node_ids, in their order, or have nodes of their own.
+    replicas share out node_ids, in their order, or have nodes of their own. A field that is none of these is refused:
+    a slip of the pen would place the model otherwise than was meant.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     distributed: bool | None = None
     strategy: str = Field(default="auto", json_schema_extra={"enum": list(STRATEGIES)})

@@ -67,6 +67,7 @@ def node_entry(node: Node, cluster: Cluster) -> Json:
         "status": node.status,
         "host": node.host,
         "api_port": cluster.api_port,
+        "endpoint": cluster.endpoint,
         "cluster_port": _NO_CLUSTER_PORT,
         "uptime": int(node.uptime_s),
         "resources": resources | ({"gpu_info": gpus} if gpus else {}),
@@ -128,8 +129,10 @@ def list_entry(model: Placement, cluster: Cluster) -> Json:
     """Return a model's entry in /api/cluster/model/list."""
     distributed = model.shards > 1
     cut = {"shards": model.shards, "strategy": model.strategy} if distributed else {}
+    copies = {"replicas": len(model.replicas)} if len(model.replicas) > 1 else {}
     state = {} if model.state == "ready" else {"state": model.state}
-    return {"name": model.name, "distributed": distributed, **cut, "nodes": _ids(model.ranks, cluster), **state}
+    nodes = _ids(model.ranks, cluster)
+    return {"name": model.name, "distributed": distributed, **cut, **copies, "nodes": nodes, **state}
 
 
 def info_answer(model: Placement, cluster: Cluster) -> Json:
@@ -200,7 +203,7 @@ def _instance(id_: str, replica: Replica, cluster: Cluster) -> Json:
     return {
         "id": id_,
         "node_id": first.id,
-        "endpoint": f"http://{cluster.nodes[0].host}:{cluster.api_port}",
+        "endpoint": cluster.endpoint,
         "status": "healthy" if _is_healthy(replica, cluster) else "unhealthy",
         "last_seen": local_text(time.time() - unseen_s),
         "request_count": replica.requests,

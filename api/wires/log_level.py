@@ -1,4 +1,4 @@
-"""Offer the route that changes how much all processes of the server log."""
+"""Offer the routes that tell and change how much all processes of the server log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ollampi.api.routes import Route
 from ollampi.api.stream import json_answer
 from ollampi.api.wires.body import Body
 from ollampi.api.wires.ollama_answers import Answer
-from ollampi.mpiruntime.log_files import LEVELS, level_named, set_level
+from ollampi.mpiruntime.log_files import LEVELS, current_level, level_named, set_level
 
 
 class LogLevelBody(Body):
@@ -21,13 +21,13 @@ class LogLevelBody(Body):
 
 
 class LogLevel(Answer):
-    """POST /api/cluster/log-level."""
+    """GET and POST /api/cluster/log-level."""
 
     level: str
 
 
 def log_routes(engine: Engine) -> list[Route]:
-    """Return the route, under its two paths."""
+    """Return the routes, each under its two paths."""
 
     def change(body: LogLevelBody) -> Response:
         """Answer POST /api/cluster/log-level; raise ApiError, EngineError."""
@@ -38,8 +38,16 @@ def log_routes(engine: Engine) -> list[Route]:
         set_level(level)
         return json_answer({"level": level})
 
+    def tell() -> Response:
+        """Answer GET /api/cluster/log-level; ranks and HTTP process have the same level."""
+        return json_answer({"level": current_level()})
+
+    paths = ("/api/cluster/log-level", "/api/v1/cluster/log-level")
     does, reasons = "log from a level on, until the server ends", {503: "the engine does not answer"}
     return [
-        Route("POST", path, Permission.MANAGE, does, change, LogLevelBody, LogLevel, reasons=reasons)
-        for path in ("/api/cluster/log-level", "/api/v1/cluster/log-level")
+        *(Route("GET", path, Permission.READ, "from which level on is logged", tell, None, LogLevel) for path in paths),
+        *(
+            Route("POST", path, Permission.MANAGE, does, change, LogLevelBody, LogLevel, reasons=reasons)
+            for path in paths
+        ),
     ]

@@ -29,6 +29,16 @@ def test_the_ranks_and_this_process_change_together(client: Any, engine: Any, pa
     assert logging.getLogger("ollampi.api.app").isEnabledFor(logging.DEBUG)
 
 
+@pytest.mark.parametrize("path", ["/api/cluster/log-level", "/api/v1/cluster/log-level"])
+def test_the_level_can_be_read(client: Any, engine: Any, path: str) -> None:
+    for level in ("error", "info"):
+        client.post(path, json={"level": level})
+        answer = client.get(path)
+        assert (answer.status_code, answer.json) == (200, {"level": level})
+    assert engine.calls == [("log_from", "error"), ("log_from", "info")]
+    assert client.application.config["ROUTES"][f"GET {path}"].permission is Permission.READ
+
+
 @pytest.mark.parametrize(("level", "known"), [("warn", "warning"), ("trace", "debug"), ("DEBUG", "debug")])
 def test_levels_have_the_names_that_the_settings_know(client: Any, engine: Any, level: str, known: str) -> None:
     assert client.post("/api/cluster/log-level", json={"level": level}).json == {"level": known}

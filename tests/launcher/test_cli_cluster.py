@@ -48,7 +48,7 @@ def test_status(job: FakeApi) -> None:
     )
     lines = job.run("cluster", "status", "--detailed").output.splitlines()
     assert lines[6].split()[:4] == ["ID", "NAME", "ROLE", "STATUS"]
-    assert lines[-1].split() == ["demo:latest", "yes", "2", "auto", "node-0,", "node-1", "ready"]
+    assert lines[-1].split() == ["demo:latest", "yes", "2", "1", "auto", "node-0,", "node-1", "ready"]
 
 
 def test_nodes(job: FakeApi) -> None:
@@ -84,6 +84,17 @@ def test_nodes(job: FakeApi) -> None:
 def test_json_is_what_the_server_says(job: FakeApi, command: list[str], path: str) -> None:
     assert json.loads(job.run(*command, "--json").stdout) == job.answers[path][0]
     assert job.run(*command).exit_code == 0
+
+
+def test_the_list_shows_replicas_of_each_model(job: FakeApi) -> None:
+    copies = a_placement("few:latest", shards=1, replicas=[Replica([0], [9]), Replica([1], [9])])
+    coming = a_placement("new:latest", shards=0, replicas=[], state="loading")
+    cluster = a_cluster(models=[copies, coming])
+    job.answers[f"{AT}/model/list"] = [{"models": [entries.list_entry(model, cluster) for model in cluster.models]}]
+    lines = [line.split() for line in job.run("cluster", "model", "list").output.splitlines()]
+    assert lines[0] == ["NAME", "DISTRIBUTED", "SHARDS", "REPLICAS", "STRATEGY", "NODES", "STATE"]
+    assert lines[1] == ["few:latest", "no", "1", "2", "-", "node-0,", "node-1", "ready"]
+    assert lines[2] == ["new:latest", "no", "-", "-", "-", "loading"]
 
 
 def test_diagnose_warns_of_a_slow_network_and_of_ill_nodes(job: FakeApi) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import shlex
+import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,11 @@ def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest
     monkeypatch.setattr(cli_serve, "supervise", supervise)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
-    result = CliRunner().invoke(main, ["launch", "model=tiny", "-n", "2", "--mpirun", mpirun])
+    result = CliRunner().invoke(main, ["launch", "server.port=0", "model=tiny", "-n", "2", "--mpirun", mpirun])
     assert result.exit_code == 7
     line, environ = ran
     assert line[0] == mpirun
-    assert line[-5:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", "model=tiny"]
+    assert line[-6:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", "server.port=0", "model=tiny"]
     assert environ["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
     assert environ["OMPI_MCA_btl"] == "tcp,self"
     assert environ["PATH"] == os.environ["PATH"]
@@ -101,6 +103,43 @@ def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> N
     assert result.exit_code == 1
     assert result.stderr.startswith(text)
     assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """Return a port on which somebody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("given", ["server.port={}", "--listen=127.0.0.1:{}", "OLLAMA_HOST"])
+def test_launch_says_that_a_port_is_taken_before_mpirun_starts(
+    mpirun: str, monkeypatch: pytest.MonkeyPatch, taken: int, given: str
+) -> None:
+    monkeypatch.setattr(cli_serve, "supervise", None)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{taken}" if given == "OLLAMA_HOST" else "")
+    words = [] if given == "OLLAMA_HOST" else [given.format(taken)]
+    result = CliRunner().invoke(main, ["launch", "-n", "2", "--mpirun", mpirun, *words])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: cannot listen on 127.0.0.1:{taken}: Address already in use; give another address with server.host=…,"
+        " server.port=… or OLLAMA_HOST\n"
+    )
+
+
+@pytest.mark.parametrize("elsewhere", ["--hostfile", "SLURM_JOB_NUM_NODES", "SLURM_JOB_ID"])
+def test_launch_leaves_a_port_to_the_host_that_rank_0_may_be_on(
+    mpirun: str, monkeypatch: pytest.MonkeyPatch, taken: int, elsewhere: str
+) -> None:
+    monkeypatch.setattr(cli_serve, "supervise", lambda line, environ: 7)
+    if elsewhere.startswith("SLURM"):
+        monkeypatch.setenv(elsewhere, "2")
+    words = ["--hostfile", "hosts.txt"] if elsewhere == "--hostfile" else []
+    result = CliRunner().invoke(main, ["launch", "--mpirun", mpirun, *words, f"server.port={taken}"])
+    assert result.exit_code == 7, result.output
 
 
 @pytest.mark.parametrize("elsewhere", ["--hostfile", "SLURM_JOB_NUM_NODES"])

@@ -64,6 +64,7 @@ def test_nodes(job: Server) -> None:
     for place, node in enumerate(nodes, 1):
         assert node["status"] == "online"
         assert node["api_port"] == job.port
+        assert node["endpoint"] == f"http://127.0.0.1:{job.port}"
         assert node["models"] == [f"demo:latest:shard-{place}"]
         has = node["resources"]
         assert 0 < has["memory_available"] <= has["memory_total"]

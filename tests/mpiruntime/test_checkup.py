@@ -17,6 +17,7 @@ from support.worlds import Recorder, Scraper, generate, place
 from ollampi.mpiruntime import checkup, weight_check
 from ollampi.mpiruntime.cache_check import FAULT
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.health import Health
 from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Examine
 from ollampi.mpiruntime.thread_world import run_threads
@@ -73,6 +74,18 @@ def test_a_server_that_always_has_work_is_tested_between_its_steps(folder: Path,
     for i in range(3):
         found = world.client.tokens(i)[:20]
         assert found == reference_greedy(folder, PROMPT[: lengths[i]], 20)[: len(found)]
+
+
+def test_a_test_under_work_may_be_late_and_the_job_stays_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the step that is under way: a rank that nothing else asks of must stay ready for so long."""
+    now = 100.0
+    monkeypatch.setattr("ollampi.mpiruntime.health.time.monotonic", lambda: now)
+    health = Health(1, CHECK_S, CHECK_S, CHECK_S)
+    health.turn()
+    health.tested([[]])
+    now += (checkup.BUSY + 0.9) * CHECK_S
+    health.take(0, {"step_age": None, "work_age": None, "doing": "", "turn": 0}, now)
+    assert health.reasons(now) == []
 
 
 def test_under_work_tests_come_every_few_intervals(folder: Path) -> None:

@@ -40,6 +40,7 @@ def test_the_shapes_of_the_document(client) -> None:
         "status": "online",
         "host": "host1",
         "api_port": 11434,
+        "endpoint": "http://host0:11434",
         "cluster_port": 0,
         "uptime": 61,
         "resources": {
@@ -66,7 +67,7 @@ def test_the_shapes_of_the_document(client) -> None:
 def test_whole_models_on_nodes_are_not_distributed(client, engine) -> None:
     engine.job = a_cluster(models=[a_placement(shards=1, replicas=[Replica([0], [9]), Replica([1], [9])])])
     (entry,) = client.get(f"{AT}/model/list").json["models"]
-    assert entry == {"name": "demo:latest", "distributed": False, "nodes": ["node-0", "node-1"]}
+    assert entry == {"name": "demo:latest", "distributed": False, "replicas": 2, "nodes": ["node-0", "node-1"]}
     assert [r["nodes"] for r in client.get(f"{AT}/model/info?model=demo").json["replicas"]] == [["node-0"], ["node-1"]]
     assert client.get("/api/v1/proxy/status").json["instance_count"] == 2
 
@@ -271,7 +272,7 @@ def test_the_one_node_of_a_job_is_the_job(client, engine) -> None:
 @pytest.mark.parametrize("path", [*READ, "model/load", "model/unload", "join", "leave"])
 def test_without_an_engine_no_nodes_are_discovered(client, engine, path: str) -> None:
     engine.job = EngineError("unavailable", "the engine is not running or not ready; try again in a few seconds")
-    body = {"model": "demo", "coordinator_host": "h"}
+    body = {"coordinator_host": "h"} if path == "join" else {"model": "demo"} if path.startswith("model/") else {}
     response = client.get(f"{AT}/{path}") if path in READ else client.post(f"{AT}/{path}", json=body)
     assert response.status_code == 503
     assert response.json["error"].startswith("No nodes discovered: the engine is not running")
