@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ from ollampi.launcher.doctor_network import (
 from ollampi.launcher.doctor_world import Seen, probe, watch
 from ollampi.launcher.given import chosen
 from ollampi.launcher.hosts import Host, Hosts, slurm_hosts
+from ollampi.mpiruntime.doctor_words import FOLDER_BYTES, MARK, Wanted
 from ollampi.mpiruntime.errors import ConfigError
 
 _RANKS_PART = "ollampi.mpiruntime.doctor_ranks"
-_FOLDER_BYTES = 64 << 20  # as mpiruntime.shared_folder, which takes torch to import
-_BEGUN = """import socket; print('@ollampi-doctor {"began": "%s"}' % socket.gethostname(), flush=True)"""
-_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # by which a rank knows that it has company
-_SERVER_HOST, _SERVER_PORT = "127.0.0.1", 11434
+_BEGUN = f"""import socket; print('{MARK}{{"began": "%s"}}' % socket.gethostname(), flush=True)"""
+_FAMILIES = {
+    mpi.Vendor.OPEN_MPI: ("Open MPI",),
+    mpi.Vendor.MPICH: ("MPICH", "MVAPICH"),
+    mpi.Vendor.INTEL: ("Intel MPI", "MPICH"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def diagnose(wish: Wish) -> list[Finding]:
         detected = mpi.detect(wish.mpirun)
     except ConfigError as error:
         why = str(error).partition(":")[0]
-        return [found("mpi", "error", why), *_measured(_alone(wanted, wish), wish, planned)]
+        return [found("mpi", "error", why), *_measured(_alone(wanted, wish), wanted, planned)]
     return _of_world(wish, detected, wanted, planned)
 
 
@@ -77,32 +80,28 @@ def check_folder(folder: str) -> None:
         ) from error
 
 
-def _of_world(wish: Wish, detected: mpi.Mpi, wanted: str, planned: dict[str, Any]) -> list[Finding]:
+def _of_world(wish: Wish, detected: mpi.Mpi, wanted: Wanted, planned: dict[str, Any]) -> list[Finding]:
     """Return what a world of ranks found."""
     mpi.link_library(detected, os.environ)
-    interface = json.loads(wanted)["interface"]
-    added = mpi.environment(detected, os.geteuid() == 0, os.environ, wish.hosts, interface)
+    added = mpi.environment(detected, os.geteuid() == 0, os.environ, wish.hosts, wanted.interface)
     environ = {**os.environ, **added}
-    program = [sys.executable, "-m", _RANKS_PART, wanted]
-    seen = watch(mpi.command(detected, wish.ranks, program, wish.hosts), environ, wish.silence_s)
+    seen = watch(mpi.command(detected, wish.ranks, _program(wanted), wish.hosts), environ, wish.silence_s)
     findings = [_mpi(detected, seen), *_start(wish, detected, seen, environ), *_together(wish, seen)]
     if not seen.all("ranks"):
         seen = _alone(wanted, wish)
-    return [*findings, *_measured(seen, wish, planned)]
+    return [*findings, *_measured(seen, wanted, planned)]
 
 
-def _alone(wanted: str, wish: Wish) -> Seen:
-    """Return what a rank tells of this host without MPI, where ranks do not come as far as that."""
-    environ = {name: value for name, value in os.environ.items() if name not in _SIZES}
-    return watch([sys.executable, "-m", _RANKS_PART, wanted], environ, wish.silence_s)
+def _alone(wanted: Wanted, wish: Wish) -> Seen:
+    """Return what this host is like, where ranks do not come as far as to tell."""
+    return watch(_program(replace(wanted, alone=True)), os.environ, wish.silence_s)
 
 
 def _mpi(detected: mpi.Mpi, seen: Seen) -> Finding:
     """Return whether mpirun and the library fit each other."""
     mine = f"{detected.vendor.value} {'.'.join(map(str, detected.version))} at {detected.mpirun}"
     library = next((str(each["library"]) for each in seen.all("library") if each["library"]), "")
-    families = {mpi.Vendor.OPEN_MPI: ("Open MPI",), mpi.Vendor.MPICH: ("MPICH",), mpi.Vendor.INTEL: ("Intel", "MPICH")}
-    if library and not library.startswith(families[detected.vendor]):
+    if library and not library.startswith(_FAMILIES[detected.vendor]):
         return found("mpi", "error", f"{mine}, but mpi4py loads {library}")
     return found("mpi", "ok", f"{mine}, library {library}" if library else mine)
 
@@ -110,7 +109,7 @@ def _mpi(detected: mpi.Mpi, seen: Seen) -> Finding:
 def _start(wish: Wish, detected: mpi.Mpi, seen: Seen, environ: dict[str, str]) -> list[Finding]:
     """Return which hosts no rank starts on, each host being tried by itself where not all ranks began."""
     if len(seen.all("began")) >= wish.ranks:
-        return [found("start", "ok", f"{wish.ranks} ranks")]
+        return [found("start", "ok", f"{wish.ranks} of {wish.ranks} ranks")]
     hosts = wish.hosts or slurm_hosts(os.environ)
     program = [sys.executable, "-c", _BEGUN]
     alone = {
@@ -142,44 +141,47 @@ def _together(wish: Wish, seen: Seen) -> list[Finding]:
 
 def _reach(wish: Wish, seen: Seen) -> list[Finding]:
     """Return which pairs of hosts do not reach each other, or that all do."""
-    host_of = {each["rank"]: str(each["host"]) for each in seen.all("host")}
     if silent := seen.all("silent"):
-        pairs = {tuple(sorted((host_of[e["rank"]], host_of.get(o, f"rank {o}")))) for e in silent for o in e["silent"]}
         told = f"nothing arrives within {_limit_s(wish):g} s"
-        return [found("reach", "error", told, sorted(set(pair))) for pair in sorted(pairs)]
+        return [found("reach", "error", told, pair) for pair in _silent_pairs(seen, silent)]
     if seen.one("end"):
         return [found("reach", "ok", "all pairs")]
     stage, lost = seen.one("stage"), seen.one("lost")
-    if stage is None:
-        absent = sorted({str(each["began"]) for each in seen.all("began")})
-        told = "MPI has not started" if len(host_of) < wish.ranks else "ranks do not reach each other"
-        told += (
-            f" within {wish.silence_s:g} s" if seen.status is None else f": mpirun ended with {seen.status}: {seen.why}"
-        )
-        return [found("reach", "error", told, absent)]
-    told = str(lost["lost"]) if lost else f"{stage['stage']}: nothing for {wish.silence_s:g} s"
-    if lost is None and seen.status is not None:
-        told = f"{stage['stage']}: mpirun ended with {seen.status}: {seen.why}"
-    return [found("reach", "error", told, list(dict.fromkeys(stage["hosts"])))]
+    if lost is not None and stage is not None:
+        return [found("reach", "error", str(lost["lost"]), dict.fromkeys(stage["hosts"]))]
+    silence = f"nothing for {wish.silence_s:g} s"
+    ended = silence if seen.status is None else f"mpirun ended with {seen.status}: {seen.why}"
+    if stage is not None:
+        return [found("reach", "error", f"{stage['stage']}: {ended}", dict.fromkeys(stage["hosts"]))]
+    begun, joined = {str(each["began"]) for each in seen.all("began")}, {str(each["host"]) for each in seen.all("host")}
+    what = "MPI has not started" if len(seen.all("host")) < wish.ranks else "the first collective"
+    return [found("reach", "error", f"{what}: {ended}", sorted(begun - joined or begun))]
 
 
-def _measured(seen: Seen, wish: Wish, planned: dict[str, Any]) -> list[Finding]:
+def _silent_pairs(seen: Seen, silent: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the pairs of hosts of ranks that do not hear each other, each once; one host where both are there."""
+    host_of = {each["rank"]: str(each["host"]) for each in seen.all("host")}
+    ranks = [(each["rank"], other) for each in silent for other in each["silent"]]
+    pairs = {tuple(sorted({host_of.get(rank, f"rank {rank}") for rank in pair})) for pair in ranks}
+    return [list(pair) for pair in sorted(pairs)]
+
+
+def _measured(seen: Seen, wanted: Wanted, planned: dict[str, Any]) -> list[Finding]:
     """Return what is to be said of all that ranks measured."""
     told = seen.one("ranks")
     if told is None:
         return []
     hosts, names = told["hosts"], [str(facts["host"]) for facts in told["hosts"]]
     findings = host_findings(hosts)
-    at = json.loads(_wanted(wish, planned))
-    where = f"{at['host']}:{at['port']}"
-    taken = f"{where}: {told['port']}" if told["port"] else f"{where} is free"
+    at = f"{wanted.host}:{wanted.port}"
+    taken = f"{at}: {told['port']}" if told["port"] else f"{at} is free"
     findings.append(found("port", "error" if told["port"] else "ok", taken, names[:1]))
     for name, judge in (("clocks", clock_findings), ("links", link_findings)):
         if (each := seen.one(name)) is not None:
             findings += judge(each[name])
     findings += sum_findings([(each["sum"], each["seconds"]) for each in seen.all("sum")])
     if (folder := seen.one("folder")) is not None:
-        findings += folder_findings(folder["folder"], names, _FOLDER_BYTES)
+        findings += folder_findings(folder["folder"], names, FOLDER_BYTES)
     if (model := seen.one("model")) is not None:
         findings += model_findings(
             model["model"], names, planned["host_bytes"], [usable_memory(each) for each in hosts]
@@ -192,19 +194,18 @@ def _limit_s(wish: Wish) -> float:
     return wish.silence_s / 2
 
 
-def _wanted(wish: Wish, planned: dict[str, Any]) -> str:
-    """Return what the ranks are to measure, as JSON; raise ConfigError for settings that cannot be used."""
+def _wanted(wish: Wish, planned: dict[str, Any]) -> Wanted:
+    """Return what the ranks are to measure; raise ConfigError for settings that cannot be used."""
     values = chosen(wish.overrides, os.environ)
-    return json.dumps(
-        {
-            "limit_s": _limit_s(wish),
-            "interface": values.get("exchange.interface"),
-            "host": values.get("server.host", _SERVER_HOST),
-            "port": values.get("server.port", _SERVER_PORT),
-            "folder": None if wish.folder is None else os.path.abspath(wish.folder),
-            "model": planned.get("folder"),
-        }
-    )
+    settings = {"interface": "exchange.interface", "host": "server.host", "port": "server.port"}
+    given: dict[str, Any] = {name: values[path] for name, path in settings.items() if path in values}
+    folder = None if wish.folder is None else os.path.abspath(wish.folder)
+    return Wanted(**given, limit_s=_limit_s(wish), folder=folder, model=planned.get("folder"))
+
+
+def _program(wanted: Wanted) -> list[str]:
+    """Return the program of a rank."""
+    return [sys.executable, "-m", _RANKS_PART, json.dumps(asdict(wanted))]
 
 
 def _plan(model: str, wish: Wish) -> dict[str, Any]:

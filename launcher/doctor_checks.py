@@ -104,7 +104,7 @@ CHECKS = {
         ),
         Check(
             "bandwidth",
-            "the rate of 1 MiB between two hosts",
+            "the rate of 4 MiB between two hosts",
             MIN_MBIT_PER_S,
             "Mbit/s",
             "choose a faster network with exchange.interface, or exchange.communication_strategy=compressed",

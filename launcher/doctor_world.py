@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from ollampi.mpiruntime.doctor_words import MARK
 from ollampi.mpiruntime.lifetime import die_with
 
-MARK = "@ollampi-doctor "  # as mpiruntime.doctor_ranks writes it, which takes torch to import
 _END_S, _TERM_S = 10.0, 2.0  # for the end of MPI behind the last line; between SIGTERM and SIGKILL
 _AT_ONCE = 16  # hosts that are tried at a time
-_DULL = ("---", "===", "mpirun", "prterun", "please", "note:")
+_MOST_ELSE = 100  # lines
+_DULL = re.compile(r"[-=*\s]*|.*Warning: setpgid.*")
 _ERROR_CHARACTERS = 200
 
 
 @dataclass
 class Seen:
-    """What a world told, in order; status: of mpirun, None where it was ended for its silence; why: its first error."""
+    """What a world told, in order; status: of mpirun, None where it was ended for its silence; why: its first error.
+
+    others: lines that were printed besides, where Open MPI says what is wrong.
+    """
 
     told: list[dict[str, Any]] = field(default_factory=list)
     status: int | None = None
     why: str = ""
+    others: list[str] = field(default_factory=list)
 
     def all(self, name: str) -> list[dict[str, Any]]:
         """Return all that was told with a field of that name."""
@@ -56,13 +62,12 @@ def watch(line: Sequence[str], environ: Mapping[str, str], silence_s: float) -> 
         ) as child:
             assert child.stdout is not None
             try:
-                for told in _lines(child.stdout, lambda: _END_S if seen.one("end") else silence_s):
-                    seen.told.append(told)
+                _hear(child.stdout, seen, silence_s)
                 seen.status = _ended(child)
             finally:
                 _end(child)
         errors.seek(0)
-        seen.why = first_error(errors.read())
+        seen.why = first_error("\n".join([*seen.others, errors.read()]))
     return seen
 
 
@@ -83,25 +88,28 @@ def probe(lines: Mapping[str, Sequence[str]], environ: Mapping[str, str], silenc
 def first_error(text: str) -> str:
     """Return the first lines of what mpirun complains of that say something, in one line, "" where none does."""
     said = [line.strip() for line in text.splitlines()]
-    said = [line for line in said if line and not line.lower().startswith(_DULL)]
+    said = [line for line in said if not _DULL.fullmatch(line)]
     return " ".join(said)[:_ERROR_CHARACTERS]
 
 
-def _lines(stream: IO[bytes], patience_s: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    """Yield what is told, until the stream ends or nothing comes for so long; other lines are left out."""
+def _hear(stream: IO[bytes], seen: Seen, silence_s: float) -> None:
+    """Take what is told until the stream ends, or nothing comes for so long."""
     rest, since = b"", time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
-        while (left := since + patience_s() - time.monotonic()) > 0:
+        while (left := since + (_END_S if seen.one("end") else silence_s) - time.monotonic()) > 0:
             if not selector.select(left):
                 continue
             piece = os.read(stream.fileno(), 1 << 16)
+            *whole, rest = (rest + piece).split(b"\n") if piece else [rest, b""]
+            for line in whole:
+                if (told := _parsed(line)) is not None:
+                    seen.told.append(told)
+                    since = time.monotonic()
+                elif len(seen.others) < _MOST_ELSE:
+                    seen.others.append(line.decode(errors="replace"))
             if not piece:
                 return
-            *whole, rest = (rest + piece).split(b"\n")
-            for told in filter(None, map(_parsed, whole)):
-                since = time.monotonic()
-                yield told
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Measure a job that serves nothing: `python -m ollampi.mpiruntime.doctor_ranks WANTED`, on every rank alike.
 
-WANTED is JSON with the fields of Wanted. What is found goes to stdout as it is found, a line of JSON behind MARK each:
+WANTED is JSON with the fields of doctor_words.Wanted. What is found goes to stdout at once, a line of JSON behind MARK:
 
     {"began": HOST}                             a process of this host runs; nothing of MPI has been called
     {"rank": R, "host": HOST}                   MPI has started there
@@ -25,7 +25,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,14 @@ import mpi4py
 import numpy as np
 
 from ollampi.mpiruntime.communicator import Communicator, Single
+from ollampi.mpiruntime.doctor_words import FOLDER_BYTES, MARK, SUM_BYTES, Wanted
 from ollampi.mpiruntime.errors import LostRank, OllampiError
+from ollampi.mpiruntime.exchange import Linked
 from ollampi.mpiruntime.exchange_plan import Choice
 from ollampi.mpiruntime.hierarchical import by_host
 from ollampi.mpiruntime.host_facts import host_facts
 from ollampi.mpiruntime.lifetime import die_with
+from ollampi.mpiruntime.link import Link
 from ollampi.mpiruntime.measuring import measure
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.network_figures import ahead, pace
@@ -46,30 +48,11 @@ from ollampi.mpiruntime.same_files import digests
 from ollampi.mpiruntime.shared_folder import measure_folder
 from ollampi.mpiruntime.world import RankFacts, survey
 
-MARK = "@ollampi-doctor "
-SUM_BYTES = (8 << 10, 64 << 10, 1 << 20, 16 << 20)
-_LONG_BYTES = 1 << 20  # of a message that tells a link's rate
+_LONG_BYTES = 4 << 20  # of a message that tells a link's rate
 _LONG_SUM_S = 2.0  # after one that takes so long larger ones are left out
 _ALL_PAIRS = 32  # hosts, beyond which only some pairs are measured
 _ALL_RANKS = 128  # ranks, beyond which each greets only some others
 _GREETING_TAG, _GREETING_NAP_S, _LAST_WORDS_S = 77, 0.002, 2.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to measure.
-
-    limit_s: after which a silent rank is lost; interface: for MPI; host, port: where the server will listen; folder:
-    that hosts share; model: a folder or file, that each host must have.
-    """
-
-    limit_s: float = 30.0
-    interface: str | None = None
-    host: str = ""
-    port: int = 0
-    folder: str | None = None
-    model: str | None = None
-    sums: list[int] = field(default_factory=lambda: list(SUM_BYTES))
 
 
 def tell(**found: Any) -> None:
@@ -130,11 +113,12 @@ def measured(comm: Communicator, wanted: Wanted) -> None:
     facts = survey(comm)
     leaders = [ranks[0] for ranks in by_host(facts)]
     _tell_hosts(comm, wanted, facts, leaders)
-    if isinstance(comm, Mpi) and comm.size > 1:
-        _tell_network(comm, wanted, facts, leaders)
+    link = comm.link(range(comm.size), wanted.limit_s) if isinstance(comm, Linked) else None
+    if link is not None and comm.size > 1:
+        _tell_network(comm, link, facts, leaders)
     if wanted.folder is not None:
         _stage(comm, "the shared folder", [facts[leader].host for leader in leaders])
-        found = measure_folder(comm, Path(wanted.folder), leaders)
+        found = measure_folder(comm, Path(wanted.folder), leaders, FOLDER_BYTES)
         _tell_first(comm, folder=found)
     if wanted.model is not None:
         _stage(comm, "the files of the model", [facts[leader].host for leader in leaders])
@@ -150,15 +134,12 @@ def _tell_hosts(comm: Communicator, wanted: Wanted, facts: list[RankFacts], lead
     told = [json.loads(text) for text in comm.collect(json.dumps(mine).encode())]
     hosts = [told[leader] | {"ranks": facts[leader].local_size} for leader in leaders]
     library = comm.library if isinstance(comm, Mpi) else ""
-    port = _port_taken(wanted.host, wanted.port) if comm.rank == 0 and wanted.port else ""
+    port = _port_taken(wanted.host, wanted.port) if comm.rank == 0 else ""
     _tell_first(comm, hosts=hosts, ranks=[fact.host for fact in facts], library=library, port=port)
 
 
-def _tell_network(comm: Mpi, wanted: Wanted, facts: list[RankFacts], leaders: list[int]) -> None:
+def _tell_network(comm: Communicator, link: Link, facts: list[RankFacts], leaders: list[int]) -> None:
     """Tell what clocks and links between hosts and sums over all ranks are like; collective."""
-    link = comm.link(range(comm.size), wanted.limit_s)
-    if link is None:  # never: all ranks are in it
-        return
     clocks = []
     for leader in leaders[1:]:
         _stage(comm, "the clocks", [facts[0].host, facts[leader].host])
@@ -172,13 +153,13 @@ def _tell_network(comm: Mpi, wanted: Wanted, facts: list[RankFacts], leaders: li
             mine.append((facts[first].host, found.host, found.round_trip_s, found.bytes_per_s))
     told = comm.collect(json.dumps(mine).encode())
     _tell_first(comm, links=[each for text in told for each in json.loads(text)])
-    _tell_sums(comm, wanted.sums, [facts[leader].host for leader in leaders])
+    _tell_sums(comm, [facts[leader].host for leader in leaders])
 
 
-def _tell_sums(comm: Mpi, sizes: Sequence[int], hosts: list[str]) -> None:
+def _tell_sums(comm: Communicator, hosts: list[str]) -> None:
     """Tell how long all-reduces take; collective."""
     sum_ = Choice("MPI", 0)
-    for size in sizes:
+    for size in SUM_BYTES:
         _stage(comm, f"an all-reduce of {size} bytes", hosts)
         seconds = measure({sum_: comm.all_reduce}, comm, [size])[sum_][size]
         _tell_first(comm, sum=size, seconds=seconds)
@@ -204,7 +185,7 @@ def _port_taken(host: str, port: int) -> str:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        return error.strerror or str(error)
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)  # not so of a name
     return ""
 
 
@@ -226,7 +207,7 @@ def _library(mpi: Any) -> str:
 def main() -> None:
     """Measure and tell; the exit status is 0 where all was told."""
     wanted = Wanted(**json.loads(sys.argv[1]))
-    size = launched_size(os.environ)
+    size = None if wanted.alone else launched_size(os.environ)
     tell(began=socket.gethostname())
     if size is None:
         measured(Single(), wanted)

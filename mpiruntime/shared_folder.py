@@ -13,13 +13,10 @@ from typing import Any
 
 from ollampi.mpiruntime.communicator import Communicator
 
-SIZE_BYTES = 64 << 20
 _PIECE_BYTES = 4 << 20
 
 
-def measure_folder(
-    comm: Communicator, folder: Path, leaders: Sequence[int], size_bytes: int = SIZE_BYTES
-) -> list[dict[str, Any]]:
+def measure_folder(comm: Communicator, folder: Path, leaders: Sequence[int], size_bytes: int) -> list[dict[str, Any]]:
     """Return what each leader, the first rank of its host, found of a folder, in their order; collective, on all alike.
 
     Each writes a file, and reads that of the next one, so that it is in no cache of its own: write_s and read_s for
