@@ -15,7 +15,7 @@ from ollampi.launcher.words import one_line
 Status = Literal["ok", "warning", "error"]
 Value = int | float | str | None
 
-MIB, GIB = 1 << 20, 1 << 30
+MIB, GB = 1 << 20, 10**9
 MAX_ROUND_TRIP_MS = 1e3 * MAX_ROUND_TRIP_S
 MIN_MBIT_PER_S = MIN_BITS_PER_S / 1e6
 _SHOWN = 3  # different texts in one line
@@ -128,14 +128,14 @@ CHECKS = {
             "memory",
             "the memory of a host, within its cgroups",
             16,
-            "GiB",
+            "GB",
             "a larger host or --mem, or smaller models and quantize=q4; `ollampi plan MODEL` tells what one takes",
         ),
         Check(
             "memory free",
             "what is free of it, within cgroups and ulimit",
             4,
-            "GiB",
+            "GB",
             "end what else takes memory there, or raise the limit of the cgroup or ulimit -v",
         ),
         Check(
@@ -146,6 +146,7 @@ CHECKS = {
             "hosts with equal GPUs, a driver that fits torch's CUDA, and a CUDA_VISIBLE_DEVICES that hides none; or"
             " device=cpu",
         ),
+        Check("gpu memory", "the smallest GPU of a host", 24, "GB", "larger GPUs, more ranks, or quantize=q4"),
         Check(
             "shared memory",
             "room in /dev/shm, through which ranks of a host add up",
@@ -205,7 +206,7 @@ CHECKS = {
             "folder read", "the rate of 64 MiB that another host wrote", 125, "MB/s", "load=scatter, or local copies"
         ),
         Check(
-            "folder room", "what is free in it", 16, "GiB", "remove what is not needed there, or give another folder"
+            "folder room", "what is free in it", 100, "GB", "remove what is not needed there, or give another folder"
         ),
         Check(
             "model",

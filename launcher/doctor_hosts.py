@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ollampi.launcher.doctor_checks import CHECKS, GIB, MIB, Finding, Status, found
+from ollampi.launcher.doctor_checks import CHECKS, GB, MIB, Finding, Status, found
 from ollampi.launcher.words import human_size
 
 Facts = Mapping[str, Any]
@@ -33,8 +33,8 @@ def _of_one(facts: Facts) -> list[Finding]:
     return [
         found("cores", "ok" if cores >= _limit("cores") else "warning", told, where),
         found("ranks", "ok" if ranks <= cores else "warning", ranks, where, cores),
-        _least("memory", facts["memory_total"] / GIB, where),
-        _least("memory free", free / GIB, where),
+        _least("memory", facts["memory_total"] / GB, where),
+        _least("memory free", free / GB, where),
         found("load", _at_most("load", facts["load"] / cores), round(facts["load"] / cores, 2), where),
         _least("shared memory", facts["shm_free"] / MIB, where),
         _least("open files", facts["open_files"], where, "unlimited"),
@@ -76,6 +76,9 @@ def _gpus(hosts: Sequence[Facts]) -> list[Finding]:
         blind = facts["gpus"] and not facts["torch_gpus"]
         told = f"{kind}, of which torch sees none" if blind else kind
         findings.append(found("gpus", "warning" if blind or kind != usual else "ok", told, [facts["host"]]))
+        if facts["gpus"]:
+            smallest = min(gpu["memory_total"] for gpu in facts["gpus"])
+            findings.append(_least("gpu memory", smallest / GB, [facts["host"]]))
     return findings
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ollampi.launcher.doctor_checks import (
     CHECKS,
-    GIB,
+    GB,
     MAX_ROUND_TRIP_MS,
     MIN_MBIT_PER_S,
     Finding,
@@ -59,7 +59,7 @@ def folder_findings(told: Sequence[Mapping[str, Any]], hosts: Sequence[str], siz
                 rate = size_bytes / facts[key] / 1e6
                 findings.append(found(name, "ok" if rate >= _limit(name) else "warning", rate, [host]))
         if "free" in facts:
-            free = facts["free"] / GIB
+            free = facts["free"] / GB
             findings.append(found("folder room", "ok" if free >= _limit("folder room") else "warning", free, [host]))
     return findings
 
@@ -77,7 +77,7 @@ def model_findings(
             findings.append(found("model", "error", f"another {other[0]} than on {hosts[0]}", [host]))
         else:
             fits = needed <= left
-            told = f"{needed / GIB:.3g} GiB of {left / GIB:.3g} free"
+            told = f"{needed / GB:.3g} GB of {left / GB:.3g} free"
             findings.append(found("model", "ok" if fits else "error", told if fits else f"takes {told}", [host]))
     return findings
 

@@ -20,7 +20,7 @@ from ollampi.launcher.doctor_network import (
 from ollampi.mpiruntime.doctor_words import SUM_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-GIB, MIB = 1 << 30, 1 << 20
+GB, MIB = 10**9, 1 << 20
 FACTS: dict[str, Any] = {
     "host": "a",
     "ranks": 2,
@@ -28,13 +28,13 @@ FACTS: dict[str, Any] = {
     "usable_cores": 8,
     "all_cores": 8,
     "load": 0.8,
-    "memory_total": 64 * GIB,
-    "memory_free": 60 * GIB,
+    "memory_total": 64 * GB,
+    "memory_free": 60 * GB,
     "memory_own": None,
     "gpus": [],
     "torch_gpus": 0,
-    "shm_total": 32 * GIB,
-    "shm_free": 32 * GIB,
+    "shm_total": 32 * GB,
+    "shm_free": 32 * GB,
     "open_files": 65536,
     "locked_memory": 8 * MIB,
     "infiniband": False,
@@ -44,7 +44,7 @@ FACTS: dict[str, Any] = {
     "packages": {"numpy": "2.4.6", "torch": "2.13.0"},
     "kernels": "AVX2",
 }
-GPU = {"name": "H100", "memory_total": 80 * GIB, "memory_free": 79 * GIB, "driver": "570.1"}
+GPU = {"name": "H100", "memory_total": 80 * GB, "memory_free": 79 * GB, "driver": "570.1"}
 
 
 def of(findings: list[Finding], check: str) -> list[tuple[str, Any]]:
@@ -66,11 +66,11 @@ def test_a_good_host_is_well_in_all_ways() -> None:
         ({"usable_cores": 4}, "cores", "ok", "4 of 8"),
         ({"ranks": 9}, "ranks", "warning", 9),
         ({"ranks": 8}, "ranks", "ok", 8),
-        ({"memory_total": 15 * GIB}, "memory", "warning", 15.0),
-        ({"memory_total": 16 * GIB}, "memory", "ok", 16.0),
-        ({"memory_free": 3 * GIB}, "memory free", "warning", 3.0),
-        ({"memory_own": 2 * GIB}, "memory free", "warning", 2.0),
-        ({"memory_own": 90 * GIB}, "memory free", "ok", 60.0),
+        ({"memory_total": 15 * GB}, "memory", "warning", 15.0),
+        ({"memory_total": 16 * GB}, "memory", "ok", 16.0),
+        ({"memory_free": 3 * GB}, "memory free", "warning", 3.0),
+        ({"memory_own": 2 * GB}, "memory free", "warning", 2.0),
+        ({"memory_own": 90 * GB}, "memory free", "ok", 60.0),
         ({"load": 4.8}, "load", "warning", 0.6),
         ({"load": 4.0}, "load", "ok", 0.5),
         ({"shm_free": 63 * MIB}, "shared memory", "warning", 63.0),
@@ -82,9 +82,11 @@ def test_a_good_host_is_well_in_all_ways() -> None:
         ({"locked_memory": 65536}, "locked memory", "ok", 0.1),
         ({"ports": 999}, "port range", "warning", 999),
         ({"kernels": ""}, "kernels", "warning", "none: torch computes"),
-        ({"gpus": [GPU], "torch_gpus": 1}, "gpus", "ok", "1 x H100, 85 GB, driver 570.1"),
-        ({"gpus": [GPU, GPU]}, "gpus", "warning", "2 x H100, 85 GB, driver 570.1, of which torch sees none"),
+        ({"gpus": [GPU], "torch_gpus": 1}, "gpus", "ok", "1 x H100, 80 GB, driver 570.1"),
+        ({"gpus": [GPU, GPU]}, "gpus", "warning", "2 x H100, 80 GB, driver 570.1, of which torch sees none"),
         ({"torch_gpus": 2}, "gpus", "ok", "2 (by torch)"),
+        ({"gpus": [GPU], "torch_gpus": 1}, "gpu memory", "ok", 80.0),
+        ({"gpus": [GPU, GPU | {"memory_total": 16 * GB}], "torch_gpus": 2}, "gpu memory", "warning", 16.0),
     ],
 )
 def test_each_limit_of_a_host(change: dict[str, Any], check: str, status: str, value: Any) -> None:
@@ -99,7 +101,7 @@ def test_each_limit_of_a_host(change: dict[str, Any], check: str, status: str, v
         ({"packages": {"numpy": "2.4.5", "torch": "2.13.0"}}, "packages", "warning", "numpy 2.4.5"),
         ({"packages": {"numpy": "", "torch": "2.13.0"}}, "packages", "warning", "no numpy"),
         ({"kernels": "AVX-512 VNNI"}, "kernels", "warning", "AVX-512 VNNI"),
-        ({"gpus": [GPU], "torch_gpus": 1}, "gpus", "warning", "1 x H100, 85 GB, driver 570.1"),
+        ({"gpus": [GPU], "torch_gpus": 1}, "gpus", "warning", "1 x H100, 80 GB, driver 570.1"),
     ],
 )
 def test_a_host_that_differs_is_named(change: dict[str, Any], check: str, status: str, value: str) -> None:
@@ -133,24 +135,24 @@ def test_clocks_may_differ_by_a_second_and_the_doubt() -> None:
 
 
 def test_a_shared_folder_is_seen_by_all_or_an_error() -> None:
-    good = {"write_s": 0.1, "read_s": 0.2, "free": 32 * GIB}
-    findings = folder_findings([good, {"write_s": 0.1, "free": GIB, "error": "No such file"}], ["a", "b"], 20_000_000)
+    good = {"write_s": 0.1, "read_s": 0.2, "free": 200 * GB}
+    findings = folder_findings([good, {"write_s": 0.1, "free": GB, "error": "No such file"}], ["a", "b"], 20_000_000)
     assert of(findings, "shared folder") == [("ok", "seen"), ("error", "No such file")]
     assert of(findings, "folder write") == [("ok", 200.0), ("ok", 200.0)]
     assert of(findings, "folder read") == [("warning", 100.0)]
-    assert of(findings, "folder room") == [("ok", 32.0), ("warning", 1.0)]
+    assert of(findings, "folder room") == [("ok", 200.0), ("warning", 1.0)]
 
 
 def test_a_model_is_the_same_everywhere_and_fits() -> None:
     files = {"/m/config.json": "1", "/m/model.safetensors": "2"}
     other = files | {"/m/model.safetensors": "3"}
     error = {"error": "No such file or directory: /m"}
-    findings = model_findings([files, other, error, files], list("abcd"), 2 * GIB, [4 * GIB, 4 * GIB, 4 * GIB, GIB])
+    findings = model_findings([files, other, error, files], list("abcd"), 2 * GB, [4 * GB, 4 * GB, 4 * GB, GB])
     assert of(findings, "model") == [
-        ("ok", "2 GiB of 4 free"),
+        ("ok", "2 GB of 4 free"),
         ("error", "another /m/model.safetensors than on a"),
         ("error", "No such file or directory: /m"),
-        ("error", "takes 2 GiB of 1 free"),
+        ("error", "takes 2 GB of 1 free"),
     ]
 
 
