@@ -6,9 +6,12 @@ import sys
 
 import click
 
+from ollampi.launcher.address import parse_address
 from ollampi.launcher.cli_serve import hostfile_option, hosts_option, mpirun_option, ranks_option
+from ollampi.launcher.client import Client
 from ollampi.launcher.doctor import Wish, diagnose
 from ollampi.launcher.doctor_checks import failed, lines, objects
+from ollampi.launcher.doctor_server import server_findings
 from ollampi.launcher.hosts import check_hosts, chosen_hosts, num_ranks, slurm_tasks
 
 
@@ -27,6 +30,7 @@ from ollampi.launcher.hosts import check_hosts, chosen_hosts, num_ranks, slurm_t
     show_default=True,
     help="How long ranks may be silent.",
 )
+@click.option("--server", metavar="URL", help="Look at this running server instead; OLLAMA_API_KEY is the key.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects, one for each check and host or pair.")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def doctor(
@@ -37,6 +41,7 @@ def doctor(
     folder: str | None,
     model: str | None,
     timeout: float,
+    server: str | None,
     as_json: bool,
     overrides: tuple[str, ...],
 ) -> None:
@@ -46,12 +51,16 @@ def doctor(
     is 1 where there is an error. OVERRIDES are settings such as server.port=11500 or exchange.interface=eth1. Without
     -n, hosts and Slurm two ranks are tried on this host.
     """
-    hosts = chosen_hosts(listing, hostfile)
-    if hosts is not None:
-        check_hosts(hosts)
-    elif ranks is None and slurm_tasks(os.environ) is None:
-        ranks = 2
-    wish = Wish(num_ranks(hosts, ranks, os.environ), hosts, mpirun, folder, model, timeout, overrides)
-    findings = diagnose(wish)
+    if server is not None:
+        client = Client(parse_address(server, "--server").url, os.environ.get("OLLAMA_API_KEY", ""))
+        findings = server_findings(client)
+    else:
+        hosts = chosen_hosts(listing, hostfile)
+        if hosts is not None:
+            check_hosts(hosts)
+        elif ranks is None and slurm_tasks(os.environ) is None:
+            ranks = 2
+        count = num_ranks(hosts, ranks, os.environ)
+        findings = diagnose(Wish(count, hosts, mpirun, folder, model, timeout, overrides))
     click.echo(json.dumps(objects(findings), indent=2) + "\n" if as_json else lines(findings), nl=False)
     sys.exit(failed(findings))

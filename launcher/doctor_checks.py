@@ -60,6 +60,21 @@ def _sums() -> Iterable[Check]:
         yield Check(f"all-reduce {name}", meaning, sum_limit_ms(size), "ms", remedy)
 
 
+def _of_server() -> Iterable[Check]:
+    again = "`ollampi cluster health` tells more; start the job again where a node is gone"
+    yield Check("server", "a server answers (--server)", "answers", "", "start one: `ollampi launch`; or name its URL")
+    yield Check("nodes", "every node of the server is well", "online", "", again)
+    yield Check("coordinator", "nodes that lead", 1, "", again)
+    load = "load one: `ollampi cluster model load --model NAME`, or cluster.preload=[NAME]"
+    yield Check("models", "the models in memory, and the nodes they lie on", "ready", "", load)
+    yield Check("replicas", "the replicas that requests are balanced over", "all well", "", again)
+    yield Check(
+        "monitoring", "what is counted can be read", "/metrics", "", "give OLLAMA_API_KEY a key of role readonly"
+    )
+    keys = "server.keys=FILE (docs/security.md), or server.host=127.0.0.1"
+    yield Check("keys", "beyond this host clients are asked for keys", "asked for", "", keys)
+
+
 _ALIKE = "the same on all hosts"
 CHECKS = {
     check.name: check
@@ -215,6 +230,7 @@ CHECKS = {
             "",
             "copy the model to the same path on all hosts or share it; more ranks, quantize=q4 or a smaller context",
         ),
+        *_of_server(),
     )
 }
 
