@@ -7,7 +7,7 @@ import sys
 import click
 
 from ollampi.launcher.address import parse_address
-from ollampi.launcher.cli_serve import hostfile_option, hosts_option, mpirun_option, ranks_option
+from ollampi.launcher.cli_serve import hostfile_option, hosts_option, mpirun_option
 from ollampi.launcher.client import Client
 from ollampi.launcher.doctor import Wish, diagnose
 from ollampi.launcher.doctor_checks import failed, lines, objects
@@ -16,7 +16,9 @@ from ollampi.launcher.hosts import check_hosts, chosen_hosts, num_ranks, slurm_t
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@ranks_option
+@click.option(
+    "-n", "ranks", metavar="N", type=int, help="Number of ranks.  [default: the hosts' slots, Slurm's tasks, else 2]"
+)
 @mpirun_option
 @hostfile_option
 @hosts_option
@@ -48,8 +50,7 @@ def doctor(
     """Look whether hosts, network and MPI are fit for a server of N ranks.
 
     A line for each check: ok, warning or error, what it is, its value, and where it is not well the remedy. The status
-    is 1 where there is an error. OVERRIDES are settings such as server.port=11500 or exchange.interface=eth1. Without
-    -n, hosts and Slurm two ranks are tried on this host.
+    is 1 where there is an error. OVERRIDES are settings such as server.port=11500 or exchange.interface=eth1.
     """
     if server is not None:
         client = Client(parse_address(server, "--server").url, os.environ.get("OLLAMA_API_KEY", ""))

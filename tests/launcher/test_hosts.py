@@ -140,7 +140,8 @@ def test_slurm_says_nodes_and_tasks() -> None:
     assert slurm_tasks(SLURM) == 5
     assert slurm_tasks({**SLURM, "SLURM_NTASKS": "4"}) == 4
     assert slurm_cpus({"SLURM_JOB_CPUS_PER_NODE": "8(x2),4"}) == 20
-    assert slurm_hosts({}) is slurm_tasks({"SLURM_NTASKS": "4"}) is None
+    assert slurm_hosts({}) is None
+    assert slurm_tasks({"SLURM_NTASKS": "4"}) is None
     assert slurm_hosts({**SLURM, "SLURM_TASKS_PER_NODE": ""}) == Hosts(hosts(("n1", None), ("n2", None), ("n3", None)))
 
 

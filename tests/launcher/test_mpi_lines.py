@@ -56,7 +56,8 @@ LINES = [  # MPI, --host or the text of a hostfile, what stands before the progr
 def test_the_line_for_each_mpi_and_way_to_name_hosts(tmp_path: Path, mpi: str, given: str | None, line: str) -> None:
     file = None
     if given is not None and given.endswith("\n"):
-        file, given = str(tmp_path / "hosts"), (tmp_path / "hosts").write_text(given) and None
+        (tmp_path / "hosts").write_text(given)
+        file, given = str(tmp_path / "hosts"), None
     found = command(Mpi("mpirun", *MPIS[mpi]), 4, PROGRAM, chosen_hosts(given, file))
     assert found == ["mpirun", *line.replace("FILE", str(file)).split(), *PROGRAM]
 

@@ -15,7 +15,7 @@ import torch
 from ollampi.mpiruntime import doctor_ranks, network_figures
 from ollampi.mpiruntime.communicator import Single
 from ollampi.mpiruntime.doctor_ranks import greeted, measured, pairs, silent_ranks
-from ollampi.mpiruntime.doctor_words import SUM_BYTES, Wanted
+from ollampi.mpiruntime.doctor_words import MARK, SUM_BYTES, Wanted
 from ollampi.mpiruntime.host_facts import PACKAGES, host_facts, parse_gpus
 from ollampi.mpiruntime.shared_folder import measure_folder
 from ollampi.mpiruntime.thread_world import ThreadCommunicator, run_threads
@@ -76,7 +76,7 @@ def test_hosts_that_see_different_folders_are_told_apart(tmp_path: Path) -> None
 
 def told_by(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     lines = capfd.readouterr().out.splitlines()
-    return [json.loads(line.removeprefix(doctor_ranks.MARK)) for line in lines if line.startswith(doctor_ranks.MARK)]
+    return [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK)]
 
 
 @WORLDS
