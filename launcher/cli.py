@@ -12,6 +12,7 @@ from ollampi import __version__
 from ollampi.launcher import (
     cli_cluster,
     cli_config,
+    cli_doctor,
     cli_help,
     cli_models,
     cli_proxy,
@@ -74,6 +75,7 @@ for _command in (
     cli_serve.serve,
     cli_serve.launch,
     cli_serve.plan,
+    cli_doctor.doctor,
     cli_run.run,
     cli_transfer.create,
     cli_transfer.pull,

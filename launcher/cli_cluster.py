@@ -64,7 +64,7 @@ def start(
     if ranks is None and hostfile is None and not dry_run:
         serve.callback(given)
     else:
-        launch.callback(1 if ranks is None else ranks, None, hostfile, dry_run, given)
+        launch.callback(ranks, None, hostfile, None, None, dry_run, given)
 
 
 @cluster.command()

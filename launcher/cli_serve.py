@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import click
 
 from ollampi.launcher import mpi
+from ollampi.launcher.binding import Bound, chosen_binding
 from ollampi.launcher.documented import documented
 from ollampi.launcher.foreign import ROWS
 from ollampi.launcher.given import chosen
+from ollampi.launcher.hosts import Hosts, check_hosts, chosen_hosts, num_ranks
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.listening import bound
 from ollampi.launcher.schema import ServerConfig
@@ -19,6 +21,18 @@ from ollampi.launcher.waiting import local_size, waiting
 from ollampi.mpiruntime.interface import check_interface
 
 _PASS_ON = {"ignore_unknown_options": True}
+ranks_option = click.option(
+    "-n", "ranks", metavar="N", type=int, help="Number of ranks.  [default: the hosts' slots, Slurm's tasks, else 1]"
+)
+mpirun_option = click.option(
+    "--mpirun", metavar="PATH", help="The mpirun to use.  [default: the one that fits mpi4py's library]"
+)
+hostfile_option = click.option(
+    "--hostfile", metavar="PATH", help="Start on the hosts in this file, not only on this one."
+)
+hosts_option = click.option(
+    "--host", "listing", metavar="A:2,B:2", help="Start on these hosts, with so many ranks on each."
+)
 
 
 class _WithSettings(click.Command):
@@ -54,41 +68,60 @@ def serve(overrides: tuple[str, ...]) -> None:
 
 
 @click.command(context_settings=_PASS_ON)
-@click.option("-n", "ranks", metavar="N", type=int, default=1, show_default=True, help="Number of ranks.")
-@click.option("--mpirun", metavar="PATH", help="The mpirun to use.  [default: the one that fits mpi4py's library]")
-@click.option("--hostfile", metavar="PATH", help="Start on the hosts in this file, not only on this one.")
+@ranks_option
+@mpirun_option
+@hostfile_option
+@hosts_option
+@click.option(
+    "--bind",
+    type=click.Choice([each.value for each in Bound]),
+    help="Bind each rank to cores of its own, to a NUMA node, or to nothing.  [default: what the MPI does best]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the line and stop.")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, overrides: tuple[str, ...]) -> None:
+def launch(
+    ranks: int | None,
+    mpirun: str | None,
+    hostfile: str | None,
+    listing: str | None,
+    bind: str | None,
+    dry_run: bool,
+    overrides: tuple[str, ...],
+) -> None:
     """Start a server of N ranks with mpirun.
 
     OVERRIDES are settings such as model=NAME, and options of the server such as --config FILE; `ollampi serve --help`
-    lists both. The line is printed before it runs, fit to be pasted into a shell.
+    lists both. The line is printed before it runs, fit to be pasted into a shell. In a Slurm allocation the ranks are
+    on its nodes.
     """
     values = chosen(overrides, os.environ)  # a slip of the pen is one line here, and many once mpirun has started
-    if values.get("cluster.enabled") is False and ranks > 1:
+    hosts = chosen_hosts(listing, hostfile)
+    if hosts is not None:
+        check_hosts(hosts)
+    count = num_ranks(hosts, ranks, os.environ)
+    if values.get("cluster.enabled") is False and count > 1:
         click.echo("ollampi: cluster.enabled is false: one rank is started", err=True)
-        ranks = 1
+        count = 1
     given = values.get("exchange.interface")
     network = given if isinstance(given, str) else None
-    if network is not None and mpi.on_this_host(hostfile, os.environ):  # each rank looks on its own host again
+    if network is not None and mpi.on_this_host(hosts, os.environ):  # each rank looks on its own host again
         check_interface(network)
-    found = mpi.detect(mpirun)
-    line = mpi.command(found, ranks, [sys.executable, "-m", "ollampi.launcher.serve", *overrides], hostfile)
-    added = mpi.environment(found, os.geteuid() == 0, os.environ, hostfile, network)
-    added |= {} if hostfile else waiting(overrides, ranks, os.environ)
+    found, binding = mpi.detect(mpirun), chosen_binding(bind, count, hosts, os.environ)
+    line = mpi.command(found, count, [sys.executable, "-m", "ollampi.launcher.serve", *overrides], hosts, binding)
+    added = mpi.environment(found, os.geteuid() == 0, os.environ, hosts, network, binding)
+    added |= waiting(overrides, count, os.environ) if hosts is None else {}
     mpi.link_library(found, os.environ)
     if not dry_run:
-        _check_address(values, hostfile)
+        _check_address(values, hosts)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
     if not dry_run:
         sys.exit(supervise(line, {**os.environ, **added, TERMINAL: "1" if sys.stderr.isatty() else ""}))
 
 
-def _check_address(values: Mapping[str, Value], hostfile: str | None) -> None:
+def _check_address(values: Mapping[str, Value], hosts: Hosts | None) -> None:
     """Raise ConfigError where the server's address is taken here, and rank 0 will surely be on this host."""
-    if mpi.on_this_host(hostfile, os.environ) and "SLURM_JOB_ID" not in os.environ:  # salloc's shell may be elsewhere
+    if mpi.on_this_host(hosts, os.environ) and "SLURM_JOB_ID" not in os.environ:  # salloc's shell may be elsewhere
         given = {name: values[path] for name in ("host", "port") if (path := f"server.{name}") in values}
         server = ServerConfig(**given)  # type: ignore[arg-type]
         bound(server.host, server.port).close()

@@ -1,10 +1,12 @@
 """Find mpirun, tell whose it is, and build the line and the environment that start a world with it.
 
-The flags and variables were measured, with Open MPI 5.0.11 and 4.1.4 and with MPICH 5.0.2 and 4.0.2:
+The flags and variables were measured, with Open MPI 5.0.11 and 4.1.4 and with MPICH 5.0.2 and 4.0.2; those of Intel MPI
+are its documents' (developer reference 2021):
 
     Open MPI  refuses more ranks than cores, pins small worlds to single cores, refuses root and a missing HOME,
               and spends a second in libfabric, which a single host does not need
     MPICH     needs nothing, but Debian names its library libmpich.so.12 and mpi4py asks for libmpi.so.12
+    Intel MPI is hydra too; -hosts takes no counts, -f no more than names, and Slurm's counts win unless it is told
 """
 
 import os
@@ -18,7 +20,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ollampi.launcher.binding import Binding, hydra_words, intel_variables, open_mpi_words
 from ollampi.launcher.home import home
+from ollampi.launcher.host_words import intel_words, mpich_hosts, open_mpi_hosts
+from ollampi.launcher.hosts import Hosts
 from ollampi.mpiruntime.errors import ConfigError, quoted
 from ollampi.mpiruntime.interface import interface_variables
 
@@ -89,36 +94,48 @@ def parse_version(text: str) -> tuple[Vendor, tuple[int, ...]] | None:
     return None
 
 
-def command(mpi: Mpi, ranks: int, program: Sequence[str], hostfile: str | None = None) -> list[str]:
-    """Return the line that starts `ranks` copies of program, on this host or on those in hostfile."""
+def command(
+    mpi: Mpi, ranks: int, program: Sequence[str], hosts: Hosts | None = None, binding: Binding | None = None
+) -> list[str]:
+    """Return the line that starts `ranks` copies of program, on this host, or on `hosts`.
+
+    Without hosts mpirun asks Slurm, where it runs in an allocation.
+    """
     if ranks < 1:
         raise ConfigError(f"cannot start {ranks} ranks: ask for at least 1")
-    line = [mpi.mpirun]
     if mpi.vendor is Vendor.OPEN_MPI:
-        line += ["--map-by", ":OVERSUBSCRIBE"] if mpi.version >= (5,) else ["--oversubscribe"]
-        line += ["--bind-to", "none"]
-        line += ["--hostfile", hostfile] if hostfile else []
-    elif hostfile:
-        line += ["-f", hostfile]
-    return [*line, "-n", str(ranks), *program]
+        words = open_mpi_words(binding, is_old=mpi.version < (5,))
+        return [mpi.mpirun, *words, *open_mpi_hosts(hosts), "-n", str(ranks), *program]
+    if mpi.vendor is Vendor.INTEL:
+        return [mpi.mpirun, *intel_words(ranks, program, hosts)]
+    return [mpi.mpirun, *hydra_words(binding), *mpich_hosts(hosts), "-n", str(ranks), *program]
 
 
 def environment(
-    mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | None = None, interface: str | None = None
+    mpi: Mpi,
+    root: bool,
+    base: Mapping[str, str],
+    hosts: Hosts | None = None,
+    interface: str | None = None,
+    binding: Binding | None = None,
 ) -> dict[str, str]:
     """Return the variables to add to base; what the user set there stays as it is.
 
     interface: the network that MPI shall use between hosts, None for its own choice.
     """
-    return _of_vendor(mpi, root, base, hostfile) | (interface_variables(interface, base) if interface else {})
+    wanted = _of_vendor(mpi, root, base, hosts)
+    if mpi.vendor is Vendor.INTEL:
+        placed = {"I_MPI_JOB_RESPECT_PROCESS_PLACEMENT": "off"} if hosts and base.get("SLURM_JOB_ID") else {}
+        wanted |= {name: value for name, value in (intel_variables(binding) | placed).items() if name not in base}
+    return wanted | (interface_variables(interface, base) if interface else {})
 
 
-def on_this_host(hostfile: str | None, base: Mapping[str, str]) -> bool:
+def on_this_host(hosts: Hosts | None, base: Mapping[str, str]) -> bool:
     """Return whether all ranks will be on this host; elsewhere they may be on others alone."""
-    return not hostfile and base.get("SLURM_JOB_NUM_NODES", "1") == "1"
+    return base.get("SLURM_JOB_NUM_NODES", "1") == "1" if hosts is None else hosts.here
 
 
-def _of_vendor(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | None) -> dict[str, str]:
+def _of_vendor(mpi: Mpi, root: bool, base: Mapping[str, str], hosts: Hosts | None) -> dict[str, str]:
     """Return the variables that this MPI needs anyway."""
     if mpi.mpich_library:
         folders = [str(link_folder(base)), *filter(None, base.get("LD_LIBRARY_PATH", "").split(":"))]
@@ -127,7 +144,7 @@ def _of_vendor(mpi: Mpi, root: bool, base: Mapping[str, str], hostfile: str | No
         return {}
     wanted = {"HOME": str(home(base) or "/"), "OMPI_MCA_btl": "^ofi", "OMPI_MCA_osc": "^ucx"}
     # between hosts libfabric may be the fast way: Omni-Path, EFA, Slingshot
-    if on_this_host(hostfile, base):
+    if on_this_host(hosts, base):
         wanted["OMPI_MCA_mtl"] = "^ofi"
     if root:
         wanted |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

@@ -152,6 +152,7 @@ def facts(made: Planned) -> dict[str, Any]:
     count, each = reduced_bytes(made.config, made.points)
     return {
         "model": made.folder.name,
+        "folder": str(made.folder),
         "architecture": made.config.model_type,
         "parameter_count": num_parameters(made.config),
         "context_length": made.context,

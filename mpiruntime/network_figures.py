@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, time
 
 import torch
+from torch import Tensor
 
 from ollampi.mpiruntime.cluster import Network, Pace
 from ollampi.mpiruntime.communicator import Communicator
@@ -33,26 +34,53 @@ def measure_network(comm: Communicator, facts: list[RankFacts], limit_s: float) 
     if link is None:
         return None
     others = [ranks[0] for ranks in by_host(facts) if 0 not in ranks] or [1]
-    links = [_pace(link, rank, facts[rank].host) for rank in others]
+    links = [pace(link, 0, rank, facts[rank].host) for rank in others]
     comm.all_reduce(torch.zeros(_LONG_BYTES // 4))  # for the first time, it takes far longer
     sums = measure({_SUM: comm.all_reduce}, comm, (SMALL_BYTES, _LONG_BYTES))[_SUM]
     return Network(links, sorted(sums.items()))
 
 
-def _pace(link: Link, rank: int, host: str) -> Pace:
-    """Return what the link between rank 0 and another one can do; collective, the figures are rank 0's."""
-    tiny = min(_there_and_back(link, rank, _TINY_BYTES) for _ in range(_TINY_ROUNDS))
-    long = min(_there_and_back(link, rank, _LONG_BYTES) for _ in range(_LONG_ROUNDS))
-    return Pace(rank, host, tiny, 2 * _LONG_BYTES / max(long - tiny, 1e-9))
+def pace(link: Link, first: int, second: int, host: str, long_bytes: int = _LONG_BYTES) -> Pace:
+    """Return what the link between two ranks can do; collective over all of the link, the figures are the first's.
+
+    host: the second's.
+    """
+    tiny = min(_there_and_back(link, first, second, _TINY_BYTES) for _ in range(_TINY_ROUNDS))
+    long = min(_there_and_back(link, first, second, long_bytes) for _ in range(_LONG_ROUNDS))
+    return Pace(second, host, tiny, 2 * long_bytes / max(long - tiny, 1e-9))
 
 
-def _there_and_back(link: Link, rank: int, size: int) -> float:
-    """Return the seconds in which so many bytes go from rank 0 to another one and back; collective."""
+def ahead(link: Link, first: int, second: int) -> tuple[float, float]:
+    """Return by how many seconds the second rank's clock is ahead of the first's, and how far off that may be.
+
+    Collective over all of the link, the figures are the first's. The quickest of some round trips counts: half of it
+    is how long ago the answer was written, give or take as much.
+    """
+    found = []
+    for _ in range(_TINY_ROUNDS):
+        began, answer = time(), torch.zeros(1, dtype=torch.float64)
+        _swap(link, first, second, answer)
+        if link.rank == second:
+            answer.fill_(time())
+        _swap(link, second, first, answer)
+        trip = time() - began
+        found.append((trip / 2, float(answer) - began - trip / 2))
+    doubt, seconds = min(found)
+    return seconds, doubt
+
+
+def _there_and_back(link: Link, first: int, second: int, size: int) -> float:
+    """Return the seconds in which so many bytes go from a rank to another one and back; collective."""
     buffer = torch.zeros(size, dtype=torch.uint8)
-    peer = {0: rank, rank: 0}.get(link.rank)
     began = perf_counter()
-    for sender in (0, rank):
-        sends = [(peer, buffer)] if peer is not None and link.rank == sender else []
-        receives = [(peer, buffer)] if peer is not None and link.rank != sender else []
-        link.swap(sends, receives, "the measurement of the network")
+    _swap(link, first, second, buffer)
+    _swap(link, second, first, buffer)
     return perf_counter() - began
+
+
+def _swap(link: Link, sender: int, receiver: int, buffer: Tensor) -> None:
+    """Send the bytes of buffer [n] from a rank to another one; collective over the link, where others do nothing."""
+    parcel = buffer.view(torch.uint8)
+    sends = [(receiver, parcel)] if link.rank == sender else []
+    receives = [(sender, parcel)] if link.rank == receiver else []
+    link.swap(sends, receives, f"the measurement of the link between ranks {sender} and {receiver}")

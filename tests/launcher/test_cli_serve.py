@@ -96,6 +96,12 @@ def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest
         (["--colour"], "Error: '--colour' is no setting; write key=value"),
         (["engine.context_length=abc", "model=demo"], "Error: engine.context_length is 'abc'; it must be a whole"),
         (["exchange.interface=eth99"], "Error: exchange.interface is 'eth99', which"),
+        (["--host", "localhost:2", "-n", "3"], "Error: --host has 2 slots for 3 ranks: ask for at most 2, or give"),
+        (["--host", "-oProxyCommand=x"], "Error: --host -oProxyCommand=x names '-oProxyCommand=x', which can be no"),
+        (["--host", "nowhere.invalid"], "Error: --host names nowhere.invalid, which is no host that can be found"),
+        (["--hostfile", "/nowhere.txt"], "Error: --hostfile names /nowhere.txt, which cannot be read: No such file"),
+        (["--host", "localhost", "--hostfile", "f"], "Error: --host localhost and --hostfile f both name hosts"),
+        (["--bind", "core", "-n", "9999"], "Error: --bind core cannot give 9999 ranks of a host cores of their own"),
     ],
 )
 def test_launch_says_what_is_wrong(mpirun: str, args: list[str], text: str) -> None:
@@ -144,10 +150,11 @@ def test_launch_leaves_a_port_to_the_host_that_rank_0_may_be_on(
 
 @pytest.mark.parametrize("elsewhere", ["--hostfile", "SLURM_JOB_NUM_NODES"])
 def test_launch_leaves_an_interface_to_the_hosts_that_it_may_not_be_one_of(
-    mpirun: str, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+    mpirun: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elsewhere: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2" if elsewhere.startswith("SLURM") else "1")
-    args = ["--hostfile", "hosts.txt"] if elsewhere.startswith("--") else []
+    (tmp_path / "hosts.txt").write_text("192.0.2.1 slots=2\n")
+    args = ["--hostfile", str(tmp_path / "hosts.txt")] if elsewhere.startswith("--") else []
     line = ["launch", "--mpirun", mpirun, "--dry-run", *args, "exchange.interface=eth99"]
     result = CliRunner().invoke(main, line)
     assert result.exit_code == 0, result.output

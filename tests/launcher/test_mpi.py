@@ -7,6 +7,7 @@ import pytest
 from support.mpi_texts import INTEL, MPICH, OPEN_MPI_4, OPEN_MPI_5
 
 from ollampi.launcher.home import home
+from ollampi.launcher.hosts import listed
 from ollampi.launcher.mpi import Mpi, Vendor, command, environment, link_folder, link_library, parse_version
 from ollampi.mpiruntime.errors import ConfigError
 
@@ -30,23 +31,6 @@ def test_parse_version(text: str, known: tuple[Vendor, tuple[int, ...]] | None) 
     assert parse_version(text) == known
 
 
-@pytest.mark.parametrize(
-    ("vendor", "version", "hostfile", "line"),
-    [
-        (Vendor.OPEN_MPI, (5, 0, 11), None, "mpirun --map-by :OVERSUBSCRIBE --bind-to none -n 4"),
-        (Vendor.OPEN_MPI, (5,), None, "mpirun --map-by :OVERSUBSCRIBE --bind-to none -n 4"),
-        (Vendor.OPEN_MPI, (5, 0), "h", "mpirun --map-by :OVERSUBSCRIBE --bind-to none --hostfile h -n 4"),
-        (Vendor.OPEN_MPI, (4, 1, 4), None, "mpirun --oversubscribe --bind-to none -n 4"),
-        (Vendor.MPICH, (4, 0, 2), None, "mpirun -n 4"),
-        (Vendor.MPICH, (5, 0, 2), "h", "mpirun -f h -n 4"),
-        (Vendor.INTEL, (2021, 11), None, "mpirun -n 4"),
-        (Vendor.INTEL, (2021, 11), "h", "mpirun -f h -n 4"),
-    ],
-)
-def test_command(vendor: Vendor, version: tuple[int, ...], hostfile: str | None, line: str) -> None:
-    assert command(Mpi("mpirun", vendor, version), 4, PROGRAM, hostfile) == [*line.split(), *PROGRAM]
-
-
 @pytest.mark.parametrize("ranks", [0, -1])
 def test_command_refuses_an_empty_world(ranks: int) -> None:
     with pytest.raises(ConfigError, match=f"cannot start {ranks} ranks: ask for at least 1"):
@@ -58,23 +42,28 @@ ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 @pytest.mark.parametrize(
-    ("vendor", "root", "hostfile", "base", "added"),
+    ("vendor", "root", "hosts", "base", "added"),
     [
         (Vendor.OPEN_MPI, False, None, {}, {**QUIET, "OMPI_MCA_mtl": "^ofi"}),
         (Vendor.OPEN_MPI, True, None, {}, {**QUIET, "OMPI_MCA_mtl": "^ofi", **ROOT}),
         (Vendor.OPEN_MPI, False, None, {"SLURM_JOB_NUM_NODES": "2"}, QUIET),
         (Vendor.OPEN_MPI, False, None, {"SLURM_JOB_NUM_NODES": "1"}, {**QUIET, "OMPI_MCA_mtl": "^ofi"}),
-        (Vendor.OPEN_MPI, True, "hosts", {}, {**QUIET, **ROOT}),
-        (Vendor.OPEN_MPI, False, "hosts", {"OMPI_MCA_btl": "tcp,self"}, {"OMPI_MCA_osc": "^ucx"}),
-        (Vendor.OPEN_MPI, True, "hosts", {**QUIET, **ROOT}, {}),
+        (Vendor.OPEN_MPI, True, "a:2,b:2", {}, {**QUIET, **ROOT}),
+        (Vendor.OPEN_MPI, False, "localhost:4", {}, {**QUIET, "OMPI_MCA_mtl": "^ofi"}),
+        (Vendor.OPEN_MPI, False, "a", {"OMPI_MCA_btl": "tcp,self"}, {"OMPI_MCA_osc": "^ucx"}),
+        (Vendor.OPEN_MPI, True, "a,b", {**QUIET, **ROOT}, {}),
         (Vendor.MPICH, True, None, {"LD_LIBRARY_PATH": "/opt/lib"}, {}),
         (Vendor.INTEL, True, None, {}, {}),
+        (Vendor.INTEL, False, None, {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, {}),
+        (Vendor.INTEL, False, "a:2,b:2", {"SLURM_JOB_ID": "7"}, {"I_MPI_JOB_RESPECT_PROCESS_PLACEMENT": "off"}),
+        (Vendor.INTEL, False, "a", {"SLURM_JOB_ID": "7", "I_MPI_JOB_RESPECT_PROCESS_PLACEMENT": "on"}, {}),
     ],
 )
 def test_environment(
-    vendor: Vendor, root: bool, hostfile: str | None, base: dict[str, str], added: dict[str, str]
+    vendor: Vendor, root: bool, hosts: str | None, base: dict[str, str], added: dict[str, str]
 ) -> None:
-    assert environment(Mpi("mpirun", vendor, (5,)), root, {"HOME": "/h", **base}, hostfile) == added
+    named = None if hosts is None else listed(hosts)
+    assert environment(Mpi("mpirun", vendor, (5,)), root, {"HOME": "/h", **base}, named) == added
 
 
 NETWORK = {"OMPI_MCA_btl_tcp_if_include": "eth1", "UCX_NET_DEVICES": "eth1", "FI_TCP_IFACE": "eth1"}

@@ -47,6 +47,7 @@ def test_a_plan_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     told = json.loads(capsys.readouterr().out)
     assert told | {"ranks": []} == {
         "model": "small",
+        "folder": str(folder),
         "architecture": "llama",
         "parameter_count": 2 * 100 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 2 * 64) + 64,
         "context_length": 256,

@@ -89,15 +89,17 @@ class Lab:
     def mpirun(self, ranks: Sequence[int], program: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Return the line and the environment that run a program, ranks[i] times on host i; started on the first."""
         hosts = ",".join(f"10.77.0.{i + 1}:{count}" for i, count in enumerate(ranks) if count)
-        line = [detect(None).mpirun, "--prtemca", "plm_ssh_agent", str(self.agent), "--host", hosts]
-        line += ["--prtemca", "prte_tmpdir_base", "/dev/shm", "--bind-to", "none"]
+        line = [detect(None).mpirun, "--host", hosts, "--bind-to", "none", "-n", str(sum(ranks)), *program]
+        return self.inside(0, line), self.environment()
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which mpirun starts ranks on these hosts, and they talk by the network."""
         mca = {"pml": "ob1", "btl": "self,sm,tcp", "btl_tcp_if_include": "10.77.0.0/24", "mtl": "^ofi", "osc": "^ucx"}
         # Open MPI does not know that the hosts share cores: ranks that wait must let others run
-        for name, value in {**mca, "mpi_yield_when_idle": "1"}.items():
-            line += ["--mca", name, value]
-        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        env = {"HOME": "/", **os.environ, **root}
-        return self.inside(0, [*line, "-n", str(sum(ranks)), *program]), env
+        ours = {f"OMPI_MCA_{name}": value for name, value in {**mca, "mpi_yield_when_idle": "1"}.items()}
+        ours |= {"PRTE_MCA_plm_ssh_agent": str(self.agent), "PRTE_MCA_prte_tmpdir_base": "/dev/shm"}
+        ours |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        return {"HOME": "/", **os.environ, **ours}
 
     @staticmethod
     def _counted(pid: int) -> tuple[int, int]:
