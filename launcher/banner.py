@@ -12,13 +12,6 @@ from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.world import RankFacts
 
 
-def url(bound: tuple[str, int]) -> str:
-    """Return the URL under which a client on this host reaches the server that listens at a host and a port."""
-    host, port = bound
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{port}"
-
-
 def exposure(bound: tuple[str, int], has_keys: bool) -> str:
     """Return a warning where other machines can reach the server, empty where they cannot."""
     host, _ = bound

@@ -49,6 +49,13 @@ def bound_to(listener: socket.socket) -> tuple[str, int]:
     return host, port
 
 
+def url(bound: tuple[str, int]) -> str:
+    """Return the URL under which a client on this host reaches the server that listens at a host and a port."""
+    host, port = bound
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{host}:{port}"
+
+
 def model_folders(config: Config) -> list[Path]:
     """Return the folders that hold models: those given by path, the configured ones, and the one that ships."""
     own = [path for given in (config.model, *config.cluster.preload) if (path := model_path(given))]

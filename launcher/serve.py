@@ -15,11 +15,11 @@ from functools import partial
 from typing import NoReturn
 
 from ollampi.launcher import assemble
-from ollampi.launcher.banner import banner, exposure, url
+from ollampi.launcher.banner import banner, exposure
 from ollampi.launcher.config import compose_given
 from ollampi.launcher.doors import Doors, KeptDoors, OwnDoors
 from ollampi.launcher.given import given
-from ollampi.launcher.http_process import listen, start_front
+from ollampi.launcher.http_process import listen, start_front, url
 from ollampi.launcher.keeper_link import KeeperLink, is_kept
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.process import on_signals, print_failure
