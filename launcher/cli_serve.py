@@ -86,8 +86,6 @@ def launch(
         check_interface(network)
     found = mpi.detect(mpirun)
     line = mpi.command(found, ranks, [sys.executable, "-m", "ollampi.launcher.serve", *overrides], hostfile)
-    if restarts is not None and found.vendor is mpi.Vendor.OPEN_MPI:  # which takes few variables to other hosts
-        line[1:1] = ["-x", KEEPER, "-x", SECRET]
     added = mpi.environment(found, os.geteuid() == 0, os.environ, hostfile, network)
     added |= {} if hostfile else waiting(overrides, ranks, os.environ)
     mpi.link_library(found, os.environ)
@@ -98,6 +96,8 @@ def launch(
     added[TERMINAL] = "1" if sys.stderr.isatty() else ""
     if restarts is None:
         sys.exit(supervise(line, {**os.environ, **added}))
+    if found.vendor is mpi.Vendor.OPEN_MPI:  # which takes few variables to other hosts
+        line[1:1] = ["-x", KEEPER, "-x", SECRET]
     os.environ.update(added)
     given_to_keeper = json.dumps({"line": line, "overrides": overrides, "restarts": restarts})
     os.execv(sys.executable, [sys.executable, "-m", "ollampi.launcher.keeper", given_to_keeper])

@@ -129,9 +129,14 @@ class _Keeper:
             return _Ended(1, f"ollampi: {e}", self._meeting.start)
         assert child.stderr is not None
         heard = Heard(child.stderr)
-        status = self._follow(child)
+        try:
+            status = self._follow(child)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
         remove_session(child.pid, environ)
-        start = self._meeting.start
+        start = self._meeting.settled(_LAST_WORDS_S)
         words = heard.first(_LAST_WORDS_S) if start.ready_at is None else ""
         return _Ended(status if status >= 0 else 128 - status, words, start)
 

@@ -81,6 +81,13 @@ class Meeting:
             self.start = Start()
         return {KEEPER: self.address, SECRET: self.start.secret}
 
+    def settled(self, timeout_s: float) -> Start:
+        """Return how far the ranks were, which have ended, once all that their rank 0 said is read; waits so long."""
+        end = time.monotonic() + timeout_s
+        while self.start.address is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.start
+
     def tell(self, code: str, message: str) -> None:
         """Set what the HTTP process is told while there is no rank 0: the code of an EngineError, and a text."""
         self._absent = {"code": code, "message": message}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from support.kept import SOURCE, failing, rank_0
+from support.kept import SOURCE, children, command_line, failing, rank_0
 from support.servers import alive, free_port, wait_until
 
 from ollampi.launcher import keeper
@@ -31,16 +31,29 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return []
 
 
-def run(starts: list[int], jobs: Callable[[int], Job], restarts: int | None) -> tuple[int, list[str]]:
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """Return the file that says that the keeper knows of a job that is ready."""
+    return tmp_path / "mark"
+
+
+def run(
+    starts: list[int], jobs: Callable[[int], Job], restarts: int | None, mark: Path | None = None
+) -> tuple[int, list[str]]:
     """Return the exit status, and the URLs that were told to be ready."""
 
     def build(number: int) -> Job:
         starts.append(number)
         return jobs(number)
 
+    def ready(url: str) -> None:
+        urls.append(url)
+        if mark is not None:
+            mark.touch()
+
     urls: list[str] = []
     config = compose_config([f"server.port={free_port()}"], {})
-    status = keep(build, Keeping(config, restarts, urls.append))
+    status = keep(build, Keeping(config, restarts, ready))
     with listen(config):  # the port is free again
         return status, urls
 
@@ -60,15 +73,17 @@ def test_three_early_ends_in_a_row_give_up_with_the_first_error(
 
 
 @pytest.mark.parametrize("restarts", [0, 1])
-def test_there_are_so_many_restarts(starts: list[int], capfd: pytest.CaptureFixture[str], restarts: int) -> None:
-    assert run(starts, lambda number: rank_0(3, "ready"), restarts)[0] == 3
+def test_there_are_so_many_restarts(
+    starts: list[int], mark: Path, capfd: pytest.CaptureFixture[str], restarts: int
+) -> None:
+    assert run(starts, lambda number: rank_0(mark, 3, "ready"), restarts, mark)[0] == 3
     assert starts == list(range(restarts + 1))
     used_up = f"ollampi: the ranks ended with status 3, and all {restarts} restarts are used up"
     assert (used_up in capfd.readouterr().err.splitlines()) == bool(restarts)
 
 
-def test_a_start_that_was_ready_forgives_those_before(starts: list[int]) -> None:
-    status, urls = run(starts, lambda number: rank_0(number + 1, *(["ready"] if number == 2 else [])), None)
+def test_a_start_that_was_ready_forgives_those_before(starts: list[int], mark: Path) -> None:
+    status, urls = run(starts, lambda number: rank_0(mark, number + 1, *(["ready"] if number == 2 else [])), None, mark)
     assert (status, starts, len(urls)) == (4, [0, 1, 2, 3, 4, 5], 1)
 
 
@@ -82,14 +97,14 @@ def test_a_job_that_cannot_be_built_has_ended_early(starts: list[int], capfd: py
     assert run(starts, lambda number: (["/nowhere/mpirun"], {}), None)[0] == 1
 
 
-def test_a_status_of_0_that_nobody_asked_for_is_a_failure(starts: list[int]) -> None:
+def test_a_status_of_0_that_nobody_asked_for_is_a_failure(starts: list[int], mark: Path) -> None:
     """Open MPI's mpirun reports it where another host was lost."""
-    assert run(starts, lambda number: rank_0(0, "ready"), 1)[0] == 1
+    assert run(starts, lambda number: rank_0(mark, 0, "ready"), 1, mark)[0] == 1
     assert starts == [0, 1]
 
 
-def test_a_job_that_was_asked_to_end_is_not_started_again(starts: list[int]) -> None:
-    status, urls = run(starts, lambda number: rank_0(0, "ready", "done"), None)
+def test_a_job_that_was_asked_to_end_is_not_started_again(starts: list[int], mark: Path) -> None:
+    status, urls = run(starts, lambda number: rank_0(mark, 0, "ready", "done"), None, mark)
     assert (status, starts) == (0, [0])
     assert [url.startswith("http://127.0.0.1:") for url in urls] == [True]
 
@@ -104,6 +119,38 @@ def test_the_folder_of_an_mpirun_that_was_killed_is_removed(starts: list[int], t
     line = ["sh", "-c", "mkdir $TMPDIR/ompi.$$ && touch $TMPDIR/ompi.$$/file $TMPDIR/other; exit 5"]
     assert run(starts, lambda number: (line, {**os.environ, "TMPDIR": str(tmp_path)}), 0)[0] == 5
     assert os.listdir(tmp_path) == ["other"]
+
+
+def test_an_mpirun_that_stays_is_killed(starts: list[int], mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open MPI's waits for ever for a host that is cut off."""
+    monkeypatch.setattr(keeper, "_LINGER_S", 0.1)
+    line, environ = rank_0(mark, 0)
+    stays = ["sh", "-c", '"$@"; sleep 600', "sh", *line]
+    assert run(starts, lambda number: (stays, environ), 0)[0] == 137
+
+
+def test_what_fails_when_ranks_are_ready_ends_them(starts: list[int], mark: Path, tmp_path: Path) -> None:
+    def refuse(url: str) -> None:
+        raise OSError(url)
+
+    line, environ = rank_0(mark, 0, "ready")
+    config = compose_config([f"server.port={free_port()}"], {})
+    noted = tmp_path / "pid"
+    stays = ["sh", "-c", f'echo $$ > {noted}; exec "$@"', "sh", *line]
+    with pytest.raises(OSError, match="http://127"):
+        keep(lambda number: (stays, environ), Keeping(config, None, refuse))
+    assert not alive(int(noted.read_text()))
+
+
+def test_the_end_of_the_http_process_is_that_of_all(starts: list[int], capfd: pytest.CaptureFixture[str]) -> None:
+    def kill(number: int) -> Job:
+        own = [child for child in children(os.getpid()) if b"ollampi.api.front" in command_line(child)]
+        os.kill(own[0], signal.SIGKILL)
+        return ["sleep", "600"], dict(os.environ)
+
+    assert run(starts, kill, None)[0] == 1
+    assert starts == [0]
+    assert "ollampi: the HTTP process ended with status -9; its messages are above" in capfd.readouterr().err
 
 
 _PROGRAM = """

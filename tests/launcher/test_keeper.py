@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.cluster_jobs import AT, ask
+from support.kept import children, command_line
 from support.leftovers import assert_nothing_is_left, launched, open_stream, shared_memory
 from support.servers import Server, descendants, endless_model, free_port, wait_until
 
@@ -48,15 +49,8 @@ def post(connection: http.client.HTTPConnection, api: str, **more: Any) -> http.
 
 def front_of(job: Server) -> int:
     """Return the process id of the HTTP process."""
-    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(job.process.pid)}
-    (found,) = [pid for pid, line in lines.items() if b"ollampi.api.front" in line]
+    (found,) = [pid for pid in children(job.process.pid) if b"ollampi.api.front" in command_line(pid)]
     return found
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process started itself."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
 
 
 def is_alive(connection: http.client.HTTPConnection) -> bool:
@@ -133,6 +127,26 @@ def test_streams_that_are_cut_end_with_an_error_and_signals_end_all(tmp_path: Pa
         assert_nothing_is_left(job, pids, before, within_s=AGAIN_S)
 
 
+def test_a_rank_that_is_stopped_is_named_and_the_others_are_started_again(tmp_path: Path) -> None:
+    with kept(tmp_path, "engine.max_drafts=0", "exchange.timeout_s=5") as job:
+        with open_stream(job, 100_000) as stream:
+            stopped = job.ranks()[1]
+            os.kill(stopped, signal.SIGSTOP)
+            received = b""
+            while data := stream.recv(65536):
+                received += data
+        last = next(line for line in reversed(received.decode().splitlines()) if line.startswith("{"))
+        error = json.loads(last)["error"]
+        assert error.startswith(f"the server is ending, since rank 1 (host {os.uname().nodename}) has not come to"), (
+            last
+        )
+        assert error.endswith("; it is being started again")
+        wait_until(lambda: num_starts(job) == 2, AGAIN_S, "the ranks to be back")
+        assert stopped not in job.ranks()
+        body = {"model": "endless", "stream": False, **APIS["ollama"][1]}
+        assert job.request("POST", "/api/generate", body)[0] == 200
+
+
 def test_a_drain_finishes_what_runs_and_starts_nothing(tmp_path: Path) -> None:
     with kept(tmp_path, f"drain_timeout_s={AGAIN_S}") as job:
         with open_stream(job, 200) as stream:
@@ -160,7 +174,7 @@ def test_the_launcher_killed_leaves_nothing_also_between_two_starts(tmp_path: Pa
         os.kill(job.ranks()[0], signal.SIGKILL)
         wait_until(lambda: "starting them again" in job.log.read_text(), AGAIN_S, "the ranks to end")
         pids = job.processes()
-        assert any(b"api.front" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+        assert front_of(job) in pids
         job.process.kill()
         assert_nothing_is_left(job, [*pids, *descendants(job.process.pid)], before, within_s=AGAIN_S)
 
