@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from support.kept import SOURCE, children, command_line, failing, rank_0
+from support.kept import SOURCE, failing, fronts, rank_0
 from support.servers import alive, free_port, wait_until
 
 from ollampi.launcher import keeper
@@ -144,8 +144,8 @@ def test_what_fails_when_ranks_are_ready_ends_them(starts: list[int], mark: Path
 
 def test_the_end_of_the_http_process_is_that_of_all(starts: list[int], capfd: pytest.CaptureFixture[str]) -> None:
     def kill(number: int) -> Job:
-        own = [child for child in children(os.getpid()) if b"ollampi.api.front" in command_line(child)]
-        os.kill(own[0], signal.SIGKILL)
+        wait_until(lambda: bool(fronts(os.getpid())), 20, "the HTTP process")
+        os.kill(fronts(os.getpid())[0], signal.SIGKILL)
         return ["sleep", "600"], dict(os.environ)
 
     assert run(starts, kill, None)[0] == 1

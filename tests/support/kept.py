@@ -40,12 +40,7 @@ def failing(text: str, status: int) -> tuple[list[str], Mapping[str, str]]:
     return ["sh", "-c", f'echo "starting"; echo "noise" >&2; echo "{text}" >&2; exit {status}'], dict(os.environ)
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that the main thread of a process started itself."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
-
-
-def command_line(pid: int) -> bytes:
-    """Return the arguments of a process, each with a zero behind it."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+def fronts(pid: int) -> list[int]:
+    """Return the HTTP processes that a process started in its main thread; one that just begins is missing."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"ollampi.api.front" in Path(f"/proc/{child}/cmdline").read_bytes()]
