@@ -1,5 +1,6 @@
 """Offer the commands that start a server, or say what one would take."""
 
+import json
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from ollampi.launcher.documented import documented
 from ollampi.launcher.foreign import ROWS
 from ollampi.launcher.given import chosen
 from ollampi.launcher.hosts import Hosts, check_hosts, chosen_hosts, num_ranks
+from ollampi.launcher.keeper_link import KEEPER, SECRET
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.listening import bound
 from ollampi.launcher.schema import ServerConfig
@@ -78,6 +80,12 @@ def serve(overrides: tuple[str, ...]) -> None:
     help="Bind each rank to cores of its own, to a NUMA node, or to nothing.  [default: what the MPI does best]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the line and stop.")
+@click.option(
+    "--restarts",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Keep the port, and start the ranks again where they end by themselves, N times at most.",
+)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def launch(
     ranks: int | None,
@@ -86,6 +94,7 @@ def launch(
     listing: str | None,
     bind: str | None,
     dry_run: bool,
+    restarts: int | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Start a server of N ranks with mpirun.
@@ -115,8 +124,16 @@ def launch(
         _check_address(values, hosts)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
-    if not dry_run:
-        sys.exit(supervise(line, {**os.environ, **added, TERMINAL: "1" if sys.stderr.isatty() else ""}))
+    if dry_run:
+        return
+    added[TERMINAL] = "1" if sys.stderr.isatty() else ""
+    if restarts is None:
+        sys.exit(supervise(line, {**os.environ, **added}))
+    if found.vendor is mpi.Vendor.OPEN_MPI:  # which takes few variables to other hosts
+        line[1:1] = ["-x", KEEPER, "-x", SECRET]
+    os.environ.update(added)
+    given_to_keeper = json.dumps({"line": line, "overrides": overrides, "restarts": restarts})
+    os.execv(sys.executable, [sys.executable, "-m", "ollampi.launcher.keeper", given_to_keeper])
 
 
 def _check_address(values: Mapping[str, Value], hosts: Hosts | None) -> None:
