@@ -1,6 +1,6 @@
 """Measure which number of shards is best: a sweep over servers and loads, with a report that ends in a recommendation.
 
-    python benchmarks/sweep.py [--dry-run] model=PATH shards=1,2,4 quantize=none,q8 concurrency=1,16 [KEY=VALUE,VALUE ...]
+    python benchmarks/sweep.py [--dry-run] model=PATH shards=1,2,4 quantize=none,q8 concurrency=1,16 [KEY=VALUE ...]
 
 A Hydra multirun over shards, replicas, threads, quantize, level (of the exchange), concurrency, prompt and output; all
 parameters are in conf/sweep.yaml, settings of the server may stand beside them. One server serves all points that share

@@ -1,4 +1,4 @@
-"""Say which number of shards is best for latency, for throughput and for memory, and why, from the records of a sweep."""
+"""Say which number of shards is best for latency, for throughput and for memory, and why, from a sweep's records."""
 
 from __future__ import annotations
 
@@ -119,8 +119,9 @@ def advice(records: Sequence[Record]) -> str:
     """Return the recommendation, a sentence for each quantisation."""
     told = []
     for quantize, found in choices(records).items():
-        parts = "; ".join(_part(choice) for choice in found.values())
-        told.append(f"With quantize={quantize}, {parts}.")
+        counts = ", ".join(f"{_shards(choice.shards)} for {goal}" for goal, choice in found.items())
+        parts = ". ".join(_part(choice) for choice in found.values())
+        told.append(f"Best with quantize={quantize}: {counts}. {parts}.")
     return "\n".join(told) or "Nothing can be recommended: no point was measured."
 
 
@@ -128,22 +129,26 @@ def _part(choice: Choice) -> str:
     """Return what is said of one goal."""
     best = choice.best
     others = [_beside(choice, other) for other in choice.candidates if other is not best]
-    why = f": {_reach(choice.goal, best.figure)}"
-    why += f" with {settings}" if (settings := _settings(best.server)) else ""
-    why += f", {', '.join(others)}" if others else ", no other number was measured"
-    if choice.goal != MEMORY:
-        why += f" ({_time(best.record)})"
-    return f"{_shards(best.server.shards)} {'is' if best.server.shards == 1 else 'are'} best for {choice.goal}{why}"
+    why = _shown(choice.goal, best)
+    why += f"; {'; '.join(others)}" if others else "; no other number was measured"
+    return f"{_shards(best.server.shards)} {'is' if best.server.shards == 1 else 'are'} best for {choice.goal}: {why}"
 
 
 def _beside(choice: Choice, other: Candidate) -> str:
     """Return how another number of shards compares, in words."""
     mine, its = choice.best.figure, other.figure
-    shown = f"{_shards(other.server.shards)} with {_reach(choice.goal, its)}"
+    shown = f"{_shards(other.server.shards)}: {_shown(choice.goal, other)}"
     if other in choice.ties:
-        return f"a tie with {shown}, and fewer shards do"
+        return f"a tie, so the fewer, with {shown}"
     more = mine.value / its.value if choice.goal == THROUGHPUT else its.value / mine.value
     return f"{more:.2f} times as good as {shown}"
+
+
+def _shown(goal: str, candidate: Candidate) -> str:
+    """Return what a server reaches, and for times where they go."""
+    told = _reach(goal, candidate.figure)
+    told += f" with {settings}" if (settings := _settings(candidate.server)) else ""
+    return told if goal == MEMORY else f"{told}, {_time(candidate.record)}"
 
 
 def _reach(goal: str, found: Figure) -> str:
@@ -157,8 +162,8 @@ def _reach(goal: str, found: Figure) -> str:
 
 def _time(record: Record) -> str:
     """Return where the time of a server goes."""
-    compute, exchange, wait, other = (round(100 * share) for share in split(record).shares)
-    return f"{compute} % of its time computes, {exchange} % exchanges, {wait} % waits, {other} % is rank 0's other work"
+    compute, exchange, wait, _ = (round(100 * share) for share in split(record).shares)
+    return f"{compute} % computing, {exchange} % exchanging, {wait} % waiting for slower ranks"
 
 
 def _settings(server: Server) -> str:

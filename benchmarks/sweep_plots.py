@@ -101,7 +101,7 @@ def _throughput(records: Sequence[Record], made: Any) -> bool:
         rates = [of_record(record, tokens_per_s).value for record in mine]
         axes.plot(times, rates, marker="o", label=name)
         for record, x, y in zip(mine, times, rates, strict=True):
-            axes.annotate(str(record.point.load.concurrency), (x, y), fontsize=6)
+            axes.annotate(str(record.point.load.concurrency), (x, y), (4, 4), textcoords="offset points", fontsize=6)
     axes.set(xlabel="time per token, ms", ylabel="tokens/s of all requests", xlim=(0, None), ylim=(0, None))
     axes.set_title("numbers: requests at once", fontsize=8)
     axes.legend(fontsize=7)

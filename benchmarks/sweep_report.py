@@ -46,7 +46,7 @@ def report(records: Sequence[Record]) -> Report:
 
 
 def table_csv(records: Sequence[Record]) -> str:
-    """Return a row for each point; times in seconds, sizes in bytes, the middle, the least and the most of the repeats."""
+    """Return a row for each point; times in seconds, sizes in bytes; the middle, the least and the most repeat."""
     names = ("first_s", "token_s", "answer_s", "tokens_per_s")
     columns = [f"{name}{ending}" for name in names for ending in ("", "_least", "_most")]
     out = io.StringIO()
@@ -99,8 +99,8 @@ def _facts(records: Sequence[Record], swept: Sequence[str]) -> str:
     fixed = ", ".join(f"{name}={first.point.values[name]}" for name in AXES if name not in swept)
     places = "; ".join(dict.fromkeys(record.where for record in records))
     return (
-        f"Model {first.model} ({first.digest[:12]}), {fixed}. Measured on {places}. Figures are medians of the repeats, with"
-        " the least and the most; wait is for slower ranks, other is rank 0's work between forward passes."
+        f"Model {first.model} ({first.digest[:12]}), {fixed}. Measured on {places}. Figures are medians of the repeats,"
+        " with the least and the most; wait is for slower ranks, other is rank 0's work between forward passes."
     )
 
 

@@ -121,13 +121,13 @@ class Run:
             server.start_s,
             seconds,
             where=self._where,
-            at=_now(),
+            at=now_text(),
         )
 
     def _failed(self, point: Point, error: str) -> Record:
         model = self._subject.model
         key = self._sweep.key(point, model.digest)
-        return Record(key, model.name.short, model.digest, point, error=error, where=self._where, at=_now())
+        return Record(key, model.name.short, model.digest, point, error=error, where=self._where, at=now_text())
 
     def _note(self, record: Record, left: Sequence[Point]) -> None:
         """Write a record, and say how far the sweep is."""
@@ -148,5 +148,6 @@ def _told(record: Record) -> str:
     return f"{tokens / sum(repeat.wall_s for repeat in record.repeats):.1f} tokens/s"
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def now_text() -> str:
+    """Return the time of a record; no two of a point have the same."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
