@@ -44,7 +44,8 @@ def plan(sweep: Sweep, digest: str, known: dict[str, Record]) -> str:
         if any(not r.error for r in known.values())
         else "assumed, nothing is measured yet"
     )
-    lines.append(f"{len(sweep.points)} points, {len(left)} to do on {servers} servers: about {took} ({source})")
+    on = f"{servers} server{'s' * (servers != 1)}"
+    lines.append(f"{len(sweep.points)} points, {len(left)} to do on {on}: about {took} ({source})")
     return "\n".join(lines)
 
 

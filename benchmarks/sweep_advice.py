@@ -39,20 +39,31 @@ class Choice:
         """Return the number of shards that is recommended."""
         return self.best.server.shards
 
+    @property
+    def leader(self) -> Candidate:
+        """Return the candidate that reaches most, be it by less than the noise."""
+        return leader_of(self.goal, self.candidates)
+
+
+def leader_of(goal: str, candidates: Sequence[Candidate]) -> Candidate:
+    """Return the candidate that reaches most; more is better of throughput only."""
+    sign = -1 if goal == THROUGHPUT else 1
+    return min(candidates, key=lambda c: sign * c.figure.value)
+
 
 def choose(goal: str, candidates: Sequence[Candidate]) -> Choice:
-    """Return the choice among some candidates; more is better of throughput only."""
+    """Return the choice among some candidates."""
     sign = -1 if goal == THROUGHPUT else 1
 
     def best_of(among: Sequence[Candidate]) -> Candidate:
-        leader = min(among, key=lambda c: sign * c.figure.value)
+        leader = leader_of(goal, among)
         near = [c for c in among if c.figure.ties(leader.figure)]
         return min(near, key=lambda c: (c.server.shards, c.server.ranks, sign * c.figure.value))
 
     counts = sorted({c.server.shards for c in candidates})
     each = [best_of([c for c in candidates if c.server.shards == count]) for count in counts]
     best = best_of(each)
-    leader = min(each, key=lambda c: sign * c.figure.value)
+    leader = leader_of(goal, each)
     return Choice(goal, best, [c for c in each if c is not best and c.figure.ties(leader.figure)], each)
 
 

@@ -63,9 +63,7 @@ def _round(server: Running, load: Load, number: int) -> Repeat:
     for answer in answers:
         if (answer.prompt, answer.output) != (load.prompt, load.output):
             got = f"{answer.prompt} tokens and an answer of {answer.output}"
-            raise SweepError(
-                f"a request had a prompt of {got}, not of {load.prompt} and {load.output}: see the context"
-            )
+            raise SweepError(f"a request had a prompt of {got}, not of {load.prompt} and {load.output}")
     tokens = sum(answer.output for answer in answers)
     after = server.counters_after(before.generated + tokens)
     if after.reused > before.reused:

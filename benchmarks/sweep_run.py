@@ -73,6 +73,10 @@ class Run:
     def all(self, points: Sequence[Point]) -> list[Record]:
         """Return the records of all points; each is written before the next point begins."""
         left = list(points)
+        for point in points:
+            if reason := self._subject.refuses(point):
+                left.remove(point)
+                self._note(self._failed(point, reason), left)
         while left:
             self._serve(left)
         return self._done
@@ -134,7 +138,8 @@ class Run:
         self._records.add(record)
         self._done.append(record)
         rounds = self._sweep.options["warmups"] + self._sweep.options["repeats"]
-        left_s = time_left_s(left, self._done, rounds, record.point.server)
+        running = None if record.error else record.point.server
+        left_s = time_left_s(left, self._done, rounds, running)
         count = f"[{len(self._done)}/{len(self._done) + len(left)}]"
         last = f"{span_text(left_s)} left" if left else "done"
         self._say(f"{count} {record.point.text}: {_told(record)}, {last}")

@@ -18,11 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.netlab import Lab
 from support.servers import Server as Job
 from support.servers import mpirun, server
-from sweep_points import Server, level_settings
+from sweep_points import Point, Server, level_settings
 
 from ollampi.api.model import Model, read_model
 from ollampi.launcher.model_path import served_name
 from ollampi.launcher.plan import find
+from ollampi.mpiruntime.model_config import read_config
 
 HOSTS = "OLLAMPI_SWEEP_HOSTS"  # a laboratory of hosts: JSON with pids and agent of support.netlab's Lab
 _STOPS = "eos_token_id"
@@ -49,6 +50,17 @@ class Subject:
         """Return ids of ordinary tokens, of which prompts are made; raise ModelError."""
         encoded = self.model.texts.tokenizer().encode(_SAMPLE, add_special_tokens=False)
         return sorted(set(encoded.ids))
+
+    def refuses(self, point: Point) -> str:
+        """Return why the model cannot do what a point asks for, "" where it can; nothing need be started to see it."""
+        config, longest = read_config(self.path), point.load.prompt + point.load.output
+        if point.server.shards > config.num_heads:
+            return f"cannot cut {config.num_heads} attention heads into {point.server.shards} shards; use fewer"
+        if longest > config.max_context:
+            return (
+                f"prompt and answer have {longest} tokens, and the model takes {config.max_context}; use shorter ones"
+            )
+        return ""
 
 
 def subject(name: str, folder: Path) -> Subject:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from support.servers import wait_until
-from sweep_points import Load
+from sweep_points import Load, Point, Server
 from sweep_records import Record, Records
 from sweep_server import subject
 
@@ -42,7 +42,7 @@ def check(record: Record, shards: int) -> None:
 def test_a_sweep_is_interrupted_goes_on_and_reports(tmp_path: Path) -> None:
     first = subprocess.Popen(line(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        wait_until(lambda: bool(Records(tmp_path).read()) or first.poll() is not None, 250, "the first record")
+        wait_until(lambda: len(Records(tmp_path).read()) == 3 or first.poll() is not None, 250, "the first measurement")
         first.send_signal(signal.SIGINT)
         out, _ = first.communicate(timeout=60)
     finally:
@@ -57,13 +57,20 @@ def test_a_sweep_is_interrupted_goes_on_and_reports(tmp_path: Path) -> None:
     records = list(Records(tmp_path).read().values())
     assert len(records) == 4
     for shards in (1, 2):
-        short, long = (record for record in records if record.point.server.shards == shards)
+        long, short = (record for record in records if record.point.server.shards == shards)
         check(short, shards)
-        assert "3000" in long.error
-    assert records[2].shard_bytes[0] < records[0].shard_bytes[0]
+        assert long.error == "prompt and answer have 3005 tokens, and the model takes 2048; use shorter ones"
+    assert records[3].shard_bytes[0] < records[2].shard_bytes[0]
     assert "2 of 4 points failed; retry=true measures them again" in second.stdout
     assert "2 shards are best for memory" in second.stdout.splitlines()[-1]
     assert (tmp_path / "sweep.csv").read_text().count("\n") == 5
+
+
+def test_a_model_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    found = subject("demo", tmp_path)
+    assert found.refuses(Point(Server(8, 4), Load(64, 2000, 48))) == ""
+    assert found.refuses(Point(Server(9), SHORT)) == "cannot cut 8 attention heads into 9 shards; use fewer"
+    assert found.refuses(Point(Server(), Load(1, 2000, 49))).startswith("prompt and answer have 2049 tokens, and")
 
 
 def test_the_model_of_a_sweep_knows_no_token_to_stop_at(tmp_path: Path) -> None:

@@ -23,7 +23,13 @@ from sweep_slurm import SCRIPT, sbatch_line, submit
 
 from ollampi.mpiruntime.errors import ConfigError
 
-MODEL = cast(Subject, SimpleNamespace(model=SimpleNamespace(name=SimpleNamespace(short="fake"), digest="d" * 64)))
+MODEL = cast(
+    Subject,
+    SimpleNamespace(
+        model=SimpleNamespace(name=SimpleNamespace(short="fake"), digest="d" * 64),
+        refuses=lambda point: "too few heads" if point.server.shards > 100 else "",
+    ),
+)
 DIGEST = MODEL.model.digest
 ONE = Repeat(1.0, [0.1], [0.1], 10, [1.0], [1.0], 0.1)
 
@@ -135,6 +141,12 @@ def test_a_point_that_fails_is_noted_and_the_sweep_goes_on(tmp_path: Path, lab: 
     go(read(["shards=1,2,4", "concurrency=1,2", "retry=true"]), lab, tmp_path)
     assert lab.starts == [Server(1), Server(2)]
     assert not any(found.error for found in Records(tmp_path).read().values())
+
+
+def test_what_the_model_cannot_do_starts_no_server(tmp_path: Path, lab: Lab) -> None:
+    go(read(["shards=101,1"]), lab, tmp_path)
+    assert lab.starts == [Server(1)]
+    assert [found.error for found in Records(tmp_path).read().values()] == ["too few heads", ""]
 
 
 def test_a_server_that_ends_or_hangs_is_started_again_for_the_next_point(tmp_path: Path, lab: Lab) -> None:
