@@ -27,9 +27,11 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from large_model import Size, large_model  # noqa: E402
 from network_probe import probe  # noqa: E402
 from support.netlab import lab, missing  # noqa: E402
-from sweep_advice import choices  # noqa: E402
+from sweep_advice import Choice, choices  # noqa: E402
 from sweep_records import Record, Records  # noqa: E402
 from sweep_server import HOSTS  # noqa: E402
+
+SOME_FAILED = 1  # the status of a sweep of which some points failed
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,15 @@ def agreement(recommended: Sequence[Record], measured: Sequence[Record]) -> dict
     """Return by goal what the first records recommend, what is best by the second ones, and whether these agree.
 
     They do where the recommended number of shards is the best of the second records, or differs from it by less than
-    the noise. Both have one quantisation; raise ValueError where one of them has no figures.
+    the noise. Both have one quantisation; there is nothing to compare where one of them has no figures.
     """
-    (first,), (second,) = choices(recommended).values(), choices(measured).values()
+    found = {}
+    for choice_of, second in zip(choices(recommended).values(), choices(measured).values(), strict=False):
+        found |= _agreement(choice_of, second)
+    return found
+
+
+def _agreement(first: dict[str, Choice], second: dict[str, Choice]) -> dict[str, tuple[int, int, bool]]:
     found = {}
     for goal, choice in first.items():
         leader = second[goal].leader
@@ -93,14 +101,14 @@ def hosts(link: tuple[float, float] | None, count: int) -> Iterator[tuple[list[s
 
 
 def sweep(case: Case, model: Path, folder: Path, args: argparse.Namespace) -> list[Record]:
-    """Return the records of one sweep of a case; raise CalledProcessError where it does not end well."""
+    """Return the records of one sweep of a case, those of points that failed too."""
     swept = f"shards={','.join(map(str, args.shards))}"
     words = [f"model={model}", f"folder={folder}", swept, "threads=1", "concurrency=1,8", f"repeats={args.repeats}"]
     words += [f"prompt={args.prompt}", f"output={args.output}", *case.words]
     with hosts(case.link, max(args.shards)) as (before, env):
-        subprocess.run(
-            [*before, sys.executable, str(HERE / "sweep.py"), *words], env=env, stdout=sys.stderr, check=True
-        )
+        done = subprocess.run([*before, sys.executable, str(HERE / "sweep.py"), *words], env=env, stdout=sys.stderr)
+        if done.returncode not in (0, SOME_FAILED):
+            sys.exit(f"the sweep of {case.text} ended with status {done.returncode}; its messages are above")
     return list(Records(folder).read().values())
 
 
@@ -119,8 +127,8 @@ def compare(number: int, args: argparse.Namespace) -> bool | None:
         f"{goal} {mine} recommended, {best} best: {'agrees' if agrees else 'DIFFERS'}"
         for goal, (mine, best, agrees) in found.items()
     ]
-    print(f"{number}: {case.text}: {'; '.join(parts)}", flush=True)
-    return all(agrees for _, _, agrees in found.values())
+    print(f"{number}: {case.text}: {'; '.join(parts) or 'nothing could be measured'}", flush=True)
+    return bool(found) and all(agrees for _, _, agrees in found.values())
 
 
 def main() -> None:

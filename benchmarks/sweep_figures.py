@@ -9,7 +9,7 @@ from statistics import fmean, median
 from sweep_points import Point
 from sweep_records import Record, Repeat
 
-_LEAST_NOISE, _FEW_NOISE, _FEW = 0.01, 0.05, 3  # what figures may differ by and be the same; of fewer repeats: more
+_LEAST_NOISE, _FEW_NOISE, _FEW = 0.02, 0.05, 3  # what figures may differ by and be the same; of fewer repeats: more
 
 
 @dataclass(frozen=True)
