@@ -61,11 +61,11 @@ def run(words: Sequence[str]) -> int:
     if sweep.options["dry_run"]:
         print(plan(sweep, digest, known))
         return 0
-    left = todo(sweep, digest, known)
+    left, measuring = todo(sweep, digest, known), Run(sweep, model, records, say)
     if sweep.options["slurm"]:
-        submit(sweep, left, words, records, model, say)
+        submit(sweep, measuring.possible(left), words, records, model, say)
     else:
-        Run(sweep, model, records, say).all(left)
+        measuring.all(left)
     return 0 if only else conclude(sweep, model, records, folder)
 
 

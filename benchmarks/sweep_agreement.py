@@ -28,7 +28,7 @@ from large_model import Size, large_model  # noqa: E402
 from network_probe import probe  # noqa: E402
 from support.netlab import lab, missing  # noqa: E402
 from sweep_advice import Choice, choices  # noqa: E402
-from sweep_records import Record, Records  # noqa: E402
+from sweep_records import Record, Records, merged  # noqa: E402
 from sweep_server import HOSTS  # noqa: E402
 
 SOME_FAILED = 1  # the status of a sweep of which some points failed
@@ -104,12 +104,13 @@ def sweep(case: Case, model: Path, folder: Path, args: argparse.Namespace) -> li
     """Return the records of one sweep of a case, those of points that failed too."""
     swept = f"shards={','.join(map(str, args.shards))}"
     words = [f"model={model}", f"folder={folder}", swept, "threads=1", "concurrency=1,8", f"repeats={args.repeats}"]
+    words += [f"starts={args.starts}"]
     words += [f"prompt={args.prompt}", f"output={args.output}", *case.words]
     with hosts(case.link, max(args.shards)) as (before, env):
         done = subprocess.run([*before, sys.executable, str(HERE / "sweep.py"), *words], env=env, stdout=sys.stderr)
         if done.returncode not in (0, SOME_FAILED):
             sys.exit(f"the sweep of {case.text} ended with status {done.returncode}; its messages are above")
-    return list(Records(folder).read().values())
+    return merged(Records(folder).read().values())
 
 
 def compare(number: int, args: argparse.Namespace) -> bool | None:
@@ -137,7 +138,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ollampi-agreement")
     parser.add_argument("--cases", type=int, nargs="+", choices=range(len(CASES)), default=list(range(len(CASES))))
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--output", type=int, default=32)
     args = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -37,6 +37,7 @@ OF_LOAD: dict[str, Kind] = {
 AXES = OF_SERVER | OF_LOAD
 OPTIONS: dict[str, Kind] = {
     "model": Text("the path of a model, or the name of one that ships"),
+    "starts": Number(int, 1, 100),
     "warmups": Number(int, 0, 1000),
     "repeats": Number(int, 1, 1000),
     "folder": Text("the path of a folder"),
@@ -56,13 +57,14 @@ _OWN = ("model", "server.port", "engine.max_drafts")  # settings of the server t
 
 @dataclass(frozen=True)
 class Server:
-    """What a server is started with; threads: per rank, None for an equal share of the cores."""
+    """What a server is started with; threads: per rank, None for an equal share of cores; start: which of several."""
 
     shards: int = 1
     replicas: int = 1
     threads: int | None = None
     quantize: str = "auto"
     level: str = "auto"
+    start: int = 0
 
     @property
     def ranks(self) -> int:
@@ -89,12 +91,18 @@ class Point:
     @property
     def values(self) -> dict[str, Any]:
         """Return its place on each axis."""
-        return asdict(self.server) | asdict(self.load)
+        found = asdict(self.server) | asdict(self.load)
+        return {name: found[name] for name in AXES}
 
     @property
     def text(self) -> str:
         """Return it in words."""
-        return " ".join(f"{name}={_word(value)}" for name, value in self.values.items())
+        again = f" start={self.server.start}" if self.server.start else ""
+        return " ".join(f"{name}={_word(value)}" for name, value in self.values.items()) + again
+
+    def at_start(self, number: int) -> Point:
+        """Return the point with another start of its server."""
+        return replace(self, server=replace(self.server, start=number))
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Sweep:
     def key(self, point: Point, digest: str) -> str:
         """Return the name of a point: a digest of all that decides what is measured, with that of the model."""
         counted = {name: self.options[name] for name in ("warmups", "repeats")}
-        told = json.dumps([point.values, counted, self.server_settings(), digest], sort_keys=True)
+        told = json.dumps([asdict(point), counted, self.server_settings(), digest], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -155,7 +163,9 @@ def read(words: Sequence[str]) -> Sweep:
     composed = _composed([found for found in overrides.values() if not found.is_sweep_override()])
     axes = {name: _values(name, overrides.get(name), composed[name]) for name in AXES}
     defaults = {name: _checked(name, OPTIONS[name], composed[name]) for name in OPTIONS}
-    return Sweep(list(_points(axes)), defaults | options, settings)
+    options = defaults | options
+    points = list(_points(axes, options["starts"]))
+    return Sweep([point.at_start(number) for number in range(options["starts"]) for point in points], options, settings)
 
 
 def _setting(name: str, text: str) -> str:
@@ -216,9 +226,9 @@ def _checked(name: str, kind: Kind, value: Any) -> Any:
     return value
 
 
-def _points(axes: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
+def _points(axes: Mapping[str, Sequence[Any]], starts: int) -> Iterator[Point]:
     """Yield all combinations, those of one server behind each other; raise ConfigError for too many."""
-    count = 1
+    count = starts
     for values in axes.values():
         count *= len(values)
     if count > MAX_POINTS:

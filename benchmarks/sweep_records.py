@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Record:
 
     def line(self) -> str:
         """Return it as a line of JSON."""
-        return json.dumps(asdict(self) | {"point": self.point.values}) + "\n"
+        return json.dumps(asdict(self) | {"point": self.point.values | {"start": self.point.server.start}}) + "\n"
 
 
 def record_of(line: str) -> Record | None:
@@ -100,6 +100,19 @@ class Records:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def merged(records: Iterable[Record]) -> list[Record]:
+    """Return a record for each point, with the repeats of all starts of its server; failed where all of them have."""
+    found: dict[Point, Record] = {}
+    for record in records:
+        point = record.point.at_start(0)
+        before = found.get(point)
+        if before is None or (before.error and not record.error):
+            found[point] = replace(record, point=point)
+        elif not record.error:
+            found[point] = replace(before, repeats=before.repeats + record.repeats)
+    return list(found.values())
 
 
 def of_sweep(known: dict[str, Record], keys: Iterable[str]) -> list[Record]:

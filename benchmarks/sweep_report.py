@@ -12,7 +12,7 @@ from sweep_advice import advice
 from sweep_figures import Figure, answer_s, first_s, of_record, speedups, split, token_s, tokens_per_s
 from sweep_plots import MISSING, draw, has_matplotlib
 from sweep_points import AXES
-from sweep_records import NAME, Record
+from sweep_records import NAME, Record, merged
 
 _MIB = 2**20
 _SHARES = ("compute", "exchange", "wait", "other")
@@ -42,7 +42,8 @@ class Report:
 
 def report(records: Sequence[Record]) -> Report:
     """Return the report of some records; it follows from these alone."""
-    return Report(list(records), table_csv(records), markdown(records), benchstat(records), advice(records))
+    records = merged(records)
+    return Report(records, table_csv(records), markdown(records), benchstat(records), advice(records))
 
 
 def table_csv(records: Sequence[Record]) -> str:

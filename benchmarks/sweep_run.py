@@ -72,14 +72,19 @@ class Run:
 
     def all(self, points: Sequence[Point]) -> list[Record]:
         """Return the records of all points; each is written before the next point begins."""
+        left = self.possible(points)
+        while left:
+            self._serve(left)
+        return self._done
+
+    def possible(self, points: Sequence[Point]) -> list[Point]:
+        """Return the points that the model can do; the others are recorded as failed."""
         left = list(points)
         for point in points:
             if reason := self._subject.refuses(point):
                 left.remove(point)
                 self._note(self._failed(point, reason), left)
-        while left:
-            self._serve(left)
-        return self._done
+        return left
 
     def _running(self, wanted: Server) -> AbstractContextManager[Running]:
         options = self._sweep.options

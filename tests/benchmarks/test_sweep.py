@@ -15,7 +15,16 @@ from sweep_records import Record, Records
 from sweep_server import subject
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "sweep.py"
-WORDS = ["shards=1,2", "threads=1", "concurrency=2", "prompt=9,3000", "output=5", "repeats=2", "ready_s=250"]
+WORDS = [
+    "shards=1,2",
+    "threads=1",
+    "concurrency=2",
+    "prompt=9,3000",
+    "output=5",
+    "repeats=2",
+    "ready_s=250",
+    "starts=1",
+]
 SHORT = Load(2, 9, 5)
 
 

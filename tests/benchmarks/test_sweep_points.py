@@ -9,14 +9,37 @@ from ollampi.mpiruntime.errors import ConfigError
 
 
 def test_a_line_without_overrides_is_one_point() -> None:
-    sweep = read([])
+    sweep = read(["starts=1"])
     assert sweep.points == [Point(Server(), Load())]
-    assert (sweep.options["repeats"], sweep.options["model"], sweep.settings) == (5, "demo", {})
+    assert (sweep.options["repeats"], sweep.options["model"], sweep.settings) == (3, "demo", {})
+
+
+def test_all_is_done_once_for_each_start_one_behind_the_other() -> None:
+    sweep = read(["shards=1,2", "starts=3"])
+    assert [(point.server.start, point.server.shards) for point in sweep.points] == [
+        (0, 1),
+        (0, 2),
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+    ]
+    assert len({sweep.key(point, "a") for point in sweep.points}) == 6
+    assert sweep.points[0].text + " start=1" == sweep.points[2].text
+    assert sweep.points[2].at_start(0) == sweep.points[0]
 
 
 def test_axes_are_multiplied_and_the_loads_of_a_server_stand_together() -> None:
     sweep = read(
-        ["-m", "shards=1,2,4", "threads=null,1", "quantize=none,q8", "concurrency=1,8", "prompt=range(16,64,16)"]
+        [
+            "-m",
+            "starts=1",
+            "shards=1,2,4",
+            "threads=null,1",
+            "quantize=none,q8",
+            "concurrency=1,8",
+            "prompt=range(16,64,16)",
+        ]
     )
     assert len(sweep.points) == 3 * 2 * 2 * 2 * 3
     servers = [point.server for point in sweep.points]
@@ -45,7 +68,7 @@ def test_settings_of_the_server_go_to_every_server_behind_the_sweeps_own() -> No
 
 
 def test_a_key_is_of_all_that_decides_what_is_measured() -> None:
-    sweep = read(["shards=1,2"])
+    sweep = read(["shards=1,2", "starts=1"])
     keys = {sweep.key(point, digest) for point in sweep.points for digest in ("a", "b")}
     assert len(keys) == 4
     assert sweep.key(sweep.points[0], "a") == read(["folder=elsewhere"]).key(sweep.points[0], "a")
@@ -91,7 +114,7 @@ def test_paths_and_options_are_taken_as_they_stand() -> None:
         ("repeats=1.5", "repeats is '1.5'; it must be a whole number"),
         ("level=7", "level is '7'; it must be one of auto, 0, 1, 2, 3, 4"),
         ("output=1", "output is 1; it must be"),
-        ("prompt=range(2,20000)", f"the sweep has 19998 points; it may have {MAX_POINTS} at most"),
+        ("prompt=range(2,20000)", f"the sweep has 39996 points; it may have {MAX_POINTS} at most"),
     ],
 )
 def test_a_word_that_cannot_be_used_is_one_message(word: str, message: str) -> None:

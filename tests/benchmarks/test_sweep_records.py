@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sweep_points import Load, Point, Server
-from sweep_records import Record, Records, Repeat, of_sweep, record_of
+from sweep_records import Record, Records, Repeat, merged, of_sweep, record_of
 
 REPEAT = Repeat(2.0, [0.5, 0.6], [0.1, 0.2], 20, [1.0], [0.25], 0.1)
 RECORD = Record(
@@ -52,3 +53,16 @@ def test_a_success_wins_over_failures_and_the_latest_of_them_counts(tmp_path: Pa
     records.add(RECORD)
     records.add(failed)
     assert records.read() == {"k1": RECORD}
+
+
+def test_records_of_several_starts_are_one_with_all_repeats() -> None:
+    def at(start: int, **changes: Any) -> Record:
+        return replace(RECORD, key=f"k{start}", point=RECORD.point.at_start(start), **changes)
+
+    other = replace(REPEAT, wall_s=3.0)
+    assert record_of(at(1).line()) == at(1)
+    assert merged([at(0), at(1, repeats=[other])]) == [replace(RECORD, key="k0", repeats=[REPEAT, other])]
+    failed = at(1, repeats=[], error="no")
+    assert merged([at(0), failed]) == [at(0)]
+    assert merged([failed, at(2)]) == [replace(RECORD, key="k2")]
+    assert [found.error for found in merged([failed, replace(failed, error="nor this")])] == ["no"]

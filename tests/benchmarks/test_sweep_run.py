@@ -13,7 +13,8 @@ import pytest
 import sweep
 import sweep_run
 from support.sweeps import record
-from sweep_points import Load, Point, Server, Sweep, read
+from sweep_points import Load, Point, Server, Sweep
+from sweep_points import read as read_words
 from sweep_records import Records, Repeat
 from sweep_run import Run, span_text, time_left_s, todo
 from sweep_server import Running, Subject, SweepError
@@ -27,6 +28,11 @@ MODEL = cast(
 )
 DIGEST = MODEL.model.digest
 ONE = Repeat(1.0, [0.1], [0.1], 10, [1.0], [1.0], 0.1)
+
+
+def read(words: list[str]) -> Sweep:
+    """Return a sweep whose servers are started once."""
+    return read_words(["starts=1", *words])
 
 
 @dataclass
@@ -174,7 +180,7 @@ def test_the_time_left_follows_what_was_measured() -> None:
 def test_a_dry_run_prints_points_and_an_estimate_and_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lab: Lab
 ) -> None:
-    words = ["shards=1,2", "concurrency=1,2", f"folder={tmp_path}"]
+    words = ["shards=1,2", "concurrency=1,2", "starts=1", f"folder={tmp_path}"]
     assert sweep.main([*words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5

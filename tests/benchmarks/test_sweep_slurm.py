@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from sweep_points import read
+from sweep_points import Sweep
+from sweep_points import read as read_words
 from sweep_records import Record, Records, Repeat
 from sweep_server import Subject
 from sweep_slurm import SCRIPT, sbatch_line, submit
@@ -21,6 +22,11 @@ from ollampi.mpiruntime.errors import ConfigError
 MODEL = cast(Subject, SimpleNamespace(model=SimpleNamespace(name=SimpleNamespace(short="fake"), digest="d" * 64)))
 DIGEST = MODEL.model.digest
 ONE = Repeat(1.0, [0.1], [0.1], 10, [1.0], [1.0], 0.1)
+
+
+def read(words: list[str]) -> Sweep:
+    """Return a sweep whose servers are started once."""
+    return read_words(["starts=1", *words])
 
 
 @dataclass
@@ -52,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_job_has_the_tasks_of_its_point_and_every_word_is_one_argument(tmp_path: Path) -> None:
     words = ["shards=2", "replicas=3", "threads=4", "model=/a b;touch x", "slurm=true"]
-    asked = read([*words, "slurm_options=[--partition=a b,--time=5]"])
+    asked = read_words([*words, "slurm_options=[--partition=a b,--time=5]"])
     line = sbatch_line(asked, asked.points[0], "0123", words, tmp_path / "100%")
     assert line[:6] == [
         "sbatch",
@@ -64,7 +70,7 @@ def test_a_job_has_the_tasks_of_its_point_and_every_word_is_one_argument(tmp_pat
     ]
     assert line[6:10] == ["--partition=a b", "--time=5", str(SCRIPT), sys.executable]
     assert "model=/a b;touch x" in line
-    again = read(line[line.index(sys.executable) + 2 :])  # what the job reads
+    again = read_words(line[line.index(sys.executable) + 2 :])  # what the job reads
     assert again.points == asked.points
     assert (again.options["slurm"], again.options["only"]) == (False, ["0123"])
     assert again.options["folder"] == str(tmp_path / "100%")
