@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.servers import wait_until
+from support.servers import DEMO, wait_until
 from sweep_points import Load, Point, Server
 from sweep_records import Record, Records
 from sweep_server import subject
+
+from ollampi.mpiruntime.gguf_convert import convert
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "sweep.py"
 WORDS = [
@@ -104,3 +106,13 @@ def test_stop_tokens_of_the_part_about_text_are_gone_too(tmp_path: Path) -> None
     (source / "config.json").write_text(json.dumps(config | {"text_config": {"eos_token_id": 1, "kept": 2}}))
     found = json.loads((subject(str(source), tmp_path).path / "config.json").read_text())
     assert found["text_config"] == {"kept": 2}
+
+
+def test_a_gguf_file_is_taken_as_it_is_and_its_stop_tokens_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "demo.gguf"
+    convert(DEMO, file, lambda done, total: None)
+    found = subject(str(file), tmp_path)
+    assert found.path == file
+    assert sorted(found.stops) == [0, 1]
+    assert found.token_ids == subject("demo", tmp_path).token_ids
+    assert found.refuses(Point(Server(9), SHORT))
