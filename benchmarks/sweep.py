@@ -22,7 +22,7 @@ from sweep_points import Sweep, read  # noqa: E402
 from sweep_records import Record, Records, of_sweep  # noqa: E402
 from sweep_report import report  # noqa: E402
 from sweep_run import Run, span_text, time_left_s, todo  # noqa: E402
-from sweep_server import Subject, subject  # noqa: E402
+from sweep_server import Subject, model_of, subject  # noqa: E402
 from sweep_slurm import submit  # noqa: E402
 
 from ollampi.mpiruntime.errors import ConfigError, ModelError  # noqa: E402
@@ -56,11 +56,11 @@ def run(words: Sequence[str]) -> int:
     only = sweep.options["only"]
     records = Records(folder, only[0] if only else "")
     known = records.read()
-    model = subject(sweep.options["model"], folder)
-    digest = model.model.digest
+    digest = model_of(sweep.options["model"]).digest
     if sweep.options["dry_run"]:
         print(plan(sweep, digest, known))
         return 0
+    model = subject(sweep.options["model"], folder)
     left, measuring = todo(sweep, digest, known), Run(sweep, model, records, say)
     if sweep.options["slurm"]:
         submit(sweep, measuring.possible(left), words, records, model, say)

@@ -1,6 +1,6 @@
 """Print in how many sweeps the recommendation agrees with what is measured to be best by another sweep of the same.
 
-    python benchmarks/sweep_agreement.py [--folder FOLDER] [--cases 0 1 2 ...] [--shards 1 2 4] [--repeats 5]
+    python benchmarks/sweep_agreement.py [--folder FOLDER] [--cases 0 1 ...] [--shards 1 2 4] [--starts 2] [--repeats 3]
 
 Ten cases: random models of several shapes, on this machine and over hosts with a network of a rate and a delay between
 them (tests/support/netlab.py; these need root). Each case is swept twice, with servers of their own. A recommendation

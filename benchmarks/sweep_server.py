@@ -63,13 +63,19 @@ class Subject:
         return ""
 
 
+def model_of(name: str) -> Model:
+    """Return the model of a name or path; raise ModelError."""
+    path = find(name)
+    return read_model(served_name(path), path)
+
+
 def subject(name: str, folder: Path) -> Subject:
     """Return the model of a name or path; its copy without stop tokens, links to its files, is made below `folder`.
 
     A GGUF file is taken as it is. Raise ModelError.
     """
-    path = find(name)
-    model = read_model(served_name(path), path)
+    model = model_of(name)
+    path = model.path
     if not path.is_dir():
         return Subject(model, path, model.texts.eos_token_ids)
     return Subject(model, _endless(path, folder / "models" / model.digest[:12] / path.name))

@@ -187,7 +187,7 @@ def test_a_dry_run_prints_points_and_an_estimate_and_starts_nothing(
     assert all(" to do " in line and "shards=" in line for line in lines[:4])
     assert lines[4].startswith("4 points, 4 to do on 2 servers: about")
     assert "assumed" in lines[4]
-    assert list(Records(tmp_path).read()) == []
+    assert list(tmp_path.iterdir()) == []
     assert lab.starts == []
 
 
