@@ -35,6 +35,7 @@ from large_model import Size, large_model  # noqa: E402
 from network_probe import probe  # noqa: E402
 from support.netlab import Lab, lab, missing  # noqa: E402
 from support.servers import mpirun  # noqa: E402
+from sweep_points import level_settings  # noqa: E402
 from worker import Worker  # noqa: E402
 
 from ollampi.kernels.codec import NAMES, num_bytes  # noqa: E402
@@ -96,14 +97,6 @@ QUESTIONS = {
 }
 
 
-def exchange(level: int, strategy: str) -> list[str]:
-    """Return the settings of a level."""
-    return [
-        f"exchange.communication_strategy={strategy if level else 'none'}",
-        f"exchange.compression_level={level}",
-    ]
-
-
 def contestants(net: Lab, stack: ExitStack, model: Path, args: argparse.Namespace) -> dict[str, Worker]:
     """Return the started contestants by name: a level each, and the ranks on one host where these are asked for."""
     program = [sys.executable, str(HERE / "peer_ollampi.py"), str(model), *SETTINGS, *args.settings]
@@ -111,7 +104,7 @@ def contestants(net: Lab, stack: ExitStack, model: Path, args: argparse.Namespac
     found: dict[str, Worker] = {}
     for level in args.levels:
         name = NAMES[level]
-        line = [*program, *exchange(level, question.strategy)]
+        line = [*program, *level_settings(str(level), question.strategy)]
         found[name] = Spread(name, *net.mpirun([1] * len(net.pids), line))
         stack.callback(found[name].close)
     if question.alone:

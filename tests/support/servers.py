@@ -157,18 +157,28 @@ class Server:
 
 
 @contextmanager
-def server(size: int, tmp_path: Path, *overrides: str, module: str = RANK) -> Iterator[Server]:
-    """Run a server of `size` ranks until the block ends; size 0 runs it without mpirun."""
+def server(
+    size: int,
+    tmp_path: Path,
+    *overrides: str,
+    module: str = RANK,
+    start: Callable[[int, list[str]], tuple[list[str], dict[str, str]]] = mpirun,
+    ready_s: float = READY_S,
+) -> Iterator[Server]:
+    """Run a server of `size` ranks until the block ends; size 0 runs it without mpirun.
+
+    start: returns the line and the environment that run a program on so many ranks.
+    """
     port, log = free_port(), tmp_path / f"serve-{size}.log"
     program = serve_program(f"server.port={port}", *overrides, module=module)
-    line, env = mpirun(size, program) if size else (program, dict(os.environ))
+    line, env = start(size, program) if size else (program, dict(os.environ))
     env.setdefault("OLLAMA_MODELS", str(tmp_path / "store"))  # not that of who runs the tests
     with log.open("w") as out:
         process = subprocess.Popen(line, env=env, stdout=out, stderr=out, text=True, start_new_session=True)
     running = Server(process, port, log)
     everyone: list[int] = []
     try:
-        wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, READY_S, "the server")
+        wait_until(lambda: "serving at" in log.read_text() or process.poll() is not None, ready_s, "the server")
         assert process.poll() is None, log.read_text()
         everyone = running.processes()
         yield running
