@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ollampi.mpiruntime.cost_model import ASSUMED, NAMES, Constants, Site, Work, counts, step_s
-from ollampi.mpiruntime.machine_file import read_entry, write_entry
+from ollampi.mpiruntime.machine_file import processor, read_entry, write_entry
+from ollampi.mpiruntime.memory import BITS
 
 FILE = "cost.json"
 OF_LINK = ("far_trip_s", "far_message_s", "far_byte_s")  # each link between hosts has its own
@@ -88,6 +89,15 @@ def nnls(a: Matrix, b: Matrix) -> Matrix:
             free &= x > _TIGHT * max(1.0, float(x.max()))
             x[~free] = 0.0
     return x
+
+
+def fit_key(quantize: str, dtype: str) -> str:
+    """Return what a fit is valid for: what the machine computes with, and the format of the weights.
+
+    quantize, dtype: as settings have them; what the checkpoint decides counts as bfloat16.
+    """
+    plain = "bfloat16" if dtype == "auto" else dtype
+    return f"{processor()}, {quantize if quantize in BITS else plain}"
 
 
 def read_fit(folder: Path | None, key: str) -> Fit | None:
