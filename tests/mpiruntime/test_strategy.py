@@ -43,7 +43,7 @@ def chooser(tmp_path: Path) -> Callable[..., Chooser]:
     config = read_config(write_checkpoint(tmp_path / "m"))
 
     def make(hosts: str, least: int = 1, most_ranks: int = 99, **changes: Any) -> Chooser:
-        """Return what chooses for ranks on hosts of one letter; `least` ranks hold a replica, most_ranks all of them."""
+        """Return what chooses for ranks on hosts of a letter; `least` ranks hold a replica, most_ranks all of them."""
 
         def fits(groups: Groups, settings: EngineSettings) -> None:
             if len(groups[0]) < least or sum(map(len, groups)) > most_ranks:
