@@ -189,7 +189,7 @@ def _assumed(given: Assumptions) -> list[str]:
         f" {_rate(constants.core_byte_s)} for a core; {given.local} rank{'s' * (given.local > 1)}",
         f"  between hosts: {link}, {constants.far_trip_s * 1e6:.4g} us for a trip, {level}; sums do not hide",
         f"  beside: {constants.step_s * 1e3:.3g} ms for a step, {constants.row_s * 1e3:.3g} for an answer in it,"
-        f" {constants.layer_s * 1e3:.3g} for a layer",
+        f" {constants.layer_s * 1e3:.3g} for a layer, {constants.follow_s * 1e3:.3g} for other ranks",
         f"  answers of {given.position} tokens, prompts in steps of {given.prompt}; one token alone while nothing else"
         f" runs, {given.streams} answer{'s' * (given.streams > 1)} in each replica while all do",
     ]

@@ -16,7 +16,7 @@ from ollampi.mpiruntime.machine_file import processor, read_entry, write_entry
 from ollampi.mpiruntime.memory import BITS
 
 FILE = "cost.json"
-OF_LINK = ("far_trip_s", "far_message_s", "far_byte_s")  # each link between hosts has its own
+OF_LINK = ("far_trip_s", "far_byte_s")  # each link between hosts has its own
 _PULL = 3e-3  # how much a constant that is off by its whole counts, beside a point that is off by its whole
 _ROUNDS = 12
 _HOST_STARTS = (0.03, 0.3, 0.6, 1.0)  # of core_byte_s: which of both bounds a step depends on where a fit begins

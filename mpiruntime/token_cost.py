@@ -84,21 +84,22 @@ class Estimate:
         work, site, constants = self.work(len(hosts), rows), self._site(hosts, beside), self._constants()
         own = cost_model.own_counts(work, site, constants)
         apart = cost_model.added([own, cost_model.gather_counts(work, site)])
-        return seconds_of(apart, constants) + work.sums * self._sum_s(_sum_bytes(work), site)
+        return seconds_of(apart, constants) + work.sums * self._sum_s(work, site)
 
     def told(self, hosts: Sequence[str], rows: int = 1, beside: Sequence[str] = ()) -> str:
         """Return what it comes from."""
         work, site, constants = self.work(len(hosts), rows), self._site(hosts, beside), self._constants()
-        read_s = max(constants.core_byte_s / site.share, constants.host_byte_s * site.busy)
+        read_s = max(constants.core_byte_s / site.share(rows), constants.host_byte_s * site.busy)
         known = self.rates.alone_bytes_per_s is not None and not self.rates.fitted
         rate = f"at {1e-9 / read_s:.1f} GB/s" if read_s else "in no time"  # a fit may find so
         parts = [f"weights read {rate} by each rank ({_how(known, self.rates.fitted)})"]
-        beside_s = seconds_of({"step_s": 1, "row_s": work.rows, "layer_s": work.layers * site.turns}, constants)
+        own = cost_model.own_counts(work, site, constants)
+        beside_s = seconds_of({name: own[name] for name in ("step_s", "row_s", "layer_s", "follow_s")}, constants)
         parts += [f"{beside_s * 1e3:.2f} ms beside products and sums ({_how(False, self.rates.fitted)})"]
         if len(hosts) > 1:
-            known = all(found is not None for _, _, found in self._stages(_sum_bytes(work), site))
+            known = all(found is not None for _, _, found in self._stages(work, site))
             parts += [
-                f"sums of {human(_sum_bytes(work))} in {micros(self._sum_s(_sum_bytes(work), site))} us"
+                f"sums of {human(work.sum_bytes)} in {micros(self._sum_s(work, site))} us"
                 f" ({_how(known, self.rates.fitted)})"
             ]
         return f"from {', '.join(parts[:-1])} and {parts[-1]}"
@@ -126,23 +127,18 @@ class Estimate:
             constants = replace(constants, host_byte_s=1 / rates.host_bytes_per_s)
         return constants
 
-    def _sum_s(self, size: int, site: Site) -> float:
+    def _sum_s(self, work: Work, site: Site) -> float:
         """Return what one sum takes."""
         return sum(
-            seconds_of(counts, self.rates.constants) if found is None else found.of(size, ranks)
-            for ranks, counts, found in self._stages(size, site)
+            seconds_of(counts, self.rates.constants) if found is None else found.of(work.sum_bytes, ranks)
+            for ranks, counts, found in self._stages(work, site)
         )
 
-    def _stages(self, size: int, site: Site) -> list[tuple[int, Counts, SumTimes | None]]:
+    def _stages(self, work: Work, site: Site) -> list[tuple[int, Counts, SumTimes | None]]:
         """Return over how many ranks each stage of a sum is made, what it takes, and what was measured."""
-        near = (site.local, cost_model.near_counts(size, site), self.rates.near)
-        far = (site.hosts, cost_model.far_counts(size, site, self.rates.constants), self.rates.far)
+        near = (site.local, cost_model.near_counts(work, site), self.rates.near)
+        far = (site.hosts, cost_model.far_counts(work, site, self.rates.constants), self.rates.far)
         return [stage for stage in (near, far) if stage[0] > 1]
-
-
-def _sum_bytes(work: Work) -> int:
-    """Return the bytes of a sum in fp32."""
-    return 4 * work.tokens * work.sum_values
 
 
 def _how(measured: bool, fitted: bool) -> str:

@@ -22,13 +22,14 @@ TRUE = Constants(
     host_byte_s=2.5e-11,
     few_flop_s=1.5e-11,
     many_flop_s=6e-12,
+    follow_s=2e-4,
     near_trip_s=6e-6,
     near_byte_s=2e-10,
     switch_s=4e-5,
 )
 LINKS = {
-    "fast": {"far_trip_s": 4e-5, "far_message_s": 8e-6, "far_byte_s": 1e-9},
-    "slow": {"far_trip_s": 3e-4, "far_message_s": 2e-5, "far_byte_s": 8e-9},
+    "fast": {"far_trip_s": 4e-5, "far_byte_s": 1e-9},
+    "slow": {"far_trip_s": 3e-4, "far_byte_s": 8e-9},
 }
 SHAPES = [(256, 4, 1e7), (1024, 8, 1e8), (2048, 16, 6e8), (512, 24, 5e7)]  # width, layers, weights
 
@@ -56,7 +57,7 @@ def points(noise: float = 0.0) -> list[Point]:
     draw, known = random.Random(3), Fit(TRUE, LINKS)
     sites = [(Site(local=n, busy=n, cores=4), "") for n in (1, 2, 3, 4, 8)]
     sites += [(Site(hosts=n, cores=4), link) for n, link in itertools.product((2, 3, 4), LINKS)]
-    sites += [(Site(hosts=2, local=2, busy=8, cores=4), "fast")]
+    sites += [(Site(hosts=2, local=2, busy=8, cores=4), "fast"), (Site(hosts=4, busy=8, cores=4), "slow")]
     exact = [Point(work, site, 1.0, link) for site, link in sites for work in works(site.local * site.hosts)]
     return [replace(point, seconds=known.seconds(point) * draw.uniform(1 - noise, 1 + noise)) for point in exact]
 

@@ -32,6 +32,11 @@ def constants(**values: float) -> Constants:
         (Work(0, layers=4), Site(), {"layer_s": 0.5}, 2.0),
         (Work(0, layers=4), Site(busy=4, cores=2), {"layer_s": 0.5}, 4.0),  # ranks take turns on the cores
         (Work(0, layers=4), Site(busy=3, cores=2), {"layer_s": 0.5}, 4.0),  # the third waits for one of the first two
+        (Work(0, layers=4, tokens=64), Site(busy=3, cores=2), {"layer_s": 0.5}, 3.0),  # it shares the cores with them
+        (Work(0), Site(local=2, busy=2), {"follow_s": 0.5}, 0.5),
+        (Work(0), Site(hosts=2), {"follow_s": 0.5}, 0.5),
+        (Work(0), Site(), {"follow_s": 0.5}, 0.0),
+        (Work(0), Site(local=4, busy=4, cores=2), {"follow_s": 0.5}, 1.0),
         (Work(8), Site(), {"core_byte_s": 0.5}, 4.0),
         (Work(8), Site(threads=4, cores=4), {"core_byte_s": 0.5}, 1.0),
         (Work(8), Site(busy=4, cores=2), {"core_byte_s": 0.5}, 8.0),
@@ -57,8 +62,13 @@ SUM = Work(0, sums=1, sum_values=256)  # 1024 bytes
         (Site(local=5, busy=5), {"near_trip_s": 1.0}, 3.0),
         (Site(local=4, busy=4), {"near_byte_s": 1.0}, 4096.0),
         (Site(local=4, busy=4, cores=2), {"near_trip_s": 1.0, "switch_s": 10.0}, 22.0),
+        (Site(local=4, busy=4, cores=2), {"near_byte_s": 1.0}, 8192.0),
         (Site(hosts=2), {"far_trip_s": 1.0}, 1.0),
         (Site(hosts=2), {"far_byte_s": 1.0}, 1024.0),
+        (Site(hosts=2), {"far_copy_s": 1.0}, 1024.0),
+        (Site(hosts=2, busy=2, cores=1), {"far_copy_s": 1.0}, 2048.0),  # cores take turns, the link does not
+        (Site(hosts=2, busy=2, cores=1), {"far_byte_s": 1.0}, 1024.0),
+        (Site(hosts=2, busy=2, cores=1), {"far_message_s": 1.0}, 2.0),
         (Site(hosts=8), {"far_trip_s": 1.0}, 1.0),  # everybody sends to all
         (Site(hosts=8), {"far_trip_s": 1.0, "far_message_s": 1.0}, 6.0),  # doubling: 3 trips of a message; 1 + 7 before
         (Site(hosts=6), {"far_trip_s": 1.0, "far_message_s": 1.0}, 6.0),  # one step: 1 + 5, doubling: 4 + 4
