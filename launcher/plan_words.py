@@ -169,10 +169,10 @@ def _times(rows: list[Estimated], given: Assumptions) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [head]
     for row in rows:
         counts = [str(row.shards), str(row.replicas), str(row.hosts)]
-        token = "-" if row.token_s is None else _digits(row.token_s * 1e3)
-        all_ = "-" if row.tokens_per_s is None else _digits(row.tokens_per_s)
+        token = "-" if row.token_s is None else digits(row.token_s * 1e3)
+        all_ = "-" if row.tokens_per_s is None else digits(row.tokens_per_s)
         held = human(row.rank_bytes) + ("" if row.fits else ", does NOT fit")
-        found.append((*counts, token, _digits(row.prompt_tokens_per_s), all_, held))
+        found.append((*counts, token, digits(row.prompt_tokens_per_s), all_, held))
     return found
 
 
@@ -200,6 +200,6 @@ def _rate(unit_s: float) -> str:
     return f"{1e-9 / unit_s:.3g}" if unit_s else "unlimited"
 
 
-def _digits(number: float) -> str:
+def digits(number: float) -> str:
     """Return a number with three digits, and all of those before the point."""
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
