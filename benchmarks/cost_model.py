@@ -1,7 +1,7 @@
 """Fit the cost model to steps of small models, and compare it with steps that the fit has not seen.
 
-    python benchmarks/cost_model.py [--shards 1 2 3 4] [--links shared fast slow] [--quantize none] [--keep]
-                                    [--out points.json] [--points points.json] [--tokens 24] [--prompt 256]
+    python benchmarks/cost_model.py [--shards 1 2 3 4] [--links shared fast slow] [--levels 0 2] [--quantize none]
+                                    [--keep] [--out points.json] [--points points.json] [--tokens 24] [--prompt 256]
 
 Links: `shared` memory of one host; `fast`: hosts in namespaces without a limit; `slow`: with 1 Gbit/s each way
 (tests/support/netlab.py; these need root). One rank on each host, one thread for each rank. Every third point of a
@@ -53,7 +53,6 @@ SETTINGS = [
     "threads=1",
     "exchange.timeout_s=600",
     "exchange.overlap=never",
-    "exchange.communication_strategy=none",
 ]
 CLOSE = 1.05  # a choice that takes so much of the least time is as good
 _LIMIT_S = 240.0  # of one job
@@ -70,6 +69,7 @@ class Seen:
     rows: int
     seconds: float
     cores: int
+    level: int = 0
 
     def point(self, works: dict[str, ModelWork]) -> Point:
         """Return it as the cost model sees it."""
@@ -79,7 +79,9 @@ class Seen:
         )
         near = self.shards == 1 or LINKS[self.link] is None
         local, hosts = (self.shards, 1) if near else (1, self.shards)
-        return Point(made, Site(local, hosts, self.shards, 1, self.cores), self.seconds, "" if near else self.link)
+        return Point(
+            made, Site(local, hosts, self.shards, 1, self.cores, self.level), self.seconds, "" if near else self.link
+        )
 
     @property
     def held(self) -> bool:
@@ -90,7 +92,8 @@ class Seen:
     def told(self) -> str:
         """Return which one it is, in words."""
         what = f"prompt of {self.rows}" if self.kind == "prefill" else f"{self.rows} answers"
-        return f"{self.link}, {self.shards} shards, {self.shape}, {what}"
+        level = f", level {self.level}" if self.level else ""
+        return f"{self.link}{level}, {self.shards} shard{'s' * (self.shards > 1)}, {self.shape}, {what}"
 
 
 def measure(args: argparse.Namespace, folders: dict[str, Path]) -> Iterator[Seen]:
@@ -99,16 +102,24 @@ def measure(args: argparse.Namespace, folders: dict[str, Path]) -> Iterator[Seen
     program = [sys.executable, str(HERE / "cost_points.py"), json.dumps(plan), *SETTINGS, f"quantize={args.quantize}"]
     cores = usable_cores(os.environ, len(os.sched_getaffinity(0)))
     for shards in args.shards:
-        for link in args.links[: None if shards > 1 else 1]:
+        for link, level in jobs(args, shards):
+            codes = [f"exchange.communication_strategy={'auto' if level else 'none'}"]
+            codes += [f"exchange.compression_level={level}"]
             with ExitStack() as stack:
                 if LINKS[link] is None or shards == 1:
-                    line, env = mpirun(shards, [*program, *(["exchange.link=shared"] if shards > 1 else [])])
+                    line, env = mpirun(shards, [*program, *codes, *(["exchange.link=shared"] if shards > 1 else [])])
                 else:
                     net = stack.enter_context(lab(shards, LINKS[link] or 0.0))
-                    line, env = net.mpirun([1] * shards, program)
+                    line, env = net.mpirun([1] * shards, [*program, *codes])
                 for found in lines(line, env):
                     shape = list(folders)[found.pop("shape")]
-                    yield Seen(shape, shards, link, **found, cores=cores)
+                    yield Seen(shape, shards, link, **found, cores=cores, level=level)
+
+
+def jobs(args: argparse.Namespace, shards: int) -> Iterator[tuple[str, int]]:
+    """Yield the links and levels that so many shards are measured with: one shard with one, a host's memory exactly."""
+    for link in args.links if shards > 1 else args.links[:1]:
+        yield from ((link, level) for level in (args.levels if shards > 1 and LINKS[link] is not None else [0]))
 
 
 def lines(line: list[str], env: dict[str, str]) -> Iterator[dict[str, object]]:
@@ -160,13 +171,16 @@ def summary(name: str, seen: list[Seen], points: list[Point], found: Fit) -> str
 
 def choices(seen: list[Seen], points: list[Point], found: Fit) -> str:
     """Return in how many sweeps over shards the model names the best number, in words."""
-    alone = [(e, p) for e, p in zip(seen, points, strict=True) if e.shards == 1]
-    links = sorted({e.link for e, _ in zip(seen, points, strict=True) if e.shards > 1})
-    both = [(link, e, p) for link in links for e, p in alone]
-    both += [(e.link, e, p) for e, p in zip(seen, points, strict=True) if e.shards > 1]
-    both.sort(key=lambda each: (each[0], each[1].shape, each[1].kind, each[1].rows))
+    every = list(zip(seen, points, strict=True))
+    links = sorted({(e.link, e.level) for e, _ in every if e.shards > 1})
+    both = [(link, e, p) for link in links for e, p in every if e.shards == 1]
+    both += [((e.link, e.level), e, p) for e, p in every if e.shards > 1]
     right, total = 0, 0
-    for _, group in groupby(both, key=lambda each: (each[0], each[1].shape, each[1].kind, each[1].rows)):
+
+    def sweep_of(each: tuple[tuple[str, int], Seen, Point]) -> tuple[tuple[str, int], str, str, int]:
+        return each[0], each[1].shape, each[1].kind, each[1].rows
+
+    for _, group in groupby(sorted(both, key=sweep_of), key=sweep_of):
         sweep = [(found.seconds(point), point.seconds) for _, _, point in group]
         right += min(sweep)[1] <= CLOSE * min(seconds for _, seconds in sweep)
         total += 1
@@ -202,6 +216,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--links", nargs="+", choices=LINKS, default=list(LINKS))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--quantize", choices=["none", "q8", "q4"], default="none")
+    parser.add_argument("--levels", type=int, nargs="+", choices=range(5), default=[0], help="of codes between hosts")
     parser.add_argument("--tokens", type=int, default=24, help="of an answer")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt, at most 512")
     parser.add_argument("--keep", action="store_true", help="keep the fit to all points for this machine")

@@ -137,21 +137,23 @@ class Chooser:
         """Return why a layout was chosen."""
         streams, shards, replicas = wish.streams or 1, len(groups[0]), len(groups)
         seconds, told = self._slowest(groups, streams)
-        one = shards == 1
-        what = f"{shards} shard{'' if one else 's'}"
+        what, one = f"{shards} shard{_s(shards)}", shards == 1
         if _many(wish):
-            what, one = f"{replicas} replica{'' if replicas == 1 else 's'} of {what}", replicas == 1
+            what, one = f"{replicas} replica{_s(replicas)} of {what}", replicas == 1
             took = f"an estimated {streams / seconds:.4g} tokens/s, {seconds * 1e3:.2f} ms for each step, {told}"
+            few, alike = (
+                f"{'takes' if one else 'take'} the fewest ranks",
+                "of all that fit and are about as fast as any",
+            )
         else:
             took = f"an estimated {seconds * 1e3:.2f} ms for each token, {told}"
-        verb, fits = ("is", "fits") if one else ("are", "fit")
-        of, ranks = (f"{streams} streams", "take the fewest ranks") if _many(wish) else ("one stream", "are the fewest")
-        if one:
-            ranks = ranks.replace("take", "takes").replace("are", "is")
+            few = f"{'is' if one else 'are'} the fewest"
+            alike = "that fits and is about as fast as any" if one else "that fit and are about as fast as any"
+        of = f"{streams} streams" if _many(wish) else "one stream"
         reasons = {
-            "speed-optimized": f"{what} {verb} the fastest for {of}, {took}",
-            "balanced": f"{what} {ranks} within twice the least time, {took}",
-            "auto": f"{what} {ranks} that {fits} and {verb} about as fast as any, {took}",
+            "speed-optimized": f"{what} {'is' if one else 'are'} the fastest for {of}, {took}",
+            "balanced": f"{what} {few} within twice the least time, {took}",
+            "auto": f"{what} {few} {alike}, {took}",
         }
         return reasons[wish.strategy]
 
@@ -254,6 +256,11 @@ def _num_replicas(wish: Wish) -> int:
 def _many(wish: Wish) -> bool:
     """Return whether more than one answer is expected to run at a time."""
     return (wish.streams or 1) > 1
+
+
+def _s(count: int) -> str:
+    """Return the ending of a noun of which there are so many."""
+    return "" if count == 1 else "s"
 
 
 def _num_ranks(groups: Groups) -> int:

@@ -114,7 +114,7 @@ def test_replicas_that_are_given_stay(chooser: Callable[..., Chooser]) -> None:
         (
             "auto",
             4,
-            "1 replica of 1 shard takes the fewest ranks that fits and is about as fast as any, an estimated"
+            "1 replica of 1 shard takes the fewest ranks of all that fit and are about as fast as any, an estimated"
             " 400 tokens/s, 10.00 ms for each step",
         ),
         (
