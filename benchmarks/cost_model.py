@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -122,7 +123,7 @@ def jobs(args: argparse.Namespace, shards: int) -> Iterator[tuple[str, int]]:
         yield from ((link, level) for level in (args.levels if shards > 1 and LINKS[link] is not None else [0]))
 
 
-def lines(line: list[str], env: dict[str, str]) -> Iterator[dict[str, object]]:
+def lines(line: list[str], env: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yield what a job prints as JSON; raise RuntimeError where it fails, and end it where it takes too long."""
     with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as job:
         assert job.stdout is not None
