@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ollampi.kernels.groups import GROUP
 from ollampi.mpiruntime.cost_model import Work
 from ollampi.mpiruntime.memory import ITEM_BYTES, cache_bytes
 from ollampi.mpiruntime.model_config import ModelConfig
@@ -88,8 +89,10 @@ class ModelWork:
         places = [place for run in size.layout for place in run]
         numbers = sum(place.num_rows * place.width for place in places)
         experts = 0.0
-        if config.experts is not None:
-            experts = _GATED * config.width * config.experts.width * config.experts.count * config.num_layers / shards
+        if (mixed := config.experts) is not None:
+            own = len(busiest.of(mixed.count)) if self.spread else mixed.count
+            columns = mixed.width if self.spread else len(busiest.of(mixed.width, unit=GROUP))
+            experts = float(_GATED * config.width * columns * own * config.num_layers)
         head = len(busiest.of(config.vocab_size)) * config.width if config.has_head else 0
         each = sum(place.size_bytes for place in places) / numbers
-        return _Weights(max(0.0, numbers - experts), min(experts, numbers), head, each)
+        return _Weights(numbers - experts, experts, head, each)

@@ -154,3 +154,17 @@ def test_a_step_of_a_mixture(tmp_path: Path) -> None:
         experts * 4 * (1 - (1 - used / count) ** 64 - used / count)
     )
     assert one.flops == one.read_bytes / 4 * 2
+
+
+@pytest.mark.parametrize(("shards", "experts"), [(1, 4), (2, 2), (3, 2)])
+def test_a_step_of_experts_that_are_spread(tmp_path: Path, shards: int, experts: int) -> None:
+    """The last of three ranks has two of four experts, whole."""
+    cut = model(tmp_path, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2)
+    config = cut.config
+    spread = ModelWork(config, "float32", spread=True)
+    whole = 3 * config.width * config.mlp_width * config.num_layers
+    columns = len(Shard(shards - 1, shards).of(config.mlp_width, unit=32))
+    differ = experts * whole - 4 * 3 * config.width * columns * config.num_layers
+    every = 10**6  # tokens: no expert is left out
+    assert spread.prefill(shards, every).read_bytes - cut.prefill(shards, every).read_bytes == differ * 4
+    assert spread.decode(shards).read_bytes - cut.decode(shards).read_bytes == differ * 4 / 2
