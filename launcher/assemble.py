@@ -18,7 +18,7 @@ from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
 from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.kernels.choice import NATIVE
-from ollampi.launcher.home import home, store_root
+from ollampi.launcher.home import cache_folder, store_root
 from ollampi.launcher.http_process import model_folders
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.model_path import model_path, no_model, served_name
@@ -27,6 +27,7 @@ from ollampi.launcher.stalled import LoadWatch
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.checkup import Checkup
 from ollampi.mpiruntime.communicator import Communicator, Single
+from ollampi.mpiruntime.cost_fit import fit_key, read_fit
 from ollampi.mpiruntime.devices import CPU, CudaGpus, place
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.exchange import Exchange, choose_exchange
@@ -44,10 +45,9 @@ from ollampi.mpiruntime.logged import Logged
 from ollampi.mpiruntime.mpi import Mpi, launched_size, prepare, start
 from ollampi.mpiruntime.network_figures import measure_network
 from ollampi.mpiruntime.placement import placement
-from ollampi.mpiruntime.reading_rate import measure_reading
+from ollampi.mpiruntime.reading_rate import measure_rates
 from ollampi.mpiruntime.request import ModelRef
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.token_cost import Rates
 from ollampi.mpiruntime.trace import Trace, check_path
 from ollampi.mpiruntime.vitals import Vitals
 from ollampi.mpiruntime.watchdog import LONGEST_S, Place, Watchdog
@@ -104,10 +104,10 @@ def _prepared(
     settings = replace(config.exchange, communication_strategy="none") if config.deterministic else config.exchange
     exchange = _exchange(comm, facts, settings, crowded(facts, comm.rank, threads))
     network = measure_network(comm, facts, 2 * settings.timeout_s)
-    rates = _rates(comm, facts, exchange)
-    own = home(os.environ)
+    fitted = read_fit(cache_folder(os.environ), fit_key(config.quantize, config.dtype))
+    rates = measure_rates(comm, facts, exchange.timed, fitted)
     on_cpu = facts[comm.rank].device == CPU
-    choice = choose_kernels(exchange.comm, None if own is None else own / ".cache" / "ollampi") if on_cpu else NATIVE
+    choice = choose_kernels(exchange.comm, cache_folder(os.environ)) if on_cpu else NATIVE
     traced = None if path is None else Trace(path)
     exact, sums = _seen(config, exchange.comm, where, idle), _seen(config, exchange.sums, where, idle)
     made = Runner(exact, facts, traced, choice, sums, settings.overlap)
@@ -131,13 +131,6 @@ def _exchange(comm: Communicator, facts: list[RankFacts], settings: ExchangeSett
         return choose_exchange(comm, facts, settings, crowded)
     inner = replace(settings, link="auto") if settings.link == "nccl" else settings
     return choose_gpu_exchange(comm, facts, settings, lambda: choose_exchange(comm, facts, inner, crowded))
-
-
-def _rates(comm: Communicator, facts: list[RankFacts], exchange: Exchange) -> Rates:
-    """Return what was measured of memory and sums, which strategies weigh; collective."""
-    alone, host = measure_reading(comm, facts)
-    near = len({fact.host for fact in facts}) == 1
-    return Rates(alone, host, exchange.timed if near else None, None if near else exchange.timed)
 
 
 def _watchdog(comm: Communicator, hosts: list[str], config: Config, lost: Lost) -> Watchdog | None:

@@ -35,6 +35,7 @@ def model() -> None:
 @click.option("--distributed", is_flag=True, help="Cut it over nodes: over all, unless --shards or --node-ids say.")
 @click.option("--shards", metavar="N", type=int, help="Into how many shards to cut it, or each replica.")
 @click.option("--replicas", metavar="N", type=int, help="How many copies, each on nodes of its own.")
+@click.option("--streams", metavar="N", type=int, help="Answers at a time; chooses replicas where not given.")
 @click.option("--strategy", type=click.Choice(_STRATEGIES), help="What to spare: memory, time, or some of both.")
 @click.option("--node-ids", metavar="ID,...", default="", help="The nodes; without --distributed each holds it whole.")
 @click.option("--context", metavar="N", type=int, help="Tokens of a text, where engine.context_length is less.")
@@ -47,6 +48,7 @@ def load(
     distributed: bool,
     shards: int | None,
     replicas: int | None,
+    streams: int | None,
     strategy: str | None,
     node_ids: str,
     context: int | None,
@@ -57,6 +59,7 @@ def load(
     nodes = [name.strip() for name in node_ids.split(",") if name.strip()]
     wanted: dict[str, Any] = {"distributed": distributed or None, "shards": shards, "strategy": strategy}
     wanted |= {"replicas": replicas, "node_ids": nodes or None, "context": context, "keep_alive": keep_alive}
+    wanted |= {"streams": streams}
     body = {"model": model} | {name: value for name, value in wanted.items() if value is not None}
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
     say(_loading(client, model, body))

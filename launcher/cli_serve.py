@@ -149,12 +149,15 @@ def _check_address(values: Mapping[str, Value], hosts: Hosts | None) -> None:
 @click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, sizes in bytes.")
 def plan(model: str, options: tuple[str, ...], as_json: bool) -> None:
-    """Print what memory and exchange a model will take.
+    """Print what memory, exchange and time a model will take.
 
     Its config.json alone is needed.
 
-    KEYs: ranks=N, hosts=N, memory=SIZE (of each host), ctx=N, dtype=…, quantize=…, cache_dtype=…, experts=…,
-    synchronization_points=…, stream=…, prefetch_factor=…
+    KEYs: ranks=N, hosts=N, shards=N (the rest are replicas), memory=SIZE (of each host), ctx=N, dtype=…, quantize=…,
+    cache_dtype=…, experts=…, synchronization_points=…, stream=…, prefetch_factor=…
+
+    of the estimates: streams=N (answers in each replica), prompt=N (tokens of a step), cores=N and gbytes=N (GB/s of
+    memory) of each host, gflops=N of each core, latency_us=N and gbit=N between hosts, level=N
     """
     given = [model, *options, *(["--json"] if as_json else [])]
     os.execv(sys.executable, [sys.executable, "-m", "ollampi.launcher.plan", *given])

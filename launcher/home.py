@@ -23,3 +23,9 @@ def store_root(given: str | None, environ: Mapping[str, str]) -> Path | None:
         return Path(os.path.abspath(os.path.expanduser(given)))
     own = home(environ)
     return None if own is None else own / ".ollama" / "models"
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder for what was measured of this machine; None for a user without a home."""
+    own = home(environ)
+    return None if own is None else own / ".cache" / "ollampi"

@@ -164,7 +164,11 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Wish:
-    """How a model shall be placed; None leaves it to the strategy. ranks: those of each replica."""
+    """How a model shall be placed; None leaves it to the strategy. ranks: those of each replica.
+
+    streams: the answers that are expected to run at one time, by which a strategy chooses replicas too where these are
+    not given; None: one, and one replica.
+    """
 
     context: int | None = None
     keep_alive_s: float | None = None
@@ -172,6 +176,7 @@ class Wish:
     shards: int | None = None
     replicas: int | None = None
     ranks: list[list[int]] | None = None
+    streams: int | None = None
 
     @classmethod
     def from_wire(cls, message: Mapping[str, Any]) -> Wish:

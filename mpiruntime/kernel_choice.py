@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from ollampi.kernels import choice, native
+from ollampi.kernels import choice
 from ollampi.kernels.choice import FORMATS, Choice, counts
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.machine_file import processor, read_entry, write_entry
+
+FILE = "kernels.json"
 
 
 def choose_kernels(comm: Communicator, folder: Path | None) -> Choice:
@@ -28,54 +28,25 @@ def choose_kernels(comm: Communicator, folder: Path | None) -> Choice:
     mine = choice.measure()
     first = _decode(comm.collect(_encode(mine))[0])
     if comm.rank == 0 and folder is not None:
-        _write(folder, comm.size, first)
+        write_entry(folder, FILE, machine(comm.size), first.most, _counts_all)
     return first
 
 
 def machine(ranks: int) -> str:
-    """Return what a measurement is valid for: processor, instructions, ranks and their threads, and versions."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-        level = native.LEVEL_NAMES[native.level()] if native.library() else "no library"
-        threads = f"{ranks} x {torch.get_num_threads()} threads"
-        return f"{model}, {level}, {threads}, torch {torch.__version__}, {native.INTERFACE}"
-    return ""
+    """Return what a measurement is valid for: what the machine computes with, its ranks and their threads."""
+    return f"{processor()}, {ranks} x {torch.get_num_threads()} threads"
 
 
 def _read(folder: Path | None, ranks: int) -> Choice | None:
     """Return what the file says of this machine, or None."""
-    if folder is None:
-        return None
     try:
-        return _decode(json.dumps(_known(folder / "kernels.json")[machine(ranks)]).encode())
-    except (KeyError, ValueError):
+        return _decode(json.dumps(read_entry(folder, FILE, machine(ranks))).encode())
+    except ValueError:
         return None
-
-
-def _known(file: Path) -> dict[str, dict[str, int]]:
-    """Return what the file says of all machines, without what cannot be a choice."""
-    with suppress(OSError, ValueError, RecursionError):
-        read = json.loads(file.read_text()) if file.is_file() else None  # opening a pipe would block for ever
-        if isinstance(read, dict):
-            return {name: most for name, most in read.items() if _counts_all(most)}
-    return {}
 
 
 def _counts_all(most: object) -> bool:
     return isinstance(most, dict) and all(isinstance(count, int) for count in most.values())
-
-
-def _write(folder: Path, ranks: int, found: Choice) -> None:
-    """Add this machine to the file; another start may do so at the same time, then one of them is measured again."""
-    file, own = folder / "kernels.json", folder / f".kernels-{secrets.token_hex(4)}"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            own.write_text(json.dumps({**_known(file), machine(ranks): found.most}, indent=1))
-            os.replace(own, file)
-        finally:
-            own.unlink(missing_ok=True)
 
 
 def _encode(found: Choice) -> bytes:

@@ -11,16 +11,14 @@ from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import MemoryShortError
 from ollampi.mpiruntime.eviction import make_room
 from ollampi.mpiruntime.hosted_model import HostedModel
-from ollampi.mpiruntime.memory import BITS, ITEM_BYTES
-from ollampi.mpiruntime.model_config import read_config
+from ollampi.mpiruntime.memory import BITS
+from ollampi.mpiruntime.model_config import ModelConfig, read_config
 from ollampi.mpiruntime.placed import Placed, replicas_of
 from ollampi.mpiruntime.placing import DTYPES, Placer
-from ollampi.mpiruntime.plan import shard_size
 from ollampi.mpiruntime.request import ModelRef
-from ollampi.mpiruntime.shard import Shard
 from ollampi.mpiruntime.step import Load
+from ollampi.mpiruntime.step_work import ModelWork
 from ollampi.mpiruntime.strategy import Chooser, Groups, Layout
-from ollampi.mpiruntime.synchronization import num_sums
 from ollampi.mpiruntime.token_cost import Estimate
 from ollampi.mpiruntime.would_fit import would_fit
 
@@ -85,21 +83,42 @@ class Layouts:
     def _chooser(self, arrival: Arrival, going: Sequence[Placed]) -> Chooser:
         """Return what chooses where a model lies once some models have gone."""
         config, settings = self.placer.runner.beside(lambda: read_config(Path(arrival.ref.path))), self.settings
-        held: dict[int, int] = {}
-        for report in [report for model in arrival.hosted for report in model.reports]:
+        gone, held = replicas_of(going), dict[int, int]()
+        for report in [report for model in arrival.hosted if model not in gone for report in model.reports]:
             held[report.rank] = held.get(report.rank, 0) + report.held_bytes
-        dtype = DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype
-        quantize = settings.quantize if settings.quantize in BITS else "none"
-        size = shard_size(config, Shard(0, 1), dtype, quantize).total_bytes
-        sums = num_sums(config, self.points, settings.deterministic)
-        runner = self.placer.runner
-        cost = Estimate(size, sums, config.width * ITEM_BYTES["float32"], runner.rates)
+        own = [model for model in gone if model.ref.name == arrival.ref.name]
 
         def fits(groups: Groups, own: EngineSettings) -> Load:
             """Ask the ranks."""
             return self._check(arrival, going, groups, own)
 
-        return Chooser(runner.facts, self.usable, held, config, cost, settings, fits)
+        return Chooser(
+            facts=self.placer.runner.facts,
+            usable=self.usable,
+            held=held,
+            config=config,
+            cost=self._cost(config),
+            settings=settings,
+            fits=fits,
+            before=frozenset(rank for model in own for rank in model.ranks),
+        )
+
+    def _cost(self, config: ModelConfig) -> Estimate:
+        """Return what steps of a model take here."""
+        settings, runner = self.settings, self.placer.runner
+        dtype = DTYPES.get(config.dtype, "float32") if settings.dtype == "auto" else settings.dtype
+        quantize = settings.quantize if settings.quantize in BITS else "none"
+        work = ModelWork(
+            config,
+            dtype,
+            quantize,
+            settings.cache_dtype,
+            settings.experts == "spread",
+            self.points,
+            settings.deterministic,
+        )
+        cores = {fact.host: fact.usable for fact in runner.facts}
+        return Estimate(work.decode, runner.rates, runner.facts[0].threads, cores)
 
 
 def within_heads(layout: Layout, chooser: Chooser) -> Layout:

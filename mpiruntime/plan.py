@@ -117,17 +117,21 @@ def plan(config: ModelConfig, wanted: Wanted, sources: Mapping[str, Source] | No
 
     Raise WorldError or ModelError where the model cannot be cut so, CheckpointError where sources do not fit.
     """
-    ranks = []
+    return [rank_plan(config, wanted, shard, sources) for shard in Shard(0, wanted.size).others()]
+
+
+def rank_plan(
+    config: ModelConfig, wanted: Wanted, shard: Shard, sources: Mapping[str, Source] | None = None
+) -> RankPlan:
+    """Return what the rank of a shard will hold, whatever number of ranks is wanted; raise as `plan` does."""
     kept = wanted.dtype if wanted.cache_dtype == "auto" else wanted.cache_dtype
-    for shard in Shard(0, wanted.size).others():
-        if is_quantised(wanted.quantize, sources):
-            check_groups(config, shard, wanted.spread)
-        heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
-        size = shard_size(config, shard, wanted.dtype, wanted.quantize, wanted.spread, sources)
-        position = cache_bytes(config, shard, 1, kept)
-        spans = (heads.start, heads.stop), (kv_heads.start, kv_heads.stop)
-        ranks.append(RankPlan(*spans, size.total_bytes, position, size))
-    return ranks
+    heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
+    if is_quantised(wanted.quantize, sources):
+        check_groups(config, shard, wanted.spread)
+    size = shard_size(config, shard, wanted.dtype, wanted.quantize, wanted.spread, sources)
+    position = cache_bytes(config, shard, 1, kept)
+    spans = (heads.start, heads.stop), (kv_heads.start, kv_heads.stop)
+    return RankPlan(*spans, size.total_bytes, position, size)
 
 
 def largest_context(config: ModelConfig, ranks: list[RankPlan], hosts: list[int], memory_bytes: int) -> int:

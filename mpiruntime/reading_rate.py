@@ -10,12 +10,27 @@ import torch.nn.functional as F
 
 from ollampi.kernels import dense, native, pages
 from ollampi.mpiruntime.communicator import Communicator
+from ollampi.mpiruntime.cost_fit import Fit
 from ollampi.mpiruntime.devices import CPU
 from ollampi.mpiruntime.hierarchical import by_host
+from ollampi.mpiruntime.token_cost import Rates, SumTimes
 from ollampi.mpiruntime.world import RankFacts
 
 _WIDTH, _ROWS = 4096, 8192  # 64 MiB in bf16, more than a core's own caches hold
 _ROUNDS = 3
+
+
+def measure_rates(comm: Communicator, facts: list[RankFacts], timed: SumTimes | None, fitted: Fit | None) -> Rates:
+    """Return what is known of memory, sums and steps, which strategies weigh; collective.
+
+    timed: what sums were measured to take, in the host of all ranks or between several; fitted: the constants that were
+    fitted on this machine before. Strategies ask on rank 0, so its own count. GPUs have none.
+    """
+    alone, host = measure_reading(comm, facts)
+    near, far = (timed, None) if len(by_host(facts)) == 1 else (None, timed)
+    if fitted is None or any(fact.device != CPU for fact in facts):
+        return Rates(alone, host, near, far)
+    return Rates(alone, host, near, far, fitted.constants, fitted=True)
 
 
 def measure_reading(comm: Communicator, facts: list[RankFacts]) -> tuple[float | None, float | None]:

@@ -37,8 +37,8 @@ Fits = Callable[[Groups, EngineSettings], object]  # raises ModelError where rep
 class Chooser:
     """What a choice depends on.
 
-    usable: the ranks that may hold weights; held: the bytes that each rank holds; cost: what a token takes; fits: asks
-    the ranks.
+    usable: the ranks that may hold weights; held: the bytes that each rank holds once what must go has gone; cost: what
+    a step takes; fits: asks the ranks; before: the ranks that hold the model now, and which it leaves in any case.
     """
 
     facts: Sequence[RankFacts]
@@ -48,19 +48,23 @@ class Chooser:
     cost: TokenCost
     settings: EngineSettings
     fits: Fits
+    before: frozenset[int] = frozenset()
 
     def choose(self, wish: Wish) -> Layout:
         """Return the layout for a wish; raise RequestError or ModelError where it cannot be had."""
         self._check(wish)
-        settings, replicas = self.settings_of(wish.strategy), _num_replicas(wish)
+        settings = self.settings_of(wish.strategy)
         if wish.ranks is not None:
             groups = self.tried(wish)
             return Layout(groups, settings, wish.strategy, f"these ranks were asked for: {_listed(groups)}")
-        if wish.shards is not None:
+        if wish.shards is not None and (wish.replicas is not None or not _many(wish)):
             groups = self.tried(wish)
             why = "one shard was asked for" if wish.shards == 1 else f"{wish.shards} shards were asked for"
             return Layout(groups, settings, wish.strategy, why)
-        return self._by_strategy(wish.strategy, settings, replicas)
+        if wish.strategy == "memory-optimized":
+            replicas = _num_replicas(wish)
+            return self._smallest(self.most_shards(replicas), settings, replicas)
+        return self._by_time(wish, settings)
 
     def tried(self, wish: Wish) -> Groups:
         """Return the ranks that a wish names or counts, and where it does neither the most that replicas can have."""
@@ -73,32 +77,85 @@ class Chooser:
         """Return the most shards that each of so many replicas can have on ranks of its own."""
         return min(len(self.usable) // replicas, self.config.num_heads)
 
-    def _by_strategy(self, strategy: str, settings: EngineSettings, replicas: int) -> Layout:
-        """Return the layout of a strategy that decides how many shards there are."""
-        most = self.most_shards(replicas)
-        if strategy == "memory-optimized":
-            return self._smallest(most, settings, replicas)
-        counts, errors = [], list[ModelError]()
-        for shards in range(1, most + 1):
-            try:
-                self.fits(self.spread(shards, replicas), settings)
-                counts.append(shards)
-            except ModelError as e:
-                errors.append(e)
-        if not counts:
-            raise _of_memory(errors)  # of the most shards
-        hosts = {shards: [self.facts[rank].host for rank in self.spread(shards, 1)[0]] for shards in counts}
-        times = {shards: self.cost.seconds(hosts[shards]) for shards in counts}
-        least = min(times.values())
-        slack = {"speed-optimized": 1.0, "balanced": _HALFWAY}.get(strategy, _ALIKE)
-        shards = next(shards for shards in counts if times[shards] <= slack * least)
-        best = f"an estimated {times[shards] * 1e3:.2f} ms for each token, {self.cost.told(hosts[shards])}"
+    def _by_time(self, wish: Wish, settings: EngineSettings) -> Layout:
+        """Return the layout of a strategy that decides by the time for a token; raise ModelError where none fits.
+
+        The ranks are asked about the fastest first, then about those of few ranks that are nearly as fast.
+        """
+        times = self._times(wish)
+        errors = dict[tuple[int, int], ModelError]()
+
+        def first(tried: Sequence[Groups]) -> Groups | None:
+            """Return the first of some groups that fit, None where none do."""
+            return next((groups for groups in tried if self._fitting(groups, settings, errors)), None)
+
+        best = first(sorted(times, key=lambda groups: (times[groups], _num_ranks(groups))))
+        if best is None:
+            raise _of_memory([errors[size] for size in sorted(errors)])  # of the most shards
+        slack = {"speed-optimized": 1.0, "balanced": _HALFWAY}.get(wish.strategy, _ALIKE)
+        near = [groups for groups in times if times[groups] <= slack * times[best]]
+        chosen = first(sorted(near, key=lambda groups: (_num_ranks(groups), len(groups[0]), times[groups]))) or best
+        return Layout(chosen, settings, wish.strategy, self._why(wish, chosen))
+
+    def _times(self, wish: Wish) -> dict[Groups, float]:
+        """Return the groups that may be, and about what a token takes there, over all answers that run together."""
+        streams = wish.streams or 1
+        if wish.replicas is not None or not _many(wish):
+            numbers = range(_num_replicas(wish), _num_replicas(wish) + 1)
+        else:
+            numbers = range(1, min(streams, len(self.usable)) + 1)
+        found = {}
+        for replicas in numbers:
+            most = self.most_shards(replicas)
+            for shards in range(1, most + 1) if wish.shards is None else [wish.shards] * (wish.shards <= most):
+                groups = self.spread(shards, replicas)
+                found[groups] = self._slowest(groups, streams)[0] / max(streams, replicas)
+        return found
+
+    def _slowest(self, groups: Groups, streams: int) -> tuple[float, str]:
+        """Return what a step of the slowest replica takes, where all have their part of so many answers, and why."""
+        rows, hosts = -(-streams // len(groups)), [[self.facts[rank].host for rank in ranks] for ranks in groups]
+        found = {}
+        for number, own in enumerate(hosts):
+            beside = [host for i, other in enumerate(hosts) if i != number for host in other]
+            found[self.cost.seconds(own, rows, beside)] = self.cost.told(own, rows, beside)
+        return max(found), found[max(found)]
+
+    def _fitting(self, groups: Groups, settings: EngineSettings, errors: dict[tuple[int, int], ModelError]) -> bool:
+        """Return whether replicas fit on groups, and note the error by shards and replicas where they do not."""
+        size = len(groups[0]), len(groups)
+        if size in errors:
+            return False
+        try:
+            self.fits(groups, settings)
+        except ModelError as e:
+            errors[size] = e
+            return False
+        return True
+
+    def _why(self, wish: Wish, groups: Groups) -> str:
+        """Return why a layout was chosen."""
+        streams, shards, replicas = wish.streams or 1, len(groups[0]), len(groups)
+        seconds, told = self._slowest(groups, streams)
+        what, one = f"{shards} shard{_s(shards)}", shards == 1
+        if _many(wish):
+            what, one = f"{replicas} replica{_s(replicas)} of {what}", replicas == 1
+            took = f"an estimated {streams / seconds:.4g} tokens/s, {seconds * 1e3:.2f} ms for each step, {told}"
+            few, alike = (
+                f"{'takes' if one else 'take'} the fewest ranks",
+                "of all that fit and are about as fast as any",
+            )
+        else:
+            took = f"an estimated {seconds * 1e3:.2f} ms for each token, {told}"
+            few = f"{'is' if one else 'are'} the fewest"
+            alike = "that fits and is about as fast as any" if one else "that fit and are about as fast as any"
+        of = f"{streams} streams" if _many(wish) else "one stream"
         reasons = {
-            "speed-optimized": f"{shards} shards are the fastest for one stream, {best}",
-            "balanced": f"{shards} shards are the fewest within twice the least time, {best}",
-            "auto": f"{shards} shards are the fewest that fit and are about as fast as any, {best}",
+            "speed-optimized": f"{what} {'is' if one else 'are'} the fastest for {of}, {took}",
+            "balanced": f"{what} {few} within twice the least time, {took}",
+            "auto": f"{what} {few} {alike}, {took}",
         }
-        return Layout(self.spread(shards, replicas), settings, strategy, reasons[strategy])
+        return reasons[wish.strategy]
 
     def _smallest(self, most: int, settings: EngineSettings, replicas: int) -> Layout:
         """Return the layout that takes the least memory of each rank; raise ModelError where none fits.
@@ -128,8 +185,11 @@ class Chooser:
         return replace(self.settings, quantize=quantize, cache_tokens=self.settings.context_length, stream=stream)
 
     def spread(self, shards: int, replicas: int) -> Groups:
-        """Return disjoint groups of ranks: those that hold least first, ranks of one host together where they can."""
-        left = sorted(self.usable, key=lambda rank: (self.held.get(rank, 0), rank))
+        """Return disjoint groups of ranks: those that hold least first, ranks of one host together where they can.
+
+        Of ranks that hold as much those come first on which the model lies already.
+        """
+        left = sorted(self.usable, key=lambda rank: (self.held.get(rank, 0), rank not in self.before, rank))
         groups = []
         for _ in range(replicas):
             hosts = {
@@ -149,6 +209,8 @@ class Chooser:
             self._check_shards(shards)
         if wish.replicas is not None and wish.replicas < 1:
             raise RequestError(f"replicas={wish.replicas} are none; use at least 1")
+        if wish.streams is not None and wish.streams < 1:
+            raise RequestError(f"streams={wish.streams} are none; use at least 1")
         if wish.ranks is not None:
             self._check_ranks(wish, wish.ranks)
         elif (wanted := (wish.shards or 1) * (wish.replicas or 1)) > len(self.usable):
@@ -189,6 +251,21 @@ class Chooser:
 def _num_replicas(wish: Wish) -> int:
     """Return how many replicas are wished for."""
     return wish.replicas or (len(wish.ranks) if wish.ranks else 1)
+
+
+def _many(wish: Wish) -> bool:
+    """Return whether more than one answer is expected to run at a time."""
+    return (wish.streams or 1) > 1
+
+
+def _s(count: int) -> str:
+    """Return the ending of a noun of which there are so many."""
+    return "" if count == 1 else "s"
+
+
+def _num_ranks(groups: Groups) -> int:
+    """Return how many ranks groups have."""
+    return sum(map(len, groups))
 
 
 def _of_memory(errors: Sequence[ModelError]) -> ModelError:

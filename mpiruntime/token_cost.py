@@ -1,4 +1,4 @@
-"""Estimate what a token of one stream takes on some ranks, from what was measured at the start as far as that is known.
+"""Estimate what a step of a replica takes on some ranks: the cost model with what was measured at the start.
 
 A strategy knows no more than `TokenCost`: whoever knows the time better hands it another one.
 """
@@ -6,24 +6,26 @@ A strategy knows no more than `TokenCost`: whoever knows the time better hands i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from ollampi.mpiruntime import cost_model
+from ollampi.mpiruntime.cost_model import Constants, Counts, Site, Work, doublings, seconds_of
 from ollampi.mpiruntime.measuring import micros
 from ollampi.mpiruntime.memory import human
-
-_RANK_BYTES_PER_S = 1e10  # what one rank reads of its weights in a second: of the right order on any machine
-_NEAR_S, _FAR_S = 2e-5, 2e-4  # a sum over two ranks of one host, and of several
 
 
 class TokenCost(Protocol):
     """What a strategy weighs."""
 
-    def seconds(self, hosts: Sequence[str]) -> float:
-        """Return about how long a token takes on some ranks; hosts: of each of these."""
+    def seconds(self, hosts: Sequence[str], rows: int = 1, beside: Sequence[str] = ()) -> float:
+        """Return about how long a step takes that adds a token to each of `rows` answers.
 
-    def told(self, hosts: Sequence[str]) -> str:
+        hosts: of each rank of the replica; beside: of each rank of other replicas, which compute at the same time.
+        """
+
+    def told(self, hosts: Sequence[str], rows: int = 1, beside: Sequence[str] = ()) -> str:
         """Return in words what that comes from, to end a sentence with."""
 
 
@@ -42,26 +44,24 @@ class SumTimes:
         here = self.seconds[below] + part * (self.seconds[above] - self.seconds[below])
         if above == below < size_bytes:
             here *= size_bytes / below  # beyond all that was measured
-        return here * _doublings(ranks) / _doublings(self.ranks)
+        return here * doublings(ranks) / doublings(self.ranks)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured at the start; None: nothing was.
+    """What is known of the machine: from the start of this job, where it was measured then, else from the constants.
 
     alone_bytes_per_s: what a rank reads of weights while the others of its host rest; host_bytes_per_s: what all ranks
-    of the slowest host read together; near, far: sums over ranks of one host, and over hosts.
+    of the slowest host read together; near, far: sums over ranks of one host, and over hosts; None: not measured.
+    fitted: whether the constants were fitted to steps on such a machine, else they are of the right order on any.
     """
 
     alone_bytes_per_s: float | None = None
     host_bytes_per_s: float | None = None
     near: SumTimes | None = None
     far: SumTimes | None = None
-
-    def reading(self, ranks: int) -> float:
-        """Return the bytes that each of so many ranks of a host reads in a second, while they share its memory."""
-        alone = self.alone_bytes_per_s or _RANK_BYTES_PER_S
-        return alone if self.host_bytes_per_s is None else min(alone, self.host_bytes_per_s / ranks)
+    constants: Constants = cost_model.ASSUMED
+    fitted: bool = False
 
 
 ASSUMED = Rates()
@@ -69,51 +69,77 @@ ASSUMED = Rates()
 
 @dataclass(frozen=True)
 class Estimate:
-    """Weights are read once for each token, and sums made within each host first, then between hosts.
+    """work: what a step is on so many shards that adds a token to so many answers.
 
-    size_bytes: of all weights; sums, sum_bytes: how many sums a token takes, and of what size.
+    threads: of each rank; cores: of each host by its name, those of hosts that are not named suffice.
     """
 
-    size_bytes: int
-    sums: int
-    sum_bytes: int
+    work: Callable[[int, int], Work]
     rates: Rates = ASSUMED
+    threads: int = 1
+    cores: Mapping[str, int] = field(default_factory=dict)
 
-    def seconds(self, hosts: Sequence[str]) -> float:
+    def seconds(self, hosts: Sequence[str], rows: int = 1, beside: Sequence[str] = ()) -> float:
         """Return the estimate for ranks on these hosts."""
-        return self.size_bytes / len(hosts) / self.rates.reading(_local(hosts)) + self.sums * self._sum_s(hosts)
+        work, site, constants = self.work(len(hosts), rows), self._site(hosts, beside), self._constants()
+        own = cost_model.own_counts(work, site, constants)
+        apart = cost_model.added([own, cost_model.gather_counts(work, site)])
+        return seconds_of(apart, constants) + work.sums * self._sum_s(work, site)
 
-    def told(self, hosts: Sequence[str]) -> str:
+    def told(self, hosts: Sequence[str], rows: int = 1, beside: Sequence[str] = ()) -> str:
         """Return what it comes from."""
-        known = self.rates.alone_bytes_per_s is not None
-        text = f"from weights read at {self.rates.reading(_local(hosts)) / 1e9:.1f} GB/s by each rank ({_how(known)})"
-        if len(hosts) == 1:
-            return text
-        known = all(found is not None for _, _, found in self._stages(hosts))
-        return f"{text} and sums of {human(self.sum_bytes)} in {micros(self._sum_s(hosts))} us ({_how(known)})"
+        work, site, constants = self.work(len(hosts), rows), self._site(hosts, beside), self._constants()
+        read_s = max(constants.core_byte_s / site.share(rows), constants.host_byte_s * site.busy)
+        known = self.rates.alone_bytes_per_s is not None and not self.rates.fitted
+        rate = f"at {1e-9 / read_s:.1f} GB/s" if read_s else "in no time"  # a fit may find so
+        parts = [f"weights read {rate} by each rank ({_how(known, self.rates.fitted)})"]
+        own = cost_model.own_counts(work, site, constants)
+        beside_s = seconds_of({name: own[name] for name in ("step_s", "row_s", "layer_s", "follow_s")}, constants)
+        parts += [f"{beside_s * 1e3:.2f} ms beside products and sums ({_how(False, self.rates.fitted)})"]
+        if len(hosts) > 1:
+            known = all(found is not None for _, _, found in self._stages(work, site))
+            parts += [
+                f"sums of {human(work.sum_bytes)} in {micros(self._sum_s(work, site))} us"
+                f" ({_how(known, self.rates.fitted)})"
+            ]
+        return f"from {', '.join(parts[:-1])} and {parts[-1]}"
 
-    def _sum_s(self, hosts: Sequence[str]) -> float:
-        """Return what one sum takes."""
-        return sum(
-            assumed_s * _doublings(ranks) if found is None else found.of(self.sum_bytes, ranks)
-            for ranks, assumed_s, found in self._stages(hosts)
+    def _site(self, hosts: Sequence[str], beside: Sequence[str]) -> Site:
+        """Return where ranks lie; what is uneven counts as on the host that has most of it."""
+        here, all_ = Counter(hosts), Counter([*hosts, *beside])
+        crowded = max(here, key=lambda host: all_[host] / self.cores.get(host, len(hosts) + len(beside)))
+        return Site(
+            local=max(here.values()),
+            hosts=len(here),
+            busy=all_[crowded],
+            threads=self.threads,
+            cores=self.cores.get(crowded),
         )
 
-    def _stages(self, hosts: Sequence[str]) -> list[tuple[int, float, SumTimes | None]]:
-        """Return over how many ranks each stage of a sum is made, its constant, and what was measured."""
-        near, far = (_local(hosts), _NEAR_S, self.rates.near), (len(set(hosts)), _FAR_S, self.rates.far)
+    def _constants(self) -> Constants:
+        """Return the constants, those of reading as measured unless they were fitted to steps, which tell more."""
+        rates, constants = self.rates, self.rates.constants
+        if rates.fitted:
+            return constants
+        if rates.alone_bytes_per_s is not None:
+            constants = replace(constants, core_byte_s=self.threads / rates.alone_bytes_per_s)
+        if rates.host_bytes_per_s is not None:
+            constants = replace(constants, host_byte_s=1 / rates.host_bytes_per_s)
+        return constants
+
+    def _sum_s(self, work: Work, site: Site) -> float:
+        """Return what one sum takes."""
+        return sum(
+            seconds_of(counts, self.rates.constants) if found is None else found.of(work.sum_bytes, ranks)
+            for ranks, counts, found in self._stages(work, site)
+        )
+
+    def _stages(self, work: Work, site: Site) -> list[tuple[int, Counts, SumTimes | None]]:
+        """Return over how many ranks each stage of a sum is made, what it takes, and what was measured."""
+        near = (site.local, cost_model.near_counts(work, site), self.rates.near)
+        far = (site.hosts, cost_model.far_counts(work, site, self.rates.constants), self.rates.far)
         return [stage for stage in (near, far) if stage[0] > 1]
 
 
-def _local(hosts: Sequence[str]) -> int:
-    """Return how many of some ranks share a host at most."""
-    return max(Counter(hosts).values())
-
-
-def _doublings(ranks: int) -> int:
-    """Return how often a rank is doubled until there are so many, for one rank 0."""
-    return (ranks - 1).bit_length()
-
-
-def _how(known: bool) -> str:
-    return "measured" if known else "assumed"
+def _how(measured: bool, fitted: bool) -> str:
+    return "measured" if measured else "fitted on this machine" if fitted else "assumed"

@@ -13,6 +13,7 @@ from ollampi.mpiruntime.cluster import STRATEGIES
 
 MAX_TIMEOUT_S = 86400.0
 MAX_CONTEXT = 2**31 - 1  # as that of options.num_ctx
+MAX_STREAMS = 1_000_000
 NODE_ROLES = ("coordinator", "worker", "mixed")
 _Ids = Annotated[list[str], Field(max_length=10_000)]
 
@@ -37,8 +38,9 @@ class LeaveBody(Body):
 class LoadBody(Named):
     """POST /api/cluster/model/load: keep_alive as elsewhere, context in tokens; stream shows how far the load is.
 
-    replicas share out node_ids, in their order, or have nodes of their own. A field that is none of these is refused:
-    a slip of the pen would place the model otherwise than was meant.
+    replicas share out node_ids, in their order, or have nodes of their own; streams: how many answers are expected to
+    run at one time. A field that is none of these is refused: a slip of the pen would place the model otherwise than
+    was meant.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,6 +49,7 @@ class LoadBody(Named):
     strategy: str = Field(default="auto", json_schema_extra={"enum": list(STRATEGIES)})
     shards: int | None = Field(default=None, json_schema_extra={"minimum": 1})
     replicas: int | None = Field(default=None, json_schema_extra={"minimum": 1})
+    streams: int | None = Field(default=None, json_schema_extra={"minimum": 1, "maximum": MAX_STREAMS})
     node_ids: _Ids = []
     context: int | None = Field(default=None, json_schema_extra={"minimum": 1, "maximum": MAX_CONTEXT})
     keep_alive: KeepAlive = None

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from ollampi.api.errors import ApiError, bad_request, shown
 from ollampi.api.model import Model
-from ollampi.api.wires.cluster_bodies import MAX_CONTEXT, MAX_TIMEOUT_S, NODE_ROLES, JoinBody, LeaveBody, LoadBody
+from ollampi.api.wires.cluster_bodies import (
+    MAX_CONTEXT,
+    MAX_STREAMS,
+    MAX_TIMEOUT_S,
+    NODE_ROLES,
+    JoinBody,
+    LeaveBody,
+    LoadBody,
+)
 from ollampi.mpiruntime.cluster import STRATEGIES, Cluster, Node, Wish
 
 _FAILED = "Failed to load model"
@@ -21,6 +29,8 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
         raise bad_request(f"strategy {shown(body.strategy, 40)!r} is unknown; it must be {', '.join(STRATEGIES)}")
     if body.context is not None and not 1 <= body.context <= MAX_CONTEXT:
         raise bad_request(f"context is {shown(str(body.context), 40)}; it must be from 1 to {MAX_CONTEXT} tokens")
+    if body.streams is not None and not 1 <= body.streams <= MAX_STREAMS:
+        raise bad_request(f"streams is {shown(str(body.streams), 40)}; it must be from 1 to {MAX_STREAMS} answers")
     nodes = [find_node(name, cluster) for name in body.node_ids]
     if len({node.rank for node in nodes}) < len(nodes):
         raise bad_request(f"{_FAILED}: node_ids names a node twice; name each once")
@@ -34,7 +44,7 @@ def wish_of(body: LoadBody, model: Model, cluster: Cluster) -> Wish:
         raise bad_request(
             f"{_FAILED}: {shards} shards do not fill the {len(ranks[0])} nodes of node_ids; leave one out"
         )
-    return Wish(body.context, body.keep_alive_s(), body.strategy, shards, body.replicas, ranks)
+    return Wish(body.context, body.keep_alive_s(), body.strategy, shards, body.replicas, ranks, body.streams)
 
 
 def _check_replicas(replicas: int | None, shards: int, num_nodes: int, named: bool) -> None:

@@ -158,9 +158,9 @@ def test_a_coordinator_is_none_of_the_nodes_of_a_load(job: FakeApi) -> None:
 
 def test_a_load_sends_replicas_context_and_keep_alive(job: FakeApi) -> None:
     job.answers |= {"/api/show": [{}], f"{AT}/model/load": [{"status": "loaded", "model": "demo"}]}
-    options = ["--replicas", "2", "--shards", "1", "--context", "64", "--keep-alive", "-1", "--json"]
+    options = ["--replicas", "2", "--shards", "1", "--streams", "8", "--context", "64", "--keep-alive", "-1", "--json"]
     assert job.run("cluster", "model", "load", "--model", "demo", *options).exit_code == 0
-    wanted = {"replicas": 2, "shards": 1, "context": 64, "keep_alive": "-1"}
+    wanted = {"replicas": 2, "shards": 1, "streams": 8, "context": 64, "keep_alive": "-1"}
     assert job.requests[-1][1] == {"model": "demo", **wanted, "stream": True}
 
 

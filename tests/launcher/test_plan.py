@@ -36,7 +36,9 @@ def test_a_plan_needs_a_config_only(folder: Path, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert text.startswith("small: llama, 0.07 million weights, 2 layers of width 64, 4 heads over 2 KV heads")
     lines = [line.split() for line in text.splitlines() if line[:1].isdigit()]
-    assert [line[0] for line in lines] == ["0-1", "2"]  # of 4 heads the last rank has 2
+    assert [line[0] for line in lines] == ["0-1", "2", "1", "2", "3"]  # of 4 heads the last rank has 2; then estimates
+    assert "RUNTIME" in text
+    assert all("256 MiB" in " ".join(line) for line in lines[:2])
     assert "with a context of 256 tokens, which fits into 2 GiB (given)" in text
     assert "largest context of one text: 512 tokens (the model's limit)" in text
     assert "exchange per token: 5 all-reduces of 256 B, for which each rank sends 1.67 KiB at least; 266 B of" in text
@@ -45,7 +47,7 @@ def test_a_plan_needs_a_config_only(folder: Path, capsys: pytest.CaptureFixture[
 def test_a_plan_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "ranks=3", "memory=2GiB", "ctx=256", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told | {"ranks": []} == {
+    assert told | {"ranks": [], "estimates": [], "assumptions": {}} == {
         "model": "small",
         "folder": str(folder),
         "architecture": "llama",
@@ -59,12 +61,18 @@ def test_a_plan_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "all_reduces": 5,
         "all_reduce_bytes": 64 * 4,
         "approximate": False,
+        "replicas": 1,
         "ranks": [],
+        "estimates": [],
+        "assumptions": {},
     }
     assert [rank["heads"] for rank in told["ranks"]] == [1, 1, 2]
     for rank in told["ranks"]:  # keys and values of 16 numbers in bfloat16, in 2 layers
         assert rank["cache_bytes"] == 256 * 2 * 2 * 16 * 2 * rank["kv_heads"]
-        assert rank["total_bytes"] >= rank["weight_bytes"] + rank["cache_bytes"]
+        assert rank["runtime_bytes"] == 256 << 20
+        assert rank["total_bytes"] == rank["weight_bytes"] + rank["cache_bytes"] + rank["runtime_bytes"]
+    assert [row["shards"] for row in told["estimates"]] == [1, 2, 3]
+    assert told["estimates"][-1]["rank_bytes"] == max(rank["total_bytes"] for rank in told["ranks"])
 
 
 def test_a_plan_says_what_is_approximate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +126,15 @@ def test_layers_are_streamed_where_not_all_fit(capsys: pytest.CaptureFixture[str
         (["demo", "foo=1"], "'foo=1' is no option of plan; write key=value, with one of: ranks, hosts, memory"),
         (["demo", "ranks"], "'ranks' is no option of plan"),
         (["demo", "ranks=0"], "ranks is 0; it must be a whole number from 1 to 4096"),
-        (["demo", "ranks=9"], "cannot cut 8 attention heads into 9 shards; use at most 8 ranks"),
+        (["demo", "ranks=9"], "cannot cut 8 attention heads into 9 shards; use at most 8 ranks, or name shards, so"),
+        (["demo", "ranks=9", "shards=9"], "cannot cut 8 attention heads into 9 shards; use at most 8 ranks"),
+        (["demo", "ranks=2", "shards=3"], "shards is 3; there are 2 ranks, and each has one at most"),
+        (["demo", "shards=0"], "shards is 0; it must be a whole number from 1 to 4096 or null"),
+        (["demo", "gbit=0"], "gbit is 0; it must be a number from 1e-06 to 1000000000.0 or null (between hosts)"),
+        (["demo", "gbit=fast"], "gbit is 'fast'; it must be a number"),
+        (["demo", "latency_us=-1"], "latency_us is -1; it must be a number from 0"),
+        (["demo", "cores=0"], "cores is 0; it must be a whole number"),
+        (["demo", "level=5"], "level is 5; it must be"),
         (["demo", "ranks=2", "hosts=3"], "hosts is 3; there are 2 ranks"),
         (["demo", "memory=lots"], "memory is 'lots'; it must be a size such as 80GiB"),
         (["demo", "memory=0"], "memory is 0; it must be a size"),

@@ -12,6 +12,7 @@ from support.checkpoints import write_checkpoint
 from ollampi.mpiruntime.balancing import Balancer, cached_tokens
 from ollampi.mpiruntime.block_manager import BlockManager
 from ollampi.mpiruntime.cluster import Wish
+from ollampi.mpiruntime.cost_model import Work
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import MemoryShortError, ModelError
 from ollampi.mpiruntime.model_config import read_config
@@ -74,7 +75,8 @@ def chooser(
             raise MemoryShortError(f"{len(groups[0])} are too few")
 
     config = read_config(write_checkpoint(tmp_path / "m"))
-    values = {"usable": range(len(hosts)), "held": {}, "cost": Estimate(size_bytes, 5, 8192), **changes}
+    cost = Estimate(lambda shards, rows: Work(size_bytes / shards, tokens=rows, rows=rows, sums=5, sum_values=2048))
+    values = {"usable": range(len(hosts)), "held": {}, "cost": cost, **changes}
     return Chooser(facts=facts, config=config, settings=EngineSettings(), fits=fits, **values)
 
 

@@ -180,6 +180,21 @@ def test_a_placement_that_is_there_is_told_again_and_another_one_replaces_it(fol
         assert recorder.tokens(i) == alone(folders["a"], 5, 6)
 
 
+def test_a_model_that_is_placed_again_stays_where_it_is(folders: dict[str, Path]) -> None:
+    """What it holds itself does not count: it goes first."""
+    messages = [
+        place(100, "a", folders["a"], ranks=[[1, 2]]),
+        place(101, "a", folders["a"], shards=2),
+        place(102, "a", folders["a"], shards=2, context=40),
+        place(103, "b", folders["b"], shards=1),
+        place(104, "a", folders["a"], shards=3),
+        place(105, "a", folders["a"], shards=2, context=41),
+    ]
+    recorder = answers(3, messages)
+    found = [placement(recorder, n)["replicas"][0]["ranks"] for n in (100, 101, 102, 103, 104, 105)]
+    assert found == [[1, 2], [1, 2], [1, 2], [0], [0, 1, 2], [1, 2]]
+
+
 class Waiting(Recorder):
     """Lets other ranks load when an answer, which runs meanwhile, has some more tokens."""
 
