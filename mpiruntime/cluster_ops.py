@@ -10,7 +10,7 @@ from functools import partial
 
 from ollampi.mpiruntime.cluster import Wish
 from ollampi.mpiruntime.cluster_view import placement_of
-from ollampi.mpiruntime.errors import AbsentError, ConflictError
+from ollampi.mpiruntime.errors import AbsentError, ConflictError, OllampiError
 from ollampi.mpiruntime.eviction import NotYet
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.inbox import Client, Event, Inbox
@@ -90,7 +90,14 @@ class ClusterOps:
         self._check_open(ref)
         if self._models.loading is None:  # else another one hears of this load
             self._placing = {ref.name: (client, number, 0.0)}
-        placed = self._models.place(ref, wish)
+        try:
+            placed = self._models.place(ref, wish)
+        except NotYet:
+            raise
+        except OllampiError:
+            if self._placing.get(ref.name, ())[:2] == (client, number):
+                self._placing = {}  # a later load is not this one's
+            raise
         self._placing = {}
         placed.replicas[0].keep(wish.keep_alive_s)
         client.post({"id": number, "kind": "placed", "placement": asdict(placement_of(placed))})
