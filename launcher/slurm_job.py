@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,12 +71,13 @@ class Job:
     nodes: list[Node] = field(default_factory=list)
     port: int = 0
     has_served: bool = False
+    port_taken: Callable[[], bool] = lambda: False  # whether the last start failed for that
 
     def build(self, attempt: int) -> tuple[list[str], dict[str, str]]:
         """Return line and environment of a start on the nodes that answer now; raise ConfigError where none does."""
         if attempt:
             self.nodes = self.live()
-        if attempt and not self.has_served:
+        if attempt and not self.has_served and not self.port_taken():
             self.ways.append(self.ways.pop(0))
         way, wanted = self.ways[0], self.settings.get("server.port", _PORT)
         assert isinstance(wanted, int)
@@ -168,6 +169,7 @@ def prepare(given: Sequence[str], environ: Mapping[str, str]) -> Job:
     job_id = endpoint.own_job_id(environ) or ""
     endpoints = endpoint.folder(environ)
     endpoint.prepare(endpoints)
+    endpoint.remove(endpoints, job_id)  # of this job before it was queued again, where its first node died
     where = endpoint.rank_logs(Path(environ.get("SLURM_SUBMIT_DIR", ".")).absolute(), job_id)
     logs = settings.get("logging.folder")
     folder = Path(os.path.abspath(os.path.expanduser(logs))) if isinstance(logs, str) else where
@@ -185,6 +187,7 @@ def prepare(given: Sequence[str], environ: Mapping[str, str]) -> Job:
 def serve(job: Job, told: Told) -> int:
     """Return the exit status of the job, which serves until it is told to end; raise OllampiError where it cannot."""
     output = Output(job.ready)
+    job.port_taken = lambda: output.port_taken
     try:
         return keep(job.build, output, told, job.all_answer)
     finally:

@@ -136,9 +136,13 @@ class Slurm:
                 line, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
 
-    def start_node(self, node: str) -> None:
-        """Start the slurmd of a node."""
-        self.start(node, ["slurmd", "-D", "-N", node], {"SLURMLAB_NODE": node})
+    def start_node(self, node: str, hidden: Path | None = None) -> None:
+        """Start the slurmd of a node; hidden: a folder that is empty there."""
+        line = ["slurmd", "-D", "-N", node]
+        if hidden is not None:
+            script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            line = ["unshare", "--mount", "sh", "-c", script, str(hidden), *line]
+        self.start(node, line, {"SLURMLAB_NODE": node})
 
     def kill_node(self, node: str) -> None:
         """Kill all that runs on a node, its slurmd included, as where its power fails."""
