@@ -121,8 +121,9 @@ class Job:
 
     def environment(self, way: Way) -> dict[str, str]:
         """Return the environment of a start."""
-        network = self.settings.get("exchange.interface")
-        return slurm_site.environment(self.site, way, self.environ, network if isinstance(network, str) else None)
+        given = self.settings.get("exchange.interface")
+        network = given if isinstance(given, str) else None
+        return slurm_site.environment(self.site, way, self.environ, self.nodes or self.allocated.nodes, network)
 
     def ready(self) -> None:
         """Write the endpoint file and print lines to paste."""

@@ -90,7 +90,7 @@ def asker(paths: Sequence[str], environ: Mapping[str, str]) -> Ask:
 
     def ask(node: str, over: Event) -> list[str] | None:
         line = ["srun", "--overlap", "--mem=0", "--mpi=none", "--nodes=1", "--ntasks=1", f"--nodelist={node}"]
-        line += ["--input=none", "sh", "-c", _SCRIPT, "sh", *paths]
+        line += ["--input=none", "--gres=none", "sh", "-c", _SCRIPT, "sh", *paths]
         out = subprocess.PIPE
         with subprocess.Popen(line, stdout=out, stderr=subprocess.DEVNULL, text=True, env=environ) as process:
             while process.poll() is None and not over.wait(_LOOK_S):

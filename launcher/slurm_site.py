@@ -147,8 +147,10 @@ def line(site: Site, way: Way, nodes: Sequence[Node], program: Sequence[str], cp
     return [*made, *program]
 
 
-def environment(site: Site, way: Way, base: Mapping[str, str], interface: str | None = None) -> dict[str, str]:
-    """Return the whole environment of a start; interface: the network that MPI shall use between hosts.
+def environment(
+    site: Site, way: Way, base: Mapping[str, str], nodes: Sequence[Node], interface: str | None = None
+) -> dict[str, str]:
+    """Return the whole environment of a start on `nodes`; interface: the network that MPI shall use between hosts.
 
     A step shares cores and memory with what the job runs besides, such as a step that has not quite ended on a node
     that is gone; and mpirun's processes get all cores and GPUs of their nodes, which ranks share by local rank.
@@ -157,7 +159,7 @@ def environment(site: Site, way: Way, base: Mapping[str, str], interface: str | 
     kept = {name: value for name, value in base.items() if name not in dropped}
     kept |= {"SLURM_OVERLAP": "1", "SLURM_MEM_PER_NODE": "0"}
     if way is Way.MPIRUN:
-        kept["SLURM_WHOLE"] = "1"
+        kept |= {"SLURM_WHOLE": "1"} | _gpus(base.get("SLURM_GPUS_PER_TASK", ""), nodes)
     if site.mpirun is not None:
         kept |= mpi.environment(site.mpirun, os.geteuid() == 0, kept, None, interface)
         mpi.link_library(site.mpirun, kept)
@@ -190,6 +192,18 @@ def check_trial(way: Way, status: int | None, text: str, ranks: int) -> None:
         f"a trial of {ranks} ranks with {way.program} {what}; choose another way with {VARIABLE}=pmix, pmi2 or mpirun,"
         " or an MPI library that fits"
     )
+
+
+def _gpus(per_task: str, nodes: Sequence[Node]) -> dict[str, str]:
+    """Return what asks for the GPUs of all tasks of a node.
+
+    per_task: such as 1 or h100:1, "" where tasks have none of their own. A step has the GPUs of one task otherwise, also where no variable says so: the job does. Nodes get what the one with
+    the fewest tasks can give.
+    """
+    kind, colon, count = per_task.rpartition(":")
+    if not count.isdigit():
+        return {}
+    return {"SLURM_GPUS_PER_NODE": f"{kind}{colon}{int(count) * min(node.tasks for node in nodes)}"}
 
 
 def _listed(nodes: Sequence[Node]) -> str:

@@ -129,14 +129,19 @@ MASKED = {
 
 
 def test_mpiruns_one_process_on_a_node_gets_all_of_the_node() -> None:
-    made = environment(site(Vendor.OPEN_MPI), Way.MPIRUN, MASKED)
+    made = environment(site(Vendor.OPEN_MPI), Way.MPIRUN, MASKED, NODES)
     assert not {"SLURM_GPUS_PER_TASK", "SLURM_MEM_PER_CPU", "SLURM_NTASKS_PER_NODE"} & set(made)
     assert (made["SLURM_OVERLAP"], made["SLURM_MEM_PER_NODE"], made["SLURM_WHOLE"]) == ("1", "0", "1")
     assert made["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert made["SLURM_GPUS_PER_NODE"] == "1"  # of the node with the fewest tasks
+    typed = environment(site(Vendor.OPEN_MPI), Way.MPIRUN, {**MASKED, "SLURM_GPUS_PER_TASK": "h100:2"}, [Node("n1", 3)])
+    assert typed["SLURM_GPUS_PER_NODE"] == "h100:6"
+    del typed["SLURM_GPUS_PER_NODE"]
+    assert "SLURM_GPUS_PER_NODE" not in environment(site(Vendor.OPEN_MPI), Way.MPIRUN, typed, NODES)
 
 
 def test_sruns_tasks_keep_what_slurm_gives_each() -> None:
-    made = environment(Site((Way.PMI2,), Vendor.MPICH, None), Way.PMI2, MASKED)
+    made = environment(Site((Way.PMI2,), Vendor.MPICH, None), Way.PMI2, MASKED, NODES)
     assert made["SLURM_GPUS_PER_TASK"] == "1"
     assert "SLURM_MEM_PER_CPU" not in made
     assert "SLURM_WHOLE" not in made

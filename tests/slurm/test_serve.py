@@ -12,6 +12,7 @@ from support.slurm_jobs import Job, submitted
 from support.slurmlab import Slurm
 
 from ollampi.launcher.endpoint import Endpoint
+from ollampi.launcher.slurm_job import REQUEUE
 
 TWO_BY_TWO = ("--nodes=2", "--ntasks-per-node=2")
 STREAMS, ENDED_S = 8, 120.0
@@ -62,13 +63,11 @@ def _stream(job: Job, found: Endpoint, lines: list[bytes]) -> None:
             lines.append(line)
 
 
-def test_it_comes_back_with_the_same_key_when_queued_again_and_ends_when_cancelled(
-    slurm: Slurm, tmp_path: Path
-) -> None:
-    with submitted(slurm, tmp_path, "--ntasks=1", "model=demo") as job:
+def test_it_queues_itself_again_keeps_its_key_and_ends_when_cancelled(slurm: Slurm, tmp_path: Path) -> None:
+    with submitted(slurm, tmp_path, "--ntasks=1", "model=demo", environ={REQUEUE: "1"}) as job:
         first = job.served()
         assert job.answers(first)
-        slurm.run("scontrol", "requeue", str(job.number))
+        slurm.run("scancel", "--batch", "--signal=USR1", str(job.number))
         wait_until(lambda: job.endpoint() is None, ENDED_S, "the endpoint file to go")
         second = job.served()
         assert second.token == first.token
