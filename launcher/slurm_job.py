@@ -22,7 +22,7 @@ from ollampi.launcher.given import chosen
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.slurm_keep import Told, keep
 from ollampi.launcher.slurm_nodes import Allocation, Node, allocation, answering, asker
-from ollampi.launcher.slurm_output import Output
+from ollampi.launcher.slurm_output import Output, say
 from ollampi.launcher.slurm_place import (
     check_lacks,
     free_port,
@@ -156,11 +156,6 @@ class Job:
         # ranks compute on cores of their own, by their local rank, where they share enough of them
         added += [] if "pin" in self.settings else ["pin=true"]
         return added + ([f"server.hosts=[{host}]"] if "." in host and "server.hosts" not in self.settings else [])
-
-
-def say(text: str) -> None:
-    """Print a message to the job's output."""
-    print(f"ollampi: {text}", flush=True)
 
 
 def prepare(given: Sequence[str], environ: Mapping[str, str]) -> Job:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
-from ollampi.launcher.slurm_output import Output
+from ollampi.launcher.slurm_output import Output, say
 from ollampi.mpiruntime.errors import ConfigError
 from ollampi.mpiruntime.lifetime import die_with
 
@@ -70,6 +70,7 @@ def keep(build: Build, output: Output, told: Told, all_answer: Callable[[], bool
             break
         output.begin()
         status = told.run(line, environ)
+        output.settle()
         attempt += 1
         if told.sent:
             return (
@@ -82,12 +83,12 @@ def keep(build: Build, output: Output, told: Told, all_answer: Callable[[], bool
             continue
         early, first = (0, "") if output.is_ready else (early + 1, first or output.reasons())
         if not output.is_ready and status == 1 and not output.failed:
-            raise ConfigError(f"the ranks refused to start; what they said is above{_told(first)}")
+            raise ConfigError("the ranks refused to start, for the reason above")
         if early >= _EARLY:
             raise ConfigError(
                 f"the ranks ended {early} times before they served, at last with status {status}{_told(first)}"
             )
-        print(f"ollampi: the ranks ended with status {status}; starting them again", flush=True)
+        say(f"the ranks ended with status {status}; starting them again")
         time.sleep(0 if output.is_ready else _PAUSE_S * early)
     return 0
 

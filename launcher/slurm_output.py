@@ -15,9 +15,16 @@ READY, PORT_TAKEN = b"serving at ", b"cannot listen on "  # of launcher.banner a
 _ABORTED = (
     b"srun: Job step aborted"  # it then waits for a node that is gone as long as Slurm lets a step end, or longer
 )
+OWN = b"ollampi job: "  # begins what this process says itself
 _FAILED = re.compile(rb"failed; ending all ranks|; ending the job|Traceback")
+_MARK = b"\0settled\0"
 _KEPT_LINES, _KEPT_BYTES = 12, 400
 _STEP_S = 3.0  # which srun has to end a step after that
+
+
+def say(text: str) -> None:
+    """Print a message to the job's output."""
+    print(f"{OWN.decode()}{text}", flush=True)
 
 
 class Output:
@@ -33,12 +40,23 @@ class Output:
         for number in (1, 2):
             os.dup2(write, number)
         os.close(write)
-        self.begin()
+        self._settled = threading.Event()
+        self._forget()
         self._thread = threading.Thread(target=self._copy, args=(read,), name="output", daemon=True)
         self._thread.start()
 
     def begin(self) -> None:
         """Forget what was printed before."""
+        self.settle()
+        self._forget()
+
+    def settle(self) -> None:
+        """Return once all that was printed before has been seen."""
+        self._settled.clear()
+        os.write(1, _MARK)
+        self._settled.wait(_STEP_S)
+
+    def _forget(self) -> None:
         self._lines: list[bytes] = []
         self.is_ready = self.port_taken = self.failed = False
 
@@ -58,14 +76,20 @@ class Output:
         """Copy until nobody can write any more."""
         rest = b""
         while data := os.read(read, 65536):
-            os.write(self._out, data)
+            has_mark, data = _MARK in data, data.replace(_MARK, b"")
+            with suppress(OSError):  # a full disk must not stop the ranks
+                os.write(self._out, data)
             *lines, rest = (rest + data).split(b"\n")
             rest = rest[-_KEPT_BYTES:]
             for line in lines:
                 self._see(line)
+            if has_mark:
+                self._settled.set()
 
     def _see(self, line: bytes) -> None:
-        """Note what a line says."""
+        """Note what a line of the ranks says."""
+        if line.startswith(OWN):
+            return
         if len(self._lines) < _KEPT_LINES or line.startswith(b"ollampi: "):
             self._lines = [*self._lines, line[:_KEPT_BYTES]][-4 * _KEPT_LINES :] if line.strip() else self._lines
         self.port_taken |= PORT_TAKEN in line

@@ -197,8 +197,8 @@ def check_trial(way: Way, status: int | None, text: str, ranks: int) -> None:
 def _gpus(per_task: str, nodes: Sequence[Node]) -> dict[str, str]:
     """Return what asks for the GPUs of all tasks of a node.
 
-    per_task: such as 1 or h100:1, "" where tasks have none of their own. A step has the GPUs of one task otherwise, also where no variable says so: the job does. Nodes get what the one with
-    the fewest tasks can give.
+    per_task: such as 1 or h100:1, "" where tasks have none of their own. A step has the GPUs of one task otherwise,
+    also where no variable says so: the job does. Nodes get what the one with the fewest tasks can give.
     """
     kind, colon, count = per_task.rpartition(":")
     if not count.isdigit():
