@@ -25,7 +25,7 @@ class EngineError(OllampiError):
     """The engine refused or lost a request.
 
     code: absent, busy, conflict, context, memory, model, shutdown, internal, request, unavailable (no connection),
-    ended (there will be none again) or cancelled.
+    restarting (no ranks now; others come), ended (there will be none again) or cancelled.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -17,6 +17,7 @@ _ENGINE_STATUS = {
     "conflict": 409,
     "shutdown": 503,
     "unavailable": 503,
+    "restarting": 503,
     "ended": 503,
     "context": 400,
     "request": 400,

@@ -24,6 +24,7 @@ from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
+from ollampi.api.whereabouts import Fixed, Kept
 from ollampi.api.worker import Worker, adapted
 from ollampi.mpiruntime.heap import return_buffers
 from ollampi.mpiruntime.lifetime import die_with
@@ -39,12 +40,14 @@ _OWN_DESCRIPTORS = 64  # besides one per thread: for the poller, the engine, the
 class FrontConfig:
     """What the server process is told: a listening socket it inherited, the engine's address, the parent's pid.
 
-    models: folders of models; store: the root of the model store, None for no store; logs: fields of LogSettings.
+    kept: whether that is a keeper's, which says where the engine is; models: folders of models; store: the root of the
+    model store, None for no store; logs: fields of LogSettings.
     """
 
     listen_fd: int
     engine: str
     parent: int
+    kept: bool = False
     models: list[str] = field(default_factory=list)
     store: str | None = None
     threads: int = 256
@@ -92,7 +95,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Return the application; gunicorn calls this in the worker."""
         local = None if self._front.store is None else LocalStore(Path(self._front.store))
         store = Store([Path(path) for path in self._front.models], local)
-        return adapted(create_app(SocketEngine(self._front.engine), store, self._front.settings()))
+        where = Kept(self._front.engine) if self._front.kept else Fixed(self._front.engine)
+        return adapted(create_app(SocketEngine(where), store, self._front.settings()))
 
 
 def gunicorn_options(config: FrontConfig, num_descriptors: int) -> dict[str, Any]:

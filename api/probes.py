@@ -31,7 +31,10 @@ class Probes:
         self._last: tuple[float, Readiness] | None = None
 
     def live(self) -> Response:
-        """Answer GET /livez: 200 where this process and the engine's loop are alive, whatever other ranks do."""
+        """Answer GET /livez: 200 where this process and the engine's loop are alive, whatever other ranks do.
+
+        Also where there is no loop now, but one is being started.
+        """
         is_live = self._ask().live
         return _answer({"status": "alive" if is_live else "dead"}, is_live)
 
@@ -49,8 +52,8 @@ class Probes:
             if self._last is None or self._clock() - self._last[0] >= _KEPT_S:
                 try:
                     found = self._engine.readiness()
-                except EngineError:
-                    found = _SILENT
+                except EngineError as e:
+                    found = Readiness(True, [(0, str(e))]) if e.code == "restarting" else _SILENT
                 self._last = self._clock(), found
             return self._last[1]
 

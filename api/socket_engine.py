@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import socket
 import threading
@@ -15,12 +14,12 @@ from typing import Generic, TypeVar
 from ollampi.api.engine_client import Departure, Done, Embedding, EngineError, Loading, Placed, Tokens
 from ollampi.api.engine_events import done_of, embedding_of, error_of, model_of, placing_of, tokens_of
 from ollampi.api.mailbox import Mailbox, Message
+from ollampi.api.whereabouts import Whereabouts
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.errors import OllampiError
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Readiness, Sample
 
-GONE_TEXT = "the engine went away; try again in a few seconds"
 QUERY_TIMEOUT_S = 10.0
 READINESS_TIMEOUT_S = 2.0
 METRICS_TIMEOUT_S = 5.0  # Prometheus itself waits 10 s unless told otherwise
@@ -32,13 +31,14 @@ _E = TypeVar("_E")
 class _Connection:
     """One connection and the inboxes of the requests that were sent over it."""
 
-    def __init__(self, address: str) -> None:
-        self._socket = _connect(address)
+    def __init__(self, where: Whereabouts) -> None:
+        self._where = where
+        self._socket = where.connect()
         self._inboxes: dict[int, Mailbox] = {}
         self._lock = threading.Lock()  # inboxes and `alive`
         self._send_lock = threading.Lock()
         self.alive = True
-        self.ending: str | None = None  # why there will be no engine any more, once it has said so
+        self._ending: str | None = None  # why the engine ends, once it has said so
         threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
 
     def open(self, number: int, message: Message) -> Mailbox:
@@ -85,14 +85,18 @@ class _Connection:
             with self._send_lock:  # never close a descriptor that a sender still uses
                 self._socket.close()
 
-    def gone(self) -> Message:
-        """Return the event that ends what was asked over this connection, once it is broken."""
-        code, text = ("unavailable", GONE_TEXT) if self.ending is None else ("ended", self.ending)
-        return {"kind": "error", "code": code, "message": text}
+    @property
+    def is_last(self) -> bool:
+        """Return whether there will be no engine any more."""
+        return self._where.is_over(self._ending)
+
+    def gone(self) -> EngineError:
+        """Return what whoever asked over this connection is told, once it is broken."""
+        return self._where.gone(self._ending)
 
     def _deliver(self, event: Message) -> None:
         if event.get("kind") == "ending":
-            self.ending = event["message"]
+            self._ending = event["message"]
         with self._lock:
             inbox = self._inboxes.get(event["id"])
         if inbox is not None:
@@ -103,7 +107,7 @@ class _Connection:
             self.alive = False
             inboxes, self._inboxes = list(self._inboxes.values()), {}
         for inbox in inboxes:
-            inbox.put(self.gone())
+            inbox.put({"kind": "error", "code": (gone := self.gone()).code, "message": str(gone)})
 
 
 class SocketStream(Generic[_E]):
@@ -166,10 +170,10 @@ class SocketStream(Generic[_E]):
 
 
 class SocketEngine:
-    """An Engine behind `unix:@NAME`; connects when first used and again after the connection broke."""
+    """An Engine over a socket; connects when first used and again after the connection broke."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, where: Whereabouts) -> None:
+        self._where = where
         self._numbers = itertools.count(1)
         self._connection: _Connection | None = None
         self._lock = threading.Lock()
@@ -268,32 +272,18 @@ class SocketEngine:
                 return connection, number, connection.open(number, {**message, "id": number})
             except wire.Closed:
                 self._drop(connection)
-        raise error_of(connection.gone())
+        raise connection.gone()
 
     def _connected(self) -> _Connection:
         with self._lock:
-            if self._connection is not None and self._connection.ending is not None:
-                raise error_of(self._connection.gone())
+            if self._connection is not None and self._connection.is_last:
+                raise self._connection.gone()
             if self._connection is None or not self._connection.alive:
-                self._connection = _Connection(self._address)
+                self._connection = _Connection(self._where)
             return self._connection
 
     def _drop(self, connection: _Connection) -> None:
         with self._lock:
-            if self._connection is connection and connection.ending is None:
+            if self._connection is connection and not connection.is_last:
                 self._connection = None
         connection.close()
-
-
-def _connect(address: str) -> socket.socket:
-    """Return a connection to the coordinator, which must run under our own user."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(wire.unix_address(address))
-    except OSError as e:
-        connection.close()
-        raise EngineError("unavailable", "the engine is not running or not ready; try again in a few seconds") from e
-    if wire.peer_uid(connection) != os.getuid():
-        connection.close()
-        raise EngineError("unavailable", "the engine's socket belongs to another user; restart the server")
-    return connection

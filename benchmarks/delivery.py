@@ -32,6 +32,7 @@ from support.servers import endless_model  # noqa: E402
 
 from ollampi.launcher import assemble  # noqa: E402
 from ollampi.launcher.config import compose_config  # noqa: E402
+from ollampi.launcher.http_process import listen, start_front  # noqa: E402
 from ollampi.mpiruntime.communicator import Single  # noqa: E402
 from ollampi.mpiruntime.ending import END  # noqa: E402
 from ollampi.mpiruntime.engine import Engine  # noqa: E402
@@ -82,8 +83,8 @@ def measure(model: Path, streams: int, tokens: int) -> None:
     comm = Single()
     runner, _ = assemble.runner(comm, config)
     torch.set_num_threads(1)
-    listener, inbox = assemble.listen(config), assemble.inbox(runner)
-    front = assemble.front(config, listener, inbox.address)
+    listener, inbox = listen(config), assemble.inbox(runner)
+    front = start_front(config, listener, inbox.address)
     port = listener.getsockname()[1]
     arguments = [sys.executable, __file__, "--read", str(port), "--streams", str(streams), "--tokens", str(tokens)]
     models = Models(runner, config.engine)

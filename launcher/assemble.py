@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import secrets
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ollampi.api.access import read_keys
 from ollampi.api.errors import ApiError
 from ollampi.api.model import read_model
-from ollampi.api.registry.hosts import Hosts
 from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
 from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.kernels.choice import NATIVE
-from ollampi.launcher.config import CONF
 from ollampi.launcher.home import home, store_root
+from ollampi.launcher.http_process import model_folders
 from ollampi.launcher.lost import Lost
-from ollampi.launcher.model_path import folders, model_path, no_model, served_name
+from ollampi.launcher.model_path import model_path, no_model, served_name
 from ollampi.launcher.schema import Config
 from ollampi.launcher.stalled import LoadWatch
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.checkup import Checkup
 from ollampi.mpiruntime.communicator import Communicator, Single
 from ollampi.mpiruntime.devices import CPU, CudaGpus, place
-from ollampi.mpiruntime.errors import ConfigError, ModelError
+from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.exchange import Exchange, choose_exchange
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.gpu_exchange import can_record, choose_gpu_exchange
@@ -200,12 +193,6 @@ def checkup(runner: Runner, models: Models, health: Health) -> Checkup:
     return Checkup(runner, models, health, time.monotonic)
 
 
-def model_folders(config: Config) -> list[Path]:
-    """Return the folders that hold models: those given by path, the configured ones, and the one that ships."""
-    own = [path for given in (config.model, *config.cluster.preload) if (path := model_path(given))]
-    return [*dict.fromkeys(own), *folders(config.model_folders), CONF / "models"]
-
-
 def find_model(config: Config, given: str) -> ModelRef:
     """Return a model by name or path; raise ModelError or ConfigError where there is none or its tokenizer is none."""
     root = store_root(config.store, os.environ)
@@ -229,67 +216,9 @@ def find_adapted(config: Config) -> ModelRef:
     return replace(ref, adapters=(*ref.adapters, *folders))
 
 
-def listen(config: Config) -> socket.socket:
-    """Return the listening HTTP socket; raise ConfigError where the address cannot be had.
-
-    Its descriptor is above 2, which the HTTP process does not take for its stdin where ours is closed.
-    """
-    host, port = config.server.host, config.server.port
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1024)
-            return socket.socket(fileno=fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
-    except (OSError, UnicodeError) as e:  # UnicodeError: a name that can be no host's, such as `a..b`
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {getattr(e, 'strerror', None) or 'no name of a host'}; "
-            "give another address with server.host=…, server.port=… or OLLAMA_HOST"
-        ) from e
-
-
 def inbox(runner: Runner) -> SocketInbox:
     """Return the coordinator's inbox at an address that nobody can guess and that leaves no file behind."""
     made = SocketInbox(f"unix:@ollampi-{os.getpid()}-{secrets.token_hex(8)}")
     if (health := runner.health) is not None:
         made.aside["readiness"] = lambda client, message: client.post(health.answer(message))
     return made
-
-
-def front(config: Config, listener: socket.socket, engine_address: str) -> subprocess.Popen[bytes]:
-    """Start the HTTP process on the listening socket, in a session of its own; it dies with this process.
-
-    Raise ConfigError where the file of keys cannot be used, and for a registry that is no host.
-    """
-    try:
-        Hosts(config.server.registries)
-    except ApiError as e:
-        raise ConfigError(f"server.registries: {e}") from e
-    host = listener.getsockname()[0]
-    keys = None if config.server.keys is None else os.path.abspath(os.path.expanduser(config.server.keys))
-    if keys is not None:
-        read_keys(Path(keys))  # which the HTTP process does again: nobody shall see them in its arguments
-    settings = {
-        "listen_fd": listener.fileno(),
-        "engine": engine_address,
-        "parent": os.getpid(),
-        "models": [str(folder) for folder in model_folders(config)],
-        "store": None if (root := store_root(config.store, os.environ)) is None else str(root),
-        "threads": config.server.threads,
-        "origins": list(config.server.origins),
-        "hosts": [name.lower() for name in config.server.hosts],
-        "keys": keys,
-        "registries": list(config.server.registries),
-        "transfer_streams": config.server.transfer_streams,
-        "max_body_bytes": config.server.max_body_bytes,
-        "context_length": config.engine.context_length,
-        "logs": asdict(config.logging),
-        "loopback": host.startswith("127.") or host == "::1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "ollampi.api.front", json.dumps(settings)],
-        pass_fds=[listener.fileno()],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 from ollampi.api.pooling import POOLING_FILE
@@ -13,16 +12,9 @@ from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.world import RankFacts
 
 
-def url(listener: socket.socket) -> str:
-    """Return the URL under which a client on this host reaches the server."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{port}"
-
-
-def exposure(listener: socket.socket, has_keys: bool) -> str:
+def exposure(bound: tuple[str, int], has_keys: bool) -> str:
     """Return a warning where other machines can reach the server, empty where they cannot."""
-    host = listener.getsockname()[0]
+    host, _ = bound
     if host.startswith("127.") or host == "::1":
         return ""
     where = "on all interfaces" if host in ("0.0.0.0", "::") else f"at {host}"

@@ -1,5 +1,6 @@
 """Offer the commands that start a server, or say what one would take."""
 
+import json
 import os
 import shlex
 import sys
@@ -10,6 +11,7 @@ from ollampi.launcher import mpi
 from ollampi.launcher.documented import documented
 from ollampi.launcher.foreign import ROWS
 from ollampi.launcher.given import chosen
+from ollampi.launcher.keeper_link import KEEPER, SECRET
 from ollampi.launcher.supervise import TERMINAL, supervise
 from ollampi.launcher.waiting import local_size, waiting
 from ollampi.mpiruntime.interface import check_interface
@@ -54,8 +56,21 @@ def serve(overrides: tuple[str, ...]) -> None:
 @click.option("--mpirun", metavar="PATH", help="The mpirun to use.  [default: the one that fits mpi4py's library]")
 @click.option("--hostfile", metavar="PATH", help="Start on the hosts in this file, not only on this one.")
 @click.option("--dry-run", is_flag=True, help="Print the line and stop.")
+@click.option(
+    "--restarts",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Keep the port, and start the ranks again where they end by themselves, N times at most.",
+)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, overrides: tuple[str, ...]) -> None:
+def launch(
+    ranks: int,
+    mpirun: str | None,
+    hostfile: str | None,
+    dry_run: bool,
+    restarts: int | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Start a server of N ranks with mpirun.
 
     OVERRIDES are settings such as model=NAME, and options of the server such as --config FILE; `ollampi serve --help`
@@ -76,8 +91,16 @@ def launch(ranks: int, mpirun: str | None, hostfile: str | None, dry_run: bool, 
     mpi.link_library(found, os.environ)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
-    if not dry_run:
-        sys.exit(supervise(line, {**os.environ, **added, TERMINAL: "1" if sys.stderr.isatty() else ""}))
+    if dry_run:
+        return
+    added[TERMINAL] = "1" if sys.stderr.isatty() else ""
+    if restarts is None:
+        sys.exit(supervise(line, {**os.environ, **added}))
+    if found.vendor is mpi.Vendor.OPEN_MPI:  # which takes few variables to other hosts
+        line[1:1] = ["-x", KEEPER, "-x", SECRET]
+    os.environ.update(added)
+    given_to_keeper = json.dumps({"line": line, "overrides": overrides, "restarts": restarts})
+    os.execv(sys.executable, [sys.executable, "-m", "ollampi.launcher.keeper", given_to_keeper])
 
 
 @click.command()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -18,7 +15,6 @@ from ollampi.launcher.given import Given, given
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.schema import Config
 from ollampi.launcher.settings import SETTINGS, check_setting
-from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -56,24 +52,6 @@ def _check_together(config: Config) -> None:
             f"cluster.node_timeout is {cluster.node_timeout:g} s; it must be at least twice cluster.heartbeat_interval,"
             f" which is {cluster.heartbeat_interval:g} s, or ranks would be offline between two heartbeats"
         )
-
-
-def shared(comm: Communicator, own: Config) -> Config:
-    """Return the configuration of rank 0 on all ranks, whatever their hosts' environments say; collective.
-
-    What belongs to a host stays: the name of the node, and the network, which MPI has read already.
-    """
-    told = comm.broadcast(json.dumps(asdict(own)).encode() if comm.rank == 0 else None)
-    config: Config = _made(Config, json.loads(told))
-    config.cluster.node_name = own.cluster.node_name
-    config.exchange.interface = own.exchange.interface
-    return config
-
-
-def _made(kind: Any, values: dict[str, Any]) -> Any:
-    """Return the dataclass that `asdict` took apart."""
-    hints = get_type_hints(kind)
-    return kind(**{n: _made(hints[n], v) if is_dataclass(hints[n]) else v for n, v in values.items()})
 
 
 def _literal(value: Value) -> Value:

@@ -30,11 +30,13 @@ _KILL = 'sleep "$2"; [ "$(cat /proc/$0/comm)" = "$1" ] && kill -KILL $0'
 class Lost:
     """What a rank does where another one is missing; called by any thread.
 
-    farewell: called first, with what clients are to read; what it starts has a second.
+    next_step: what becomes of the server, for clients; farewell: called first, with what they are to read; what it
+    starts has a second.
     """
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Communicator, next_step: str = "it must be started again") -> None:
         self._comm = comm
+        self._next_step = next_step
         self.farewell: Callable[[str], None] = lambda reason: None
 
     def __call__(self, text: str) -> None:
@@ -47,7 +49,7 @@ class Lost:
             _log.error("%s; ending the job", text)
         faulthandler.dump_traceback_later(_LAST_WORDS_S + _ABORT_S, exit=True, file=os.open(os.devnull, os.O_WRONLY))
         _outlive(os.getppid())
-        self.farewell(f"the server is ending, since {text.partition(': ')[0]}; it must be started again")
+        self.farewell(f"the server is ending, since {text.partition(': ')[0]}; {self._next_step}")
         time.sleep(_LAST_WORDS_S)
         if isinstance(self._comm, Mpi):
             self._comm.abort(1)

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +15,17 @@ from functools import partial
 from typing import NoReturn
 
 from ollampi.launcher import assemble
-from ollampi.launcher.banner import banner, exposure, url
-from ollampi.launcher.config import compose_given, shared
+from ollampi.launcher.banner import banner, exposure
+from ollampi.launcher.config import compose_given
+from ollampi.launcher.doors import Doors, KeptDoors, OwnDoors
 from ollampi.launcher.given import given
+from ollampi.launcher.http_process import listen, start_front, url
+from ollampi.launcher.keeper_link import KeeperLink, is_kept
 from ollampi.launcher.lost import Lost
 from ollampi.launcher.process import on_signals, print_failure
 from ollampi.launcher.progress import Progress, on_terminal
 from ollampi.launcher.schema import Config
+from ollampi.launcher.sharing import shared
 from ollampi.launcher.starting import Starting
 from ollampi.mpiruntime.agreement import agree
 from ollampi.mpiruntime.cluster_view import ClusterView, node_names
@@ -32,7 +35,6 @@ from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.errors import ConfigError, OllampiError, WorldError
 from ollampi.mpiruntime.exchange_settings import ExchangeSettings
 from ollampi.mpiruntime.hosted import Models
-from ollampi.mpiruntime.inbox import SocketInbox
 from ollampi.mpiruntime.interface import check_interface
 from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.log_files import OWN, check_folder, in_files, open_logs, parts
@@ -41,33 +43,7 @@ from ollampi.mpiruntime.runner import Runner
 from ollampi.mpiruntime.step import Stop
 
 _log = logging.getLogger(f"{OWN}.launcher.serve")  # __name__ is that of a program here
-_FRONT_GRACE_S = 1.5
 _SIGNALS = {signal.SIGINT: END, signal.SIGTERM: END, signal.SIGUSR1: DRAIN}
-
-
-@dataclass(frozen=True)
-class _Doors:
-    """What rank 0 has open to the outside."""
-
-    listener: socket.socket
-    inbox: SocketInbox
-    front: subprocess.Popen[bytes]
-
-    def watch(self) -> None:
-        """Raise OllampiError where the HTTP process has ended by itself."""
-        status = self.front.poll()
-        if status is not None:
-            raise OllampiError(f"the HTTP process ended with status {status}; its messages are above")
-
-    def close(self) -> None:
-        """Send what is queued, then end the HTTP process."""
-        self.inbox.close()
-        self.front.terminate()
-        try:
-            self.front.wait(_FRONT_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.front.kill()
-            self.front.wait()
 
 
 def main() -> None:
@@ -156,7 +132,7 @@ def run_rank(
         agree(comm, lambda: _prepare(comm, config))
         for warning in warnings if comm.rank == 0 else ():
             _announce(warning)
-        lost = Lost(comm)
+        lost = Lost(comm, "it is being started again" if is_kept(os.environ) else "it must be started again")
         runner, exchange = assemble.runner(comm, config, lost, watched)
         with runner.place.where.during("the opening of the port"):
             doors = agree(comm, lambda: _open(config, runner) if comm.rank == 0 else None)
@@ -176,15 +152,18 @@ def run_rank(
     return 0
 
 
-def _open(config: Config, runner: Runner) -> _Doors:
-    """Open what rank 0 has: the port first, since it is the likeliest to be refused."""
-    listener = assemble.listen(config)
+def _open(config: Config, runner: Runner) -> Doors:
+    """Open what rank 0 has: the port first, since it is the likeliest to be refused, unless a keeper has it."""
+    if is_kept(os.environ):
+        inbox = assemble.inbox(runner)
+        return KeptDoors(KeeperLink(inbox.address, os.environ), inbox)
+    listener = listen(config)
     inbox = assemble.inbox(runner)
-    return _Doors(listener, inbox, assemble.front(config, listener, inbox.address))
+    return OwnDoors(listener, inbox, start_front(config, listener, inbox.address))
 
 
 def _coordinate(
-    config: Config, runner: Runner, doors: _Doors, library: str, exchange: str, names: list[str | None]
+    config: Config, runner: Runner, doors: Doors, library: str, exchange: str, names: list[str | None]
 ) -> None:
     """Load the model, print the banner, serve until told to end. Rank 0 only; the others follow.
 
@@ -204,8 +183,8 @@ def _coordinate(
         hosted = models.pin(assemble.find_adapted(config), draft)
         hosted.keep(None)
         preload(config, models)
-        warning = exposure(doors.listener, config.server.keys is not None)
-        address = url(doors.listener)
+        warning = exposure(doors.bound, config.server.keys is not None)
+        address = url(doors.bound)
         print(banner(hosted, runner.facts, library, exchange, runner.choice, address, warning), flush=True)
         _log.info("serving %s at %s", hosted.ref.name, address)
         progress.moving = False  # from now on others write too
@@ -213,7 +192,10 @@ def _coordinate(
         supervise, announce = _care(runner, models, doors)
         engine = Engine(runner, models, doors.inbox, config.drain_timeout_s, supervise=supervise, announce=announce)
         view.leaving_s, view.refused = engine.ending.left_s, engine.num_refused
+        doors.ready()
         engine.run()
+        if engine.ending.wished:
+            doors.done()
     except OllampiError:
         runner.lead(Stop())
         raise
@@ -221,17 +203,17 @@ def _coordinate(
         doors.close()
 
 
-def _view(runner: Runner, models: Models, doors: _Doors, names: list[str | None]) -> ClusterView:
+def _view(runner: Runner, models: Models, doors: Doors, names: list[str | None]) -> ClusterView:
     """Return what answers how the job is, from now on: also while the first model is being loaded."""
     known = node_names([fact.host for fact in runner.facts], names)
-    view = ClusterView(runner.facts, models, known, doors.listener.getsockname()[1], os.environ, runner.network)
+    view = ClusterView(runner.facts, models, known, doors.bound[1], os.environ, runner.network)
     if (health := runner.health) is not None:
         view.health = lambda: {node.rank: asdict(node) for node in health.nodes()}
     doors.inbox.aside["cluster"] = view.answer
     return view
 
 
-def _care(runner: Runner, models: Models, doors: _Doors) -> tuple[Callable[[], None], Callable[[str], None]]:
+def _care(runner: Runner, models: Models, doors: Doors) -> tuple[Callable[[], None], Callable[[str], None]]:
     """Return what the engine's loop is to do several times a second, and whom it tells that it begins to end."""
     health = runner.health
     assert health is not None

@@ -12,17 +12,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ollampi.launcher import endpoint, slurm_site
+from ollampi.launcher.config import compose_config
 from ollampi.launcher.given import chosen
+from ollampi.launcher.keeper import Keeping, keep
 from ollampi.launcher.kinds import Value
-from ollampi.launcher.slurm_keep import Told, keep
 from ollampi.launcher.slurm_nodes import Allocation, Node, allocation, answering, asker
-from ollampi.launcher.slurm_output import Output, say
+from ollampi.launcher.slurm_output import Output
 from ollampi.launcher.slurm_place import (
     check_lacks,
     free_port,
@@ -34,12 +35,14 @@ from ollampi.launcher.slurm_place import (
     words,
 )
 from ollampi.launcher.slurm_site import Site, Way
+from ollampi.launcher.supervise import SENT_ON
 from ollampi.launcher.waiting import waiting
 from ollampi.mpiruntime.errors import ConfigError, OllampiError, WorldError
 
 REQUEUE = "OLLAMPI_SLURM_REQUEUE"  # 1: the job goes back to the queue when it has drained before its time limit
 _RANK = "ollampi.launcher.serve"
-_PORT, _TRIAL_S, _TRIAL_GRACE_S = 11434, 60.0, 5.0
+_PORT, _PORTS, _PORT_TAKEN = 11434, 10, "cannot listen on "  # of launcher.http_process
+_TRIAL_S, _TRIAL_GRACE_S = 60.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,15 @@ class Job:
     nodes: list[Node] = field(default_factory=list)
     port: int = 0
     has_served: bool = False
-    port_taken: Callable[[], bool] = lambda: False  # whether the last start failed for that
 
     def build(self, attempt: int) -> tuple[list[str], dict[str, str]]:
         """Return line and environment of a start on the nodes that answer now; raise ConfigError where none does."""
         if attempt:
             self.nodes = self.live()
-        if attempt and not self.has_served and not self.port_taken():
+        if attempt and not self.has_served:
             self.ways.append(self.ways.pop(0))
-        way, wanted = self.ways[0], self.settings.get("server.port", _PORT)
-        assert isinstance(wanted, int)
-        self.port = free_port(self.place.bound_to, self.port if self.has_served else wanted, self.has_served)
-        program = [sys.executable, "-m", _RANK, *self.given, *self._added()]
+        way = self.ways[0]
+        program = [sys.executable, "-m", _RANK, *self.settled()]
         environ = self.environment(way)
         environ |= waiting(self.given, max(node.tasks for node in self.nodes), environ)
         names = ", ".join(f"{node.name} ({node.tasks})" for node in self.nodes)
@@ -99,10 +99,6 @@ class Job:
         if gone := [node.name for node in nodes if node not in found]:
             say(f"{', '.join(gone)} {'do' if len(gone) > 1 else 'does'} not answer; going on without")
         return found
-
-    def all_answer(self) -> bool:
-        """Return whether the nodes of the last start are there."""
-        return set(self.nodes) <= set(self.live())
 
     def try_ways(self) -> None:
         """Put the way that makes one world first; raise WorldError where none does."""
@@ -125,7 +121,7 @@ class Job:
         network = given if isinstance(given, str) else None
         return slurm_site.environment(self.site, way, self.environ, self.nodes or self.allocated.nodes, network)
 
-    def ready(self) -> None:
+    def ready(self, _address: str) -> None:
         """Write the endpoint file and print lines to paste."""
         place, host, self.has_served = self.place, reached_at(self.place.bound_to), True
         made = endpoint.Endpoint(
@@ -147,10 +143,10 @@ class Job:
         else:
             say(words(made, place.keys, self.environ.get("SLURM_SUBMIT_HOST", "LOGIN_NODE"), file))
 
-    def _added(self) -> list[str]:
-        """Return the settings that a job has besides those that were given."""
+    def settled(self) -> list[str]:
+        """Return the settings that were given, and those that a job has besides."""
         place, host = self.place, reached_at(self.place.bound_to)
-        added = [f"server.host={place.bound_to}", f"server.port={self.port}"]
+        added = [*self.given, f"server.host={place.bound_to}", f"server.port={self.port}"]
         added += [f"logging.folder={place.logs}"] if place.logs else []
         added += [f"server.keys={place.keys}"] if place.keys else []
         # ranks compute on cores of their own, by their local rank, where they share enough of them
@@ -180,12 +176,24 @@ def prepare(given: Sequence[str], environ: Mapping[str, str]) -> Job:
     return job
 
 
-def serve(job: Job, told: Told) -> int:
-    """Return the exit status of the job, which serves until it is told to end; raise OllampiError where it cannot."""
-    output = Output(job.ready)
-    job.port_taken = lambda: output.port_taken
+def serve(job: Job) -> tuple[int, set[int]]:
+    """Return the exit status of the job, which serves until it is told to end, and the signals that told it.
+
+    Raise OllampiError where it cannot serve.
+    """
+    wanted = job.settings.get("server.port", _PORT)
+    assert isinstance(wanted, int)
+    output = Output()
     try:
-        return keep(job.build, output, told, job.all_answer)
+        for _ in range(_PORTS):
+            job.port = free_port(job.place.bound_to, wanted)
+            keeping = Keeping(compose_config(job.settled(), job.environ), None, job.ready)
+            try:
+                return keep(job.build, keeping), keeping.sent
+            except ConfigError as e:
+                if _PORT_TAKEN not in str(e):
+                    raise
+        raise ConfigError(f"{_PORTS} ports in turn were taken between the choice and the start; try again")
     finally:
         output.close()
         endpoint.remove(job.place.endpoints, job.place.job_id)
@@ -193,14 +201,22 @@ def serve(job: Job, told: Told) -> int:
 
 def main() -> None:
     """Serve; the exit status is 1, with one message, where the job cannot."""
-    told = Told()
+    early: set[int] = set()
+    for number in SENT_ON:  # before the keeper takes them
+        signal.signal(number, lambda number, _frame: early.add(number))
     try:
-        status = serve(prepare(sys.argv[1:], os.environ), told)
+        job = prepare(sys.argv[1:], os.environ)
+        status, sent = (0, early) if early else serve(job)
     except OllampiError as e:
         sys.exit(f"ollampi: {e}")
-    if signal.SIGUSR1 in told.sent and signal.SIGTERM not in told.sent and os.environ.get(REQUEUE) == "1":
+    if signal.SIGUSR1 in sent and signal.SIGTERM not in sent and os.environ.get(REQUEUE) == "1":
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
     sys.exit(status)
+
+
+def say(text: str) -> None:
+    """Print a message to the job's output."""
+    print(f"ollampi job: {text}", flush=True)
 
 
 def _tried(line: Sequence[str], environ: Mapping[str, str]) -> tuple[int | None, str]:

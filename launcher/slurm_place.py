@@ -9,7 +9,6 @@ import secrets
 import shlex
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from ollampi.mpiruntime.errors import ConfigError
 
 _KEY_FILE = "keys"
 _PORTS = range(20000, 32000)  # below those that Linux gives to connections
-_KEPT_S = 5.0  # until a process that had the port is gone
 
 
 def can_bind(host: str, port: int) -> bool:
@@ -39,14 +37,8 @@ def can_bind(host: str, port: int) -> bool:
     return True
 
 
-def free_port(host: str, wanted: int, is_kept: bool) -> int:
-    """Return the wanted port where it is free, else another one that is.
-
-    is_kept: whether clients know it, so that it is waited for. Somebody may take the port before the ranks do.
-    """
-    end = time.monotonic() + (_KEPT_S if is_kept else 0.0)
-    while wanted and not can_bind(host, wanted) and time.monotonic() < end:
-        time.sleep(0.05)
+def free_port(host: str, wanted: int) -> int:
+    """Return the wanted port where it is free, else another one; somebody may take it before the server does."""
     for port in [*([wanted] if wanted else []), *random.sample(_PORTS, 200)]:
         if can_bind(host, port):
             return port

@@ -3,20 +3,20 @@
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import FrameType
 
 from ollampi.mpiruntime.lifetime import die_with
 
 TERMINAL = "OLLAMPI_TERMINAL"  # "1" tells the ranks that mpirun, which they write to, writes to a terminal
-# Ctrl-C, a closed terminal and `kill` all mean one thing; USR1 drains.
-_SENT_ON = {
+SENT_ON = {  # Ctrl-C, a closed terminal and `kill` all mean one thing; USR1 drains
     signal.SIGINT: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
 }
-_ENDED_BY_SIGNAL = 1  # what Open MPI's mpirun reports after it, however well every rank ended
+# What Open MPI's mpirun reports after it, however well every rank ended; and where it had not begun to listen.
+_ENDED = (1, 128 + signal.SIGTERM)
 _DRAINED_EARLY = 128 + signal.SIGUSR1  # ranks that had not begun to listen to signals
 
 
@@ -28,8 +28,8 @@ def supervise(line: Sequence[str], environ: Mapping[str, str]) -> int:
     parent, sent = os.getpid(), set[int]()
 
     def send_on(number: int, _frame: FrameType | None) -> None:
-        sent.add(_SENT_ON[signal.Signals(number)])
-        child.send_signal(_SENT_ON[signal.Signals(number)])
+        sent.add(SENT_ON[signal.Signals(number)])
+        child.send_signal(SENT_ON[signal.Signals(number)])
 
     child = subprocess.Popen(
         line,
@@ -38,11 +38,18 @@ def supervise(line: Sequence[str], environ: Mapping[str, str]) -> int:
         process_group=0,
         preexec_fn=lambda: die_with(parent),
     )
-    for number in _SENT_ON:
+    for number in SENT_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, send_on)
-    status = child.wait()
+    return told(child.wait(), sent)
+
+
+def told(status: int, sent: Collection[int]) -> int:
+    """Return the exit status to be told of an mpirun that ended with `status`, negative for a signal.
+
+    sent: the signals that it was sent. An end that the user asked for is no failure.
+    """
     status = status if status >= 0 else 128 - status
-    if (signal.SIGTERM in sent and status == _ENDED_BY_SIGNAL) or (signal.SIGUSR1 in sent and status == _DRAINED_EARLY):
+    if (signal.SIGTERM in sent and status in _ENDED) or (signal.SIGUSR1 in sent and status == _DRAINED_EARLY):
         return 0
     return status

@@ -11,11 +11,14 @@ DRAIN, END = 1, 2  # notes of any rank: finish what runs and end; end now
 class Ending:
     """When the loop ends at the latest, on time.monotonic's clock: `at`, None where it does not.
 
+    wished: whether somebody wants the job to end, since mpirun sends END also where another rank has died.
+
     drain_s: how long running requests may go on; running: all that have not ended; announce gets a line when it begins.
     """
 
     def __init__(self, drain_s: float, running: Sized, announce: Callable[[str], None]) -> None:
         self.at: float | None = None
+        self.wished = False
         self._drain_s = drain_s
         self._running = running
         self._announce = announce
@@ -35,6 +38,7 @@ class Ending:
 
     def drain(self, limit_s: float) -> None:
         """End when all running requests are done, after so many seconds at the latest; 0 is now."""
+        self.wished = True
         if not limit_s:
             self.take(END)
         elif self.at is None:

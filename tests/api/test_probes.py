@@ -13,6 +13,7 @@ from ollampi.api.errors import RETRY_AFTER_S
 from ollampi.api.probes import Probes
 from ollampi.api.settings import Settings
 from ollampi.api.socket_engine import SocketEngine
+from ollampi.api.whereabouts import Fixed
 from ollampi.mpiruntime.request import Readiness
 
 READER = "reader-key-0123456789"
@@ -82,7 +83,7 @@ def test_many_that_ask_at_a_time_ask_rank_0_once(engine):
 
 
 def test_over_the_socket(coordinator):
-    engine = SocketEngine(coordinator.address)
+    engine = SocketEngine(Fixed(coordinator.address))
     assert engine.readiness() == Readiness(True, [])
     coordinator.expect("readiness")
     coordinator.well = {"live": False, "reasons": [[1, "suspect"]]}
@@ -93,7 +94,7 @@ def test_over_the_socket(coordinator):
 def test_an_engine_that_is_stopped_is_not_waited_for_long(coordinator, monkeypatch):
     monkeypatch.setattr("ollampi.api.socket_engine.READINESS_TIMEOUT_S", 0.05)
     coordinator.deaf = True
-    engine = SocketEngine(coordinator.address)
+    engine = SocketEngine(Fixed(coordinator.address))
     with pytest.raises(EngineError, match="does not answer"):
         engine.readiness()
     engine.close()

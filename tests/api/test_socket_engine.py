@@ -11,6 +11,7 @@ import pytest
 from ollampi.api.engine_client import Done, Embedding, EngineError, Tokens
 from ollampi.api.errors import answer_for, comes_back
 from ollampi.api.socket_engine import SocketEngine
+from ollampi.api.whereabouts import Fixed
 from ollampi.mpiruntime.request import EmbedRequest, GenerateRequest, LoadedModel, ModelRef, Sampling, TokenLogprob
 
 MODEL = ModelRef("demo:latest", "/models/demo")
@@ -20,7 +21,7 @@ REQUEST = GenerateRequest(MODEL, [1, 2], Sampling(seed=5), [7], max_tokens=3, ke
 @pytest.fixture
 def socket_engine(coordinator) -> Iterator[SocketEngine]:
     """Return an engine that talks to the fake coordinator."""
-    engine = SocketEngine(coordinator.address)
+    engine = SocketEngine(Fixed(coordinator.address))
     yield engine
     engine.close()
 
@@ -158,7 +159,7 @@ def test_an_engine_that_says_why_it_ends_is_not_asked_again(coordinator, socket_
 
 def test_no_coordinator():
     with pytest.raises(EngineError, match="not running") as caught:
-        SocketEngine("unix:@ollampi-nobody-is-here").loaded()
+        SocketEngine(Fixed("unix:@ollampi-nobody-is-here")).loaded()
     assert caught.value.code == "unavailable"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.servers import DEMO
 
-from ollampi.launcher import assemble
+from ollampi.launcher import assemble, http_process
 from ollampi.launcher.config import compose_config
 from ollampi.mpiruntime.errors import ConfigError, ModelError
 from ollampi.mpiruntime.request import ModelRef
@@ -62,7 +62,7 @@ def test_a_tokenizer_of_another_model_is_refused_before_the_model_is_read(tmp_pa
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_listen_on_loopback(host: str) -> None:
-    with assemble.listen(compose_config([f"server.host={host}", "server.port=0"], {})) as listener:
+    with http_process.listen(compose_config([f"server.host={host}", "server.port=0"], {})) as listener:
         assert listener.getsockname()[1] > 0
         assert not listener.get_inheritable()
 
@@ -70,21 +70,22 @@ def test_listen_on_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "192.0.2.1"])
 def test_an_address_that_cannot_be_had_is_named_with_the_remedy(host: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        assemble.listen(compose_config([f"server.host={host}"], {}))
+        http_process.listen(compose_config([f"server.host={host}"], {}))
     assert str(caught.value).startswith(f"cannot listen on {host}:11434: ")
     assert str(caught.value).endswith("give another address with server.host=…, server.port=… or OLLAMA_HOST")
 
 
 def test_a_port_in_use_leaves_no_socket_behind() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="Address already in use"):
-        assemble.listen(compose_config([f"server.port={taken.getsockname()[1]}"], {}))
+        http_process.listen(compose_config([f"server.port={taken.getsockname()[1]}"], {}))
 
 
 def test_the_listener_is_above_the_standard_descriptors() -> None:
     code = (
-        "import os; from ollampi.launcher import assemble; from ollampi.launcher.config import compose_config; "
+        "import os; from ollampi.launcher import http_process; from ollampi.launcher.config import compose_config; "
         "config = compose_config(['server.port=0'], {}); [os.close(n) for n in (0, 1)]; "
-        "listener = assemble.listen(config); assert listener.fileno() > 2, listener; assert listener.getsockname()[1]"
+        "listener = http_process.listen(config); assert listener.fileno() > 2, listener; "
+        "assert listener.getsockname()[1]"
     )
     path = str(Path(assemble.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, stderr=subprocess.PIPE, timeout=60)
@@ -96,4 +97,4 @@ def test_a_registry_that_is_no_host_is_named(registry: str) -> None:
     config = compose_config([], {})
     config.server.registries = [registry]
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConfigError, match=r"^server\.registries: "):
-        assemble.front(config, listener, "unix:@nobody")
+        http_process.start_front(config, listener, "unix:@nobody")

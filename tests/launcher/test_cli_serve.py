@@ -1,5 +1,6 @@
 """Test the commands that start a server: what they become, and how they fail."""
 
+import json
 import os
 import shlex
 import sys
@@ -12,6 +13,8 @@ from support.fake_api import Become
 
 from ollampi.launcher import cli_serve
 from ollampi.launcher.cli import main
+from ollampi.launcher.keeper_link import KEEPER, SECRET
+from ollampi.launcher.supervise import TERMINAL
 
 
 @pytest.mark.parametrize(
@@ -84,10 +87,27 @@ def test_launch_runs_mpirun_and_ends_as_it_does(mpirun: str, monkeypatch: pytest
     assert result.stdout == ""
 
 
+def test_launch_with_restarts_becomes_the_keeper(
+    mpirun: str, become: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
+    monkeypatch.setenv(TERMINAL, "x")
+    result = CliRunner().invoke(main, ["launch", "-n", "2", "--restarts", "5", "--mpirun", mpirun, "model=tiny"])
+    assert isinstance(result.exception, Become)
+    program, (_, *started, given) = become
+    assert (program, started) == (sys.executable, ["-m", "ollampi.launcher.keeper"])
+    told = json.loads(given)
+    assert (told["overrides"], told["restarts"]) == (["model=tiny"], 5)
+    assert told["line"][:5] == [mpirun, "-x", KEEPER, "-x", SECRET]
+    assert told["line"][-5:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", "model=tiny"]
+    assert os.environ[TERMINAL] == ""
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [
         (["--mpirun", "/nowhere/mpirun"], "Error: no program '/nowhere/mpirun'"),
+        (["--restarts", "3", "server.prot=1"], "Error: unknown setting 'server.prot'; server has: host, port,"),
         (["-n", "0"], "Error: cannot start 0 ranks: ask for at least 1"),
         (["server.prot=1"], "Error: unknown setting 'server.prot'; server has: host, port,"),
         (["--config", "/nowhere.json"], "Error: --config names /nowhere.json, which is no file; give the path"),

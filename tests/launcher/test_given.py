@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from support.files import written
 
-from ollampi.launcher.config import compose_config, shared
+from ollampi.launcher.config import compose_config
 from ollampi.launcher.foreign import NOT_OURS, PREFIXES, ROWS
 from ollampi.launcher.given import chosen, given
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.schema import Config
 from ollampi.launcher.settings import SETTINGS
+from ollampi.launcher.sharing import shared
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.thread_world import run_threads
 

@@ -31,9 +31,10 @@ def test_launch_ends_with_status_0_where_it_is_told_to_end(tmp_path: Path, numbe
         assert_nothing_is_left(job, pids, before, within_s=2)
 
 
-def test_killing_launch_leaves_nothing_after_two_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["launch -n 4", "launch -n 4 --restarts 3"])
+def test_killing_launch_leaves_nothing_after_two_seconds(tmp_path: Path, line: str) -> None:
     before = shared_memory()
-    with launched(tmp_path, "launch -n 4") as job:
+    with launched(tmp_path, line) as job:
         pids = job.processes()
         job.process.kill()
         assert_nothing_is_left(job, pids, before, within_s=2)

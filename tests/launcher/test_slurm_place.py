@@ -9,7 +9,6 @@ import pytest
 from support.servers import DEMO
 from support.servers import free_port as unused
 
-from ollampi.launcher import slurm_place
 from ollampi.launcher.endpoint import Endpoint
 from ollampi.launcher.slurm_place import check_lacks, free_port, make_key, make_logs, model_name, needed_paths, words
 from ollampi.mpiruntime.errors import ConfigError
@@ -17,23 +16,22 @@ from ollampi.mpiruntime.errors import ConfigError
 
 def test_the_wanted_port_is_taken_where_it_is_free() -> None:
     wanted = unused()
-    assert free_port("127.0.0.1", wanted, False) == wanted
+    assert free_port("127.0.0.1", wanted) == wanted
 
 
-def test_another_port_is_found_where_somebody_has_the_wanted_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_place, "_KEPT_S", 0.1)
+def test_another_port_is_found_where_somebody_has_the_wanted_one() -> None:
     wanted = unused()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", wanted))
         taken.listen(1)
-        assert free_port("127.0.0.1", wanted, False) != wanted
-        assert free_port("0.0.0.0", wanted, True) != wanted
-        assert free_port("127.0.0.1", 0, False) > 0
+        assert free_port("127.0.0.1", wanted) != wanted
+        assert free_port("0.0.0.0", wanted) != wanted
+        assert free_port("127.0.0.1", 0) > 0
 
 
 def test_an_address_of_another_host_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no\.such\.host\.invalid"):
-        free_port("no.such.host.invalid", 1234, False)
+        free_port("no.such.host.invalid", 1234)
 
 
 def test_a_key_is_its_owners_and_stays_when_the_job_is_queued_again(tmp_path: Path) -> None:

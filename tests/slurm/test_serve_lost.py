@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ AGAIN_S = 120.0
 
 
 def answers_again(job: Job, before: Endpoint) -> Endpoint:
+    """Return the endpoint once it answers again; no connection is refused meanwhile."""
+    body = {"model": before.model, "prompt": "import", "raw": True, "stream": False, "options": {"num_predict": 4}}
+    while job.endpoint() == before and job.state == "RUNNING":
+        with job.ask(before, body) as response:
+            assert response.status in (200, 500, 503)
+            assert (response.status == 503) is ("Retry-After" in response.headers)
+            response.read()
+        time.sleep(0.1)
     found = job.served(after=before)
     wait_until(lambda: job.answers(found), AGAIN_S, f"an answer:\n{job.log}")
     return found

@@ -38,12 +38,13 @@ def test_a_job_that_cannot_serve_ends_with_one_message(
         assert list(tmp_path.glob("endpoints/*.json")) == []
 
 
-def test_ranks_that_refuse_are_not_started_again(slurm: Slurm, tmp_path: Path) -> None:
+def test_ranks_that_refuse_are_started_three_times_and_what_they_said_is_shown(slurm: Slurm, tmp_path: Path) -> None:
     with submitted(slurm, tmp_path, "--ntasks=1", "model=nosuchmodel") as job:
         ended = slurm.wait(job.number)
         assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0")
-        assert job.log.count("starting ranks") == 1
-        assert "model 'nosuchmodel' not found" in job.log
+        assert job.log.count("starting ranks") == 3
+        assert "before they were ready; the first time" in job.log
+        assert job.log.count("model 'nosuchmodel' not found") == 4  # each time, and the first again at the end
 
 
 def test_a_node_without_the_model_is_named(slurm: Slurm, tmp_path: Path) -> None:
