@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollampi.launcher.config import compose_config
 from ollampi.launcher.heard import Heard
@@ -40,12 +40,14 @@ _LAST_WORDS_S = 0.5
 class Keeping:
     """How ranks are kept. config: of the server; restarts: how many there may be, None for any number.
 
-    ready: called in the main thread with the URL each time that ranks are ready.
+    ready: called in the main thread with the URL each time that ranks are ready. sent: the signals that the ranks were
+    sent, or would have been, are added to it.
     """
 
     config: Config
     restarts: int | None
     ready: Callable[[str], None] = lambda address: None
+    sent: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class _Keeper:
         self._wake = wake
         self._meeting = meeting
         self._front = front
-        self._sent: set[int] = set()  # to mpirun, or what would have been
+        self._sent = settings.sent
         self._early: list[_Ended] = []  # in a row
         self._pause_s = _SHORTEST_S
         self._leftovers = Leftovers()

@@ -28,7 +28,10 @@ def cores_per_task(environ: Mapping[str, str], cores: int) -> int:
 
 
 def slices(cores: Sequence[int], count: int, topology: Path = _TOPOLOGY) -> list[list[int]] | None:
-    """Return `count` runs of cores that tile `cores`, threads of one physical core side by side; None if too few."""
+    """Return `count` runs of cores that tile `cores`; None if too few.
+
+    Threads of one physical core are side by side, as are cores that share a package and a NUMA node.
+    """
     if count > len(cores):
         return None
     ordered = sorted(cores, key=lambda core: (*_place(core, topology), core))
@@ -51,13 +54,17 @@ def all_cores() -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def _place(core: int, topology: Path) -> tuple[int, int]:
-    """Return the package and the physical core of a core, zeros where the kernel does not tell."""
-    folder = topology / f"cpu{core}" / "topology"
+def _place(core: int, topology: Path) -> tuple[int, int, int]:
+    """Return the package, the NUMA node and the physical core of a core, zeros where the kernel does not tell."""
+    folder = topology / f"cpu{core}"
+    numa = [int(path.name.removeprefix("node")) for path in folder.glob("node[0-9]*")]
     try:
-        return int((folder / "physical_package_id").read_text()), int((folder / "core_id").read_text())
+        package, physical = [
+            int((folder / "topology" / name).read_text()) for name in ("physical_package_id", "core_id")
+        ]
     except (OSError, ValueError):
-        return 0, 0
+        return 0, 0, 0
+    return package, min(numa, default=0), physical
 
 
 def _numbers(environ: Mapping[str, str], name: str) -> list[int]:

@@ -1,21 +1,17 @@
 #!/bin/bash
-# Serve a model in a Slurm job: sbatch --ntasks=4 slurm/serve.sh model=/path [key=value ...]
+# Serve a model in a Slurm job (docs/slurm.md):  sbatch --ntasks=4 slurm/serve.sh model=/path [key=value ...]
 #SBATCH --job-name=ollampi
-#SBATCH --ntasks=4
-#SBATCH --cpus-per-task=1
+#SBATCH --comment=ollampi
 #SBATCH --time=01:00:00
 #SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --no-kill
+#SBATCH --open-mode=append
 #SBATCH --output=ollampi-%j.log
-set -u
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 1
-ollampi=$(command -v ollampi || echo "$PWD/.venv/bin/ollampi")
-echo "from your machine: ssh -N -L 11434:127.0.0.1:11434 -J LOGIN_NODE $(hostname)"
-"$ollampi" launch -n "${SLURM_NTASKS:-1}" "$@" &
-server=$!
-# launch and mpirun pass USR1 on to the ranks, which then finish what runs and leave; wait returns early at a signal.
-trap 'kill -USR1 $server' USR1
-trap 'kill -TERM $server' TERM INT
-while kill -0 $server 2>/dev/null; do
-    wait $server
+for python in "${OLLAMPI_PYTHON:-}" "${VIRTUAL_ENV:-}/bin/python" "$PWD/.venv/bin/python" "$(command -v python3)"; do
+    # exec: Slurm's signals reach the program that starts the ranks and watches them
+    "$python" -c 'import ollampi' 2>/dev/null && exec "$python" -m ollampi.launcher.slurm_job "$@"
 done
-wait $server # bash remembers how it ended
+echo "ollampi: no python with ollampi: activate its environment before sbatch, or name it with OLLAMPI_PYTHON=/path/python" >&2
+exit 1

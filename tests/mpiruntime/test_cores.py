@@ -137,3 +137,14 @@ def test_threads_of_one_physical_core_stay_together(tmp_path: Path) -> None:
     assert slices(range(8), 2, tmp_path) == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert slices([0, 1, 2], 2, tmp_path / "none") == [[0], [1, 2]]
     assert slices([0, 1], 3, tmp_path) is None
+
+
+def test_cores_of_one_numa_node_stay_together(tmp_path: Path) -> None:
+    for cpu in range(8):  # one package of two NUMA nodes, whose cores alternate, as some firmware numbers them
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "physical_package_id").write_text("0\n")
+        (folder / "core_id").write_text(f"{cpu}\n")
+        (tmp_path / f"cpu{cpu}" / f"node{cpu % 2}").mkdir()
+    assert slices(range(8), 2, tmp_path) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert slices(range(8), 4, tmp_path) == [[0, 2], [4, 6], [1, 3], [5, 7]]
