@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from itertools import product
 from pathlib import Path
 
+from ollampi.launcher.slurm_lists import counts_in, names_in
 from ollampi.mpiruntime.errors import ConfigError
 
 Resolve = Callable[[str], object]  # raises OSError for a name that is no host's
@@ -115,8 +115,7 @@ def slurm_hosts(environ: Mapping[str, str]) -> Hosts | None:
     """
     if not environ.get("SLURM_JOB_ID") or not environ.get("SLURM_JOB_NODELIST"):
         return None
-    names = expand_nodes(environ["SLURM_JOB_NODELIST"])
-    tasks = list(_repeated(environ.get("SLURM_TASKS_PER_NODE", "")))
+    names, tasks = names_in(environ, "SLURM_JOB_NODELIST"), counts_in(environ, "SLURM_TASKS_PER_NODE")
     slots: list[int | None] = list(tasks) if len(tasks) == len(names) else [None] * len(names)
     return Hosts(tuple(Host(name, count) for name, count in zip(names, slots, strict=True)))
 
@@ -133,39 +132,7 @@ def slurm_tasks(environ: Mapping[str, str]) -> int | None:
 
 def slurm_cpus(environ: Mapping[str, str]) -> int:
     """Return how many CPUs the Slurm allocation has on all nodes, 0 where it does not say."""
-    return sum(_repeated(environ.get("SLURM_JOB_CPUS_PER_NODE", "")))
-
-
-def expand_nodes(text: str) -> list[str]:
-    """Return the names in Slurm's shortened list of nodes, such as "n[1-3,07],gpu1"; raise ConfigError."""
-    names: list[str] = []
-    for word in re.findall(r"(?:\[[^\]]*\]|[^,\[\]])+", text):
-        parts = [_choices(part) for part in re.findall(r"\[[^\]]*\]|[^\[\]]+", word)]
-        names += ["".join(each) for each in product(*parts)]
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"SLURM_JOB_NODELIST is {text!r}, in which {name!r} is no name of a node")
-    return names
-
-
-def _choices(part: str) -> list[str]:
-    """Return what a part of a name stands for; the digits of a range keep their zeros."""
-    if not part.startswith("["):
-        return [part]
-    found = []
-    for piece in part[1:-1].split(","):
-        first, dash, last = piece.partition("-")
-        if dash and first.isdigit() and last.isdigit():
-            found += [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
-        else:
-            found.append(piece)
-    return found
-
-
-def _repeated(text: str) -> Iterator[int]:
-    """Yield the counts in Slurm's shortened list, such as "2(x3),1"."""
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
-        yield from [int(count)] * int(times or 1)
+    return sum(counts_in(environ, "SLURM_JOB_CPUS_PER_NODE"))
 
 
 def _of_line(text: str, place: str) -> tuple[Form, Host]:

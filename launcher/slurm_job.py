@@ -157,7 +157,7 @@ class Job:
 def prepare(given: Sequence[str], environ: Mapping[str, str]) -> Job:
     """Return the job of this process; raise ConfigError before anything is started."""
     settings = chosen(given, environ)
-    allocated = allocation(environ, slurm_site.output)
+    allocated = allocation(environ)
     job_id = endpoint.own_job_id(environ) or ""
     endpoints = endpoint.folder(environ)
     endpoint.prepare(endpoints)

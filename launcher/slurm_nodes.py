@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
 
+from ollampi.launcher.slurm_lists import counts_in, names_in
 from ollampi.mpiruntime.errors import ConfigError
 
 # returns which paths a node lacks, None where it does not answer, or not before the event is set
@@ -42,18 +42,14 @@ class Allocation:
         return sum(node.tasks for node in self.nodes)
 
 
-def allocation(environ: Mapping[str, str], run: Callable[[Sequence[str]], str]) -> Allocation:
-    """Return what the job of this process was given; run: returns what a command prints.
+def allocation(environ: Mapping[str, str]) -> Allocation:
+    """Return what the job of this process was given.
 
     Raise ConfigError outside a job, and where there are fewer slots than tasks.
     """
-    listed = environ.get("SLURM_JOB_NODELIST")
-    if not environ.get("SLURM_JOB_ID") or not listed:
+    if not environ.get("SLURM_JOB_ID") or not environ.get("SLURM_JOB_NODELIST"):
         raise ConfigError("this is no Slurm job: SLURM_JOB_ID is not set; submit it with `sbatch slurm/serve.sh`")
-    try:
-        names = run(["scontrol", "show", "hostnames", listed]).split()
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"`scontrol show hostnames {listed}` failed: put Slurm's commands into PATH") from error
+    names = names_in(environ, "SLURM_JOB_NODELIST")
     counts = task_counts(environ, len(names))
     nodes = tuple(Node(name, count) for name, count in zip(names, counts, strict=True) if count)
     per_task = environ.get("SLURM_CPUS_PER_TASK", "")
@@ -64,24 +60,13 @@ def task_counts(environ: Mapping[str, str], num_nodes: int) -> list[int]:
     """Return how many tasks each node has: Slurm's own counts, or one on each node where nobody asked for a number."""
     text, wanted = environ.get("SLURM_TASKS_PER_NODE", ""), environ.get("SLURM_NTASKS", "")
     asked = wanted.isdigit() or environ.get("SLURM_NTASKS_PER_NODE", "").isdigit()
-    counts = expand(text) if asked else [1] * num_nodes
+    counts = counts_in(environ, "SLURM_TASKS_PER_NODE") if asked else [1] * num_nodes
     total = int(wanted) if wanted.isdigit() else num_nodes
     if len(counts) != num_nodes or sum(counts) < total:
         raise ConfigError(
             f"Slurm gave {sum(counts)} slots ({text or 'none'}) on {num_nodes} nodes for {total} tasks; ask for"
             " --ntasks=N, or for --nodes=N and --ntasks-per-node=N, as many as the nodes have cores"
         )
-    return counts
-
-
-def expand(text: str) -> list[int]:
-    """Return the counts that SLURM_TASKS_PER_NODE writes as 2(x3),1; raise ConfigError for what is none."""
-    counts: list[int] = []
-    for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
-        if match is None:
-            raise ConfigError(f"SLURM_TASKS_PER_NODE is {text!r}; Slurm writes such as 2(x3),1: submit the job again")
-        counts += [int(match[1])] * int(match[2] or 1)
     return counts
 
 

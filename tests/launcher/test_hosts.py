@@ -12,7 +12,6 @@ from ollampi.launcher.hosts import (
     Host,
     Hosts,
     check_hosts,
-    expand_nodes,
     from_file,
     listed,
     num_ranks,
@@ -111,25 +110,6 @@ def test_names_that_nobody_knows_are_told_together() -> None:
 )
 def test_whether_all_ranks_are_here(text: str, is_here: bool) -> None:
     assert listed(text).here is is_here
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("n1", ["n1"]),
-        ("n[1-3]", ["n1", "n2", "n3"]),
-        ("n[08-10,12],gpu1", ["n08", "n09", "n10", "n12", "gpu1"]),
-        ("rack[1-2]n[1-2]", ["rack1n1", "rack1n2", "rack2n1", "rack2n2"]),
-        ("n[1,3]-ib,m-2", ["n1-ib", "n3-ib", "m-2"]),
-    ],
-)
-def test_the_list_of_nodes_that_slurm_shortens(text: str, names: list[str]) -> None:
-    assert expand_nodes(text) == names
-
-
-def test_a_list_of_nodes_that_names_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="SLURM_JOB_NODELIST is '-x,n1', in which '-x' is no name"):
-        expand_nodes("-x,n1")
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "2(x2),1"}

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
 from threading import Event
 
 import pytest
 
 from ollampi.launcher import slurm_nodes
-from ollampi.launcher.slurm_nodes import Node, allocation, answering, expand, task_counts
+from ollampi.launcher.slurm_nodes import Node, allocation, answering, task_counts
 from ollampi.mpiruntime.errors import ConfigError
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]"}
-
-
-def hostnames(line: Sequence[str]) -> str:
-    assert line == ["scontrol", "show", "hostnames", "n[1-3]"]
-    return "n1\nn2\nn3\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "counts"),
-    [("4", [4]), ("2(x3)", [2, 2, 2]), ("2(x2),1", [2, 2, 1]), ("1,3(x2)", [1, 3, 3]), ("", [])],
-)
-def test_counts_are_read_as_slurm_writes_them(text: str, counts: list[int]) -> None:
-    assert expand(text) == counts
-
-
-def test_counts_of_another_form_are_refused() -> None:
-    with pytest.raises(ConfigError, match="2x3"):
-        expand("2x3")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +22,7 @@ def test_counts_of_another_form_are_refused() -> None:
     ],
 )
 def test_each_node_has_the_tasks_that_were_asked_for(environ: dict[str, str], counts: list[int]) -> None:
-    made = allocation({**JOB, **environ, "SLURM_CPUS_PER_TASK": "3"}, hostnames)
+    made = allocation({**JOB, **environ, "SLURM_CPUS_PER_TASK": "3"})
     assert [node.tasks for node in made.nodes] == counts
     assert (made.ranks, made.cpus_per_task) == (sum(counts), 3)
 
@@ -54,15 +34,7 @@ def test_fewer_slots_than_tasks_are_refused_with_the_remedy() -> None:
 
 def test_outside_a_job_it_says_how_to_submit_one() -> None:
     with pytest.raises(ConfigError, match="sbatch"):
-        allocation({}, hostnames)
-
-
-def test_without_slurms_commands_it_says_so() -> None:
-    def absent(line: Sequence[str]) -> str:
-        raise subprocess.CalledProcessError(1, line)
-
-    with pytest.raises(ConfigError, match="PATH"):
-        allocation(JOB, absent)
+        allocation({})
 
 
 def test_nodes_that_do_not_answer_are_left_out_and_what_others_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from ollampi.launcher.slurm_nodes import allocation
 RANK = "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; e = os.environ;"
 RANK += "told = c.gather((e['SLURMD_NODENAME'], e.get('CUDA_VISIBLE_DEVICES', 'none')));"
 RANK += "c.rank or print('world', c.size, *(f'{node}:{gpus}' for node, gpus in told), flush=True)"
-given = allocation(os.environ, slurm_site.output)
+given = allocation(os.environ)
 site = slurm_site.look(os.environ)
 way = site.ways[0]
 line = slurm_site.line(site, way, given.nodes, [sys.executable, "-c", RANK], given.cpus_per_task)
