@@ -19,11 +19,11 @@ import torch
 
 from ollampi.api.access import read_keys
 from ollampi.api.errors import ApiError
+from ollampi.api.known_tokenizers import check_tokenizer
 from ollampi.api.model import read_model
 from ollampi.api.registry.hosts import Hosts
 from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
-from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.kernels.choice import NATIVE
 from ollampi.launcher.config import CONF
 from ollampi.launcher.home import home, store_root
@@ -213,7 +213,7 @@ def find_model(config: Config, given: str) -> ModelRef:
     own = model_path(given)
     try:
         model = store.find(given) if own is None else read_model(served_name(own), own)
-        Tokenizers().get(model)  # the HTTP process makes its own with the first request, which is late to be refused
+        check_tokenizer(model)  # the HTTP process makes its own with the first request, which is late to be refused
         return model.ref
     except ApiError as e:
         raise ModelError(no_model(given, [model.full_name for model in store.models()])) from e
