@@ -55,14 +55,15 @@ class TextEncoder:
     def __init__(self, make: Callable[[], Tokenizer], file: str) -> None:
         self._file = file
         self._tokenizer = tokenizer = make()
-        largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        largest = max(vocabulary.values(), default=-1)
         if largest > MAX_ID:
             raise ModelError(f"the model's {file} has a token of id {largest}, the limit is {MAX_ID}; copy it again")
         self._plain: Tokenizer | None = None  # made when a user first writes a special token
         self._lock = threading.Lock()
         with tokenizer_errors(file):
             leading, after = frame_of(tokenizer)
-        table = TokenTable.of(tokenizer)
+        table = TokenTable.of(tokenizer, vocabulary)
         self._newline = self._line_break()
         self._special_ids = table.special_ids.difference(self._ids(tokenizer, _IN_NO_VOCABULARY))
         # Text that a normaliser changes can become a special token, and the pieces of a unigram hold special tokens.

@@ -43,9 +43,8 @@ class TokenTable:
         self.bytes_of = None if self._byte_of is None else _Bytes(self)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> TokenTable:
-        """Return the table of a tokenizer, whose ids are below 2^31."""
-        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    def of(cls, tokenizer: Tokenizer, vocabulary: dict[str, int]) -> TokenTable:
+        """Return the table of a tokenizer with this vocabulary, added tokens included, whose ids are below 2^31."""
         # What shares its text with another token, as in a Unigram, is not in the vocabulary; what shares its id is.
         dense = min(max(vocabulary.values(), default=-1) + 1, tokenizer.get_vocab_size(with_added_tokens=True))
         found = ((token, tokenizer.id_to_token(token)) for token in sorted({*vocabulary.values(), *range(dense)}))
