@@ -64,7 +64,7 @@ def create_app(engine: Engine, store: Store, settings: Settings, texts: TextProc
     install_routes(
         app,
         [
-            *ollama_routes(engine, store, completions, embeddings),
+            *ollama_routes(engine, store, completions, embeddings, prompts.tokenizers),
             *manage_routes(store.local or _NO_STORE, store, settings, watcher),
             *cloud_routes(store),
             *cluster_routes(engine, store, watcher),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ollampi.api.model import Model
 from ollampi.api.text_encoder import TextEncoder
@@ -41,6 +41,13 @@ class Tokenizers:
             if slot.tokenizer is None or slot.encoder is None or not slot.encoder.alive:
                 slot.encoder, slot.tokenizer = _made(self._process, model)
             return slot.tokenizer
+
+    def summary(self, model: Model) -> dict[str, Any]:
+        """Return the short parts of the content of a model's tokenizer; it need not be usable. Raise ModelError."""
+        try:
+            return self._process.summary(model.path, model.texts.file)
+        except ModelError as e:
+            raise ModelError(f"model {model.full_name}: {e}") from e
 
 
 def check_tokenizer(model: Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import weakref
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ollampi.api.text_encoder import Piece, facts_of
 from ollampi.mpiruntime import wire
@@ -38,21 +40,31 @@ class TextProcess:
 
         file: what its tokenizer is read from, for messages.
         """
+        control, forge = self._process()
+        try:
+            facts = _asked(control, {"path": os.path.abspath(path), "file": file})
+            return FarEncoder(control, facts, forge)
+        except BaseException:
+            control.close()
+            raise
+
+    def summary(self, path: Path, file: str) -> dict[str, Any]:
+        """Return the short parts of the content of a tokenizer, which need not be usable; raise ModelError."""
+        control, _ = self._process()
+        with control:
+            answer = _asked(control, {"path": os.path.abspath(path), "file": file, "summary": True})
+            found: dict[str, Any] = json.loads(answer["summary"])
+            return found
+
+    def _process(self) -> tuple[socket.socket, _Forge]:
+        """Return the socket of a new process, and what it is copied from."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             forge = self._running()
             if not forge.take(theirs):
                 self._forge = forge = _Forge()
                 forge.take(theirs)  # nobody ends it twice from outside
-        try:
-            wire.send(ours, {"path": os.path.abspath(path), "file": file})
-            return FarEncoder(ours, _checked(wire.receive(ours)), forge)
-        except wire.Closed as e:
-            ours.close()
-            raise ModelError(_GONE) from e
-        except BaseException:
-            ours.close()
-            raise
+        return ours, forge
 
     def _running(self) -> _Forge:
         if self._forge is None or not self._forge.alive:
@@ -81,11 +93,7 @@ class _Forge:
 
     def take(self, model: socket.socket) -> bool:
         """Hand a socket to a new process; return whether the process is there to do it."""
-        try:
-            socket.send_fds(self._control, [b"+"], [model.fileno()])
-        except OSError:
-            return False
-        return True
+        return _handed(self._control, model)
 
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
@@ -133,37 +141,31 @@ class FarEncoder:
 
     def _ask(self, request: wire.Message) -> wire.Message:
         """Return the answer to a question; raise ModelError."""
+        connection = self._connection()
         try:
-            connection = self._connection()
-            try:
-                wire.send(connection, request)
-                answer = wire.receive(connection)
-            except BaseException:
-                connection.close()
-                raise
-        except (wire.Closed, OSError) as e:
-            raise ModelError(_GONE) from e
+            answer = _asked(connection, request)
+        except BaseException:
+            connection.close()  # an answer may still come
+            raise
         with self._lock:
             is_kept = len(self._idle) < MAX_IDLE_CONNECTIONS
             if is_kept:
                 self._idle.append(connection)
         if not is_kept:
             connection.close()
-        return _checked(answer)
+        return answer
 
     def _connection(self) -> socket.socket:
-        """Return a connection that nobody uses; raise OSError."""
+        """Return a connection that nobody uses; raise ModelError, OSError."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
             ours, theirs = socket.socketpair()
             with theirs:
-                try:
-                    socket.send_fds(self._control, [b"+"], [theirs.fileno()])
-                except BaseException:
-                    ours.close()
-                    raise
-            return ours
+                if _handed(self._control, theirs):
+                    return ours
+        ours.close()
+        raise ModelError(_GONE)
 
 
 def _close(control: socket.socket, idle: list[socket.socket]) -> None:
@@ -171,8 +173,22 @@ def _close(control: socket.socket, idle: list[socket.socket]) -> None:
         each.close()
 
 
-def _checked(answer: wire.Message) -> wire.Message:
-    """Return an answer; raise ModelError with what it says went wrong."""
+def _handed(control: socket.socket, other: socket.socket) -> bool:
+    """Send a socket over another one; return whether there is somebody to take it."""
+    try:
+        socket.send_fds(control, [b"+"], [other.fileno()])
+    except OSError:
+        return False
+    return True
+
+
+def _asked(connection: socket.socket, request: wire.Message) -> wire.Message:
+    """Return the answer to a question; raise ModelError with what it says went wrong, or where nobody answers."""
+    try:
+        wire.send(connection, request)
+        answer = wire.receive(connection)
+    except wire.Closed as e:
+        raise ModelError(_GONE) from e
     if "error" in answer:
         raise ModelError(answer["error"])
     return answer

@@ -8,6 +8,7 @@ process, concerns nobody who asks for another model. A process ends when the oth
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -18,6 +19,7 @@ from array import array
 from pathlib import Path
 
 from ollampi.api.text_encoder import TextEncoder
+from ollampi.api.tokenizer_content import summary_of, tokenizer_content
 from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.lifetime import die_with
@@ -75,10 +77,13 @@ def _serve(model: socket.socket, parent: int) -> None:
 
 
 def _made(model: socket.socket) -> TextEncoder | None:
-    """Return the tokenizer that is asked for, whose facts are sent; what is wrong with it is sent instead."""
+    """Return the tokenizer that is asked for, whose facts are sent; None where only a summary, or what is wrong, is."""
     request = wire.receive(model)
     path, file = Path(request["path"]), request["file"]
     try:
+        if request.get("summary"):
+            wire.send(model, {"summary": json.dumps(summary_of(tokenizer_content(path, file)))})
+            return None
         encoder = TextEncoder(lambda: tokenizer_at(path), file)
     except (ModelError, OSError) as e:
         why = f"the model's {file} cannot be read: {e.strerror}; check it" if isinstance(e, OSError) else str(e)
