@@ -52,6 +52,9 @@ def test_no_tokenizer_is_made_in_this_process(make_model, make_client, engine, t
         monkeypatch.setattr(f"ollampi.mpiruntime.{module}.Tokenizer", refuse)
     monkeypatch.setattr("ollampi.api.text_encoder.TextEncoder.__init__", refuse)
     client = make_client(tmp_path)
+    monkeypatch.setattr("ollampi.api.show.tokenizer_content", refuse)
+    for model, kind in (("bytes", "gpt2"), ("pieces", "llama")):
+        assert client.post("/api/show", json={"model": model}).json["model_info"]["tokenizer.ggml.model"] == kind
     for model in ("bytes", "pieces"):
         for prompt in ("hello", "a<|im_end|>b", "x" * 100_000):
             body = {"model": model, "prompt": prompt, "stream": False, "logprobs": True}
