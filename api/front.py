@@ -94,6 +94,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Return the application; gunicorn calls this in the worker."""
         local = None if self._front.store is None else LocalStore(Path(self._front.store))
         store = Store([Path(path) for path in self._front.models], local)
+        _ignore_signals(None)  # which what is started here inherits
         texts = TextProcess()
         texts.start()  # it is ready when the first request comes
         return adapted(create_app(SocketEngine(self._front.engine), store, self._front.settings(), texts))

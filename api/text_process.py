@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from ollampi.mpiruntime import wire
 from ollampi.mpiruntime.errors import ModelError
 
 MAX_IDLE_CONNECTIONS = 4
+END_S = 5.0
 _GONE = "the process that reads the model's texts ended; send the request again, and see what else runs on this host"
 
 
@@ -97,9 +97,13 @@ class _Forge:
 
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    """Have the process end, which ends the others before; those of one that does not end with it."""
     control.close()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class FarEncoder:

@@ -31,16 +31,22 @@ _log = logging.getLogger(__name__)
 def main() -> None:
     """Make processes until the other side is gone."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # the other side decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    own = os.getpid()
+    own, copies = os.getpid(), set[int]()
     with socket.socket(fileno=0) as control:
         while (model := taken(control)) is not None:
+            copies = {pid for pid in copies if os.waitpid(pid, os.WNOHANG)[0] == 0}
             with model:
-                if _is_copy():
+                pid = _copied()
+                if pid == 0:
                     control.close()
                     _serve(model, own)
+                copies |= {pid} if pid else set()
+    for pid in copies:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def taken(control: socket.socket) -> socket.socket | None:
@@ -52,13 +58,16 @@ def taken(control: socket.socket) -> socket.socket | None:
     return socket.socket(fileno=descriptors[0]) if descriptors else None
 
 
-def _is_copy() -> bool:
-    """Return whether this is the new process; where there can be none, its socket closes, which says it."""
+def _copied() -> int | None:
+    """Return 0 in a copy of this process and the copy's id in this one; None where there can be none.
+
+    Then its socket closes, which says it to the other side.
+    """
     try:
-        return os.fork() == 0
+        return os.fork()
     except OSError as e:
         _log.error("no process for the texts of a model can be made: %s", e)
-        return False
+        return None
 
 
 def _serve(model: socket.socket, parent: int) -> None:

@@ -34,7 +34,7 @@ def texts(store):
     process = TextProcess()
     process.start()
     forge = process._forge._process.pid
-    return Tokenizers(process), store.find("demo"), lambda: descendants(forge)
+    return Tokenizers(process), store.find("demo"), lambda: [*filter(alive, descendants(forge))]
 
 
 def test_no_tokenizer_is_made_in_this_process(make_model, make_client, engine, tmp_path, monkeypatch):
