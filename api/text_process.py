@@ -76,7 +76,7 @@ class _Forge:
     """The process that those of models are copied from; they end with this object, or when this process dies."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ollampi.api.text_worker"],
@@ -84,7 +84,7 @@ class _Forge:
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},  # else a long text holds up short ones
             )
-        weakref.finalize(self, _end, self._process, self._control)
+        weakref.finalize(self, _end, self._process, self._socket)
 
     @property
     def alive(self) -> bool:
@@ -93,7 +93,7 @@ class _Forge:
 
     def take(self, model: socket.socket) -> bool:
         """Hand a socket to a new process; return whether the process is there to do it."""
-        return _handed(self._control, model)
+        return _handed(self._socket, model)
 
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
@@ -112,7 +112,7 @@ class FarEncoder:
     def __init__(self, control: socket.socket, facts: wire.Message, forge: _Forge) -> None:
         self.facts = facts_of(facts)
         self._forge = forge  # whose end would be this process', too
-        self._control = control
+        self._socket = control
         self._idle: list[socket.socket] = []
         self._lock = threading.Lock()  # of control and idle
         weakref.finalize(self, _close, control, self._idle)
@@ -121,7 +121,7 @@ class FarEncoder:
     def alive(self) -> bool:
         """Return whether the process is there."""
         try:
-            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return bool(self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except BlockingIOError:
             return True  # it says nothing more, and its end would be told
         except OSError:
@@ -166,7 +166,7 @@ class FarEncoder:
                 return self._idle.pop()
             ours, theirs = socket.socketpair()
             with theirs:
-                if _handed(self._control, theirs):
+                if _handed(self._socket, theirs):
                     return ours
         ours.close()
         raise ModelError(_GONE)
