@@ -13,6 +13,7 @@ from ollampi.api.text_process import FarEncoder, TextProcess
 from ollampi.api.text_tokenizer import Encoder, TextTokenizer
 from ollampi.mpiruntime.errors import ModelError
 
+KEPT = 32  # each is a process; one that goes ends when the last request that uses it does
 _E = TypeVar("_E", bound=Encoder)
 
 
@@ -26,7 +27,7 @@ class _Slot:
 
 
 class Tokenizers:
-    """The tokenizers in use, one per content of a model."""
+    """The tokenizers that were used last, one per content of a model."""
 
     def __init__(self, process: TextProcess | None = None) -> None:
         self._process = process or TextProcess()
@@ -36,7 +37,9 @@ class Tokenizers:
     def get(self, model: Model) -> TextTokenizer:
         """Return the model's tokenizer, made at its first use and where its process ended; raise ModelError."""
         with self._lock:
-            slot = self._known.setdefault(model.digest, _Slot())
+            slot = self._known[model.digest] = self._known.pop(model.digest, None) or _Slot()  # the last is the newest
+            if len(self._known) > KEPT:
+                del self._known[next(iter(self._known))]
         with slot.lock:
             if slot.tokenizer is None or slot.encoder is None or not slot.encoder.alive:
                 slot.encoder, slot.tokenizer = _made(self._process, model)

@@ -77,6 +77,21 @@ def test_each_model_has_a_process_and_none_is_left(texts, store):
     wait_until(lambda: not pids(), 30, "the processes of models to end")
 
 
+def test_the_least_recently_used_goes_when_nobody_uses_it(texts, store, monkeypatch):
+    tokenizers, demo, pids = texts
+    monkeypatch.setattr("ollampi.api.known_tokenizers.KEPT", 2)
+    used = tokenizers.get(demo)
+    for name in ("chatty", "demo", "thinker", "chatty"):
+        tokenizers.get(store.find(name))
+    again = tokenizers.get(demo)
+    assert again is not used
+    assert used.encode("Hello") == again.encode("Hello")
+    assert tokenizers.get(demo) is again
+    del used
+    gc.collect()
+    wait_until(lambda: len(pids()) == 2, 30, "the processes of models that are not used to end")
+
+
 def test_the_processes_end_with_their_owner(models_folder):
     program = f"""
 import os, signal
