@@ -37,7 +37,8 @@ class Tokenizers:
     def get(self, model: Model) -> TextTokenizer:
         """Return the model's tokenizer, made at its first use and where its process ended; raise ModelError."""
         with self._lock:
-            slot = self._known[model.digest] = self._known.pop(model.digest, None) or _Slot()  # the last is the newest
+            slot = self._known.pop(model.digest, _Slot())
+            self._known[model.digest] = slot  # as the last
             if len(self._known) > KEPT:
                 del self._known[next(iter(self._known))]
         with slot.lock:
