@@ -131,8 +131,10 @@ def test_a_process_that_was_killed_is_replaced(texts, tokenizer, whole):
 
 def test_requests_under_way_get_an_error_of_the_api_where_it_dies(client):
     body = {"model": "demo", "prompt": "x", "stream": False}
+    before = descendants(os.getpid())  # of other tests
     assert client.post("/api/generate", json=body).status_code == 200
-    [pid] = [pid for pid in descendants(os.getpid()) if "text_worker" in command(pid) and not descendants(pid)]
+    new = [pid for pid in descendants(os.getpid()) if pid not in before and "text_worker" in command(pid)]
+    [pid] = [pid for pid in new if not descendants(pid)]
     os.kill(pid, signal.SIGSTOP)
     killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
     killer.start()
