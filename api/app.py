@@ -25,6 +25,7 @@ from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
 from ollampi.api.stream import json_answer
+from ollampi.api.text_process import TextProcess
 from ollampi.api.wires.anthropic import anthropic_routes
 from ollampi.api.wires.cluster import cluster_routes
 from ollampi.api.wires.log_level import log_routes
@@ -47,20 +48,23 @@ _NO_STORE = LocalStore(Path(os.devnull), is_read_only=True)  # for a user withou
 _log = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine, store: Store, settings: Settings) -> Flask:
-    """Return the application; it starts no thread and opens no connection before its first request."""
+def create_app(engine: Engine, store: Store, settings: Settings, texts: TextProcess | None = None) -> Flask:
+    """Return the application; it starts no thread and opens no connection before its first request.
+
+    texts: what makes the tokenizers of models; without it they are made by a process that the first of them starts.
+    """
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a digest with `..` is refused, not redirected
     counts = install_metrics(app)  # first, so that it counts what the guard refuses too
     install_guard(app, settings)
     install_access_log(app)
-    prompts, watcher = Prompts(), DisconnectWatcher()
+    prompts, watcher = Prompts(texts), DisconnectWatcher()
     completions = Completions(engine, store, settings, prompts, watcher)
     embeddings = Embeddings(engine, store, settings, prompts.tokenizers, watcher)
     install_routes(
         app,
         [
-            *ollama_routes(engine, store, completions, embeddings),
+            *ollama_routes(engine, store, completions, embeddings, prompts.tokenizers),
             *manage_routes(store.local or _NO_STORE, store, settings, watcher),
             *cloud_routes(store),
             *cluster_routes(engine, store, watcher),

@@ -14,12 +14,12 @@ from ollampi.api.disconnect import DisconnectWatcher
 from ollampi.api.durations import parse_keep_alive
 from ollampi.api.engine_client import Done, Embedding, Engine, EngineError, Stream
 from ollampi.api.errors import ApiError, bad_request, public, shown
+from ollampi.api.known_tokenizers import Tokenizers
 from ollampi.api.loading import load_or_unload
 from ollampi.api.model import Model
 from ollampi.api.options import Options, parse_options
 from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
-from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.api.wires.ollama_bodies import EmbedBody, EmbeddingsBody, KeptBody
 from ollampi.mpiruntime.request import EmbedRequest, Usage
 

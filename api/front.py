@@ -24,6 +24,7 @@ from ollampi.api.settings import DEFAULT_MAX_BODY_BYTES, Settings
 from ollampi.api.socket_engine import SocketEngine
 from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
+from ollampi.api.text_process import TextProcess
 from ollampi.api.whereabouts import Fixed, Kept
 from ollampi.api.worker import Worker, adapted
 from ollampi.mpiruntime.heap import return_buffers
@@ -33,7 +34,8 @@ from ollampi.mpiruntime.log_files import LogSettings
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # the process that started us decides
 MAX_DESCRIPTORS = 65536
 MAX_IDLE_CONNECTIONS = 8192
-_OWN_DESCRIPTORS = 64  # besides one per thread: for the poller, the engine, the files of models
+_OWN_DESCRIPTORS = 64  # besides those of threads: for the poller, the engine, the files of models
+_DESCRIPTORS_OF_THREAD = 2  # its client, and the process that it asks for token ids
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         local = None if self._front.store is None else LocalStore(Path(self._front.store))
         store = Store([Path(path) for path in self._front.models], local)
         where = Kept(self._front.engine) if self._front.kept else Fixed(self._front.engine)
-        return adapted(create_app(SocketEngine(where), store, self._front.settings()))
+        _ignore_signals(None)  # which what is started here inherits
+        texts = TextProcess()
+        texts.start()  # it is ready when the first request comes
+        return adapted(create_app(SocketEngine(where), store, self._front.settings(), texts))
 
 
 def gunicorn_options(config: FrontConfig, num_descriptors: int) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def gunicorn_options(config: FrontConfig, num_descriptors: int) -> dict[str, Any
     timeout 0: a long stream is never killed. Connections beyond the threads wait for one, those beyond
     worker_connections in the kernel. No client is a proxy whose headers count.
     """
-    spare = num_descriptors - config.threads - _OWN_DESCRIPTORS
+    spare = num_descriptors - _DESCRIPTORS_OF_THREAD * config.threads - _OWN_DESCRIPTORS
     return {
         "bind": f"fd://{config.listen_fd}",
         "worker_class": Worker,

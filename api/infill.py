@@ -28,8 +28,8 @@ class Encoder(Protocol):
     def token_id(self, text: str) -> int | None:
         """Return the id of the token with this text, None where there is none."""
 
-    def encode_plain(self, text: str, behind: Sequence[int] = ()) -> list[int]:
-        """Return the ids of text without special tokens."""
+    def encode_pieces(self, pieces: Sequence[tuple[str, bool]], behind: Sequence[int] = ()) -> list[int]:
+        """Return the ids of texts, each of them read by itself and, where it says so, without special tokens."""
 
     def with_start(self, text: str, ids: list[int]) -> list[int]:
         """Return ids behind the token that the model wants at the start."""
@@ -101,10 +101,8 @@ class Infill:
         cuts = [found.start() + 1 for found in re.finditer(marks, text)]
         if len(cuts) > MAX_MARKS:
             raise bad_request(f"the text holds more than {MAX_MARKS} special tokens of the model; leave some out")
-        ids: list[int] = []
-        for start, end in pairwise([0, *cuts, len(text)]):
-            ids += encoder.encode_plain(text[start:end], ids or behind)
-        return ids
+        pieces = [(text[start:end], True) for start, end in pairwise([0, *cuts, len(text)])]
+        return encoder.encode_pieces(pieces, behind)
 
 
 FAMILIES = (

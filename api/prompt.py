@@ -14,8 +14,11 @@ from ollampi.api.chat_template import ChatTemplates
 from ollampi.api.errors import ApiError, bad_request
 from ollampi.api.go_template import GoTemplate, Thinking
 from ollampi.api.infill import Infill
+from ollampi.api.known_tokenizers import Tokenizers
 from ollampi.api.model import Model
-from ollampi.api.text_tokenizer import TextTokenizer, Tokenizers
+from ollampi.api.text_encoder import Piece
+from ollampi.api.text_process import TextProcess
+from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime.errors import ModelError, RequestError
 
 MAX_HIDDEN = 10_000
@@ -81,15 +84,14 @@ class Guarded:
             raise _too_many()
         pieces[1::2] = [self._marks[int(number)] for number in pieces[1::2]]
         tail = sum(map(len, pieces)) - self._tokenizer.half_chars
-        ids: list[int] = []
+        read: list[Piece] = []
         start = 0
         for position, piece in enumerate(pieces):
             end = start + len(piece)
             if start <= self._tokenizer.half_chars or end >= tail:  # the rest is dropped anyhow, as in encode
-                encode = self._tokenizer.encode_plain if position % 2 else self._tokenizer.encode
-                ids += encode(piece, ids)
+                read.append((piece, position % 2 == 1))
             start = end
-        return Prompt("".join(pieces), self._tokenizer.with_start(pieces[0], ids))
+        return Prompt("".join(pieces), self._tokenizer.with_start(pieces[0], self._tokenizer.encode_pieces(read)))
 
     def _mark(self, text: str) -> str:
         if len(self._marks) >= MAX_HIDDEN:
@@ -103,10 +105,10 @@ def _too_many() -> ApiError:
 
 
 class Prompts:
-    """Make prompts for models; keeps each model's tokenizer."""
+    """Make prompts for models; keeps each model's tokenizer, which `texts` makes."""
 
-    def __init__(self) -> None:
-        self.tokenizers = Tokenizers()
+    def __init__(self, texts: TextProcess | None = None) -> None:
+        self.tokenizers = Tokenizers(texts)
         self._templates = ChatTemplates()
         self._parsed = lru_cache(KEPT_TEMPLATES)(GoTemplate)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from ollampi.api.durations import FOREVER_S, local_text
 from ollampi.api.model import Model
-from ollampi.mpiruntime.errors import ModelError
-from ollampi.mpiruntime.json_file import read_json
+from ollampi.api.tokenizer_content import tokenizer_content
 from ollampi.mpiruntime.request import LoadedModel
 
 MAX_LICENSE_BYTES = 1 << 20
@@ -59,11 +59,18 @@ def ps_entry(loaded: LoadedModel, model: Model | None, now: float) -> dict[str, 
     return {**entry, "note": loaded.note} if loaded.note else entry
 
 
-def show_answer(model: Model, system: str, verbose: bool) -> dict[str, Any]:
-    """Return the answer of /api/show; absent parts are left out."""
+def show_answer(
+    model: Model, system: str, verbose: bool, summary: Callable[[Model], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the answer of /api/show; absent parts are left out. Raise ModelError, OSError.
+
+    summary: returns what `summary_of` does for a model; without it this process reads the whole tokenizer, as it does
+    where the answer shall hold it.
+    """
     template = shown_template(model)
     system = system or model.system
-    tokenizer = _tokenizer(model)
+    short = None if verbose else summary
+    tokenizer = tokenizer_content(model.path, model.texts.file) if short is None else short(model)
     parameters = _parameters(model, tokenizer)
     answer = {
         "license": _license(model),
@@ -102,17 +109,6 @@ def _parameters(model: Model, tokenizer: dict[str, Any]) -> list[tuple[str, obje
         listed = ((name, value if isinstance(value, list) else [value]) for name, value in model.parameters.items())
         return [(name, each) for name, values in sorted(listed) for each in values]
     return [("stop", text) for text in _stop_texts(model, tokenizer)]
-
-
-def _tokenizer(model: Model) -> dict[str, Any]:
-    """Return the model's tokenizer as the content of a tokenizer.json; of one that cannot be used nothing."""
-    if model.texts.file == "tokenizer.json":
-        return read_json(model.path / model.texts.file, {})
-    try:
-        made = json.loads(model.texts.tokenizer().to_str())
-    except ModelError:
-        return {}
-    return made if isinstance(made, dict) else {}
 
 
 def parameter_lines(parameters: list[tuple[str, object]]) -> str:

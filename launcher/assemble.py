@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from ollampi.api.errors import ApiError
+from ollampi.api.known_tokenizers import check_tokenizer
 from ollampi.api.model import read_model
 from ollampi.api.store.catalog import Store
 from ollampi.api.store.local import LocalStore
-from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.kernels.choice import NATIVE
 from ollampi.launcher.home import cache_folder, store_root
 from ollampi.launcher.http_process import model_folders
@@ -193,7 +193,7 @@ def find_model(config: Config, given: str) -> ModelRef:
     own = model_path(given)
     try:
         model = store.find(given) if own is None else read_model(served_name(own), own)
-        Tokenizers().get(model)  # the HTTP process makes its own with the first request, which is late to be refused
+        check_tokenizer(model)  # the HTTP process makes its own with the first request, which is late to be refused
         return model.ref
     except ApiError as e:
         raise ModelError(no_model(given, [model.full_name for model in store.models()])) from e

@@ -44,13 +44,16 @@ def tokenizer_of(folder: Path) -> Tokenizer:
         return tokenizer
 
 
+def tokenizer_at(path: Path) -> Tokenizer:
+    """Return a new tokenizer of the model that is a folder or a GGUF file; raise ModelError, OSError."""
+    return tokenizer_of(path) if path.is_dir() else GgufVocabulary(read_gguf(path).metadata).tokenizer()
+
+
 def tokenizer_json(file: Path) -> str:
     """Return the tokenizer that `file` decides as the text of a tokenizer.json; raise ModelError, OSError."""
     if file.name == "tokenizer.json":
         return file.read_text()
-    if is_gguf(file):
-        return GgufVocabulary(read_gguf(file).metadata).tokenizer().to_str()
-    return tokenizer_of(file.parent).to_str()
+    return tokenizer_at(file if is_gguf(file) else file.parent).to_str()
 
 
 def named_tokens(config: dict[str, Any]) -> dict[str, str]:

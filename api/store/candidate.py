@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from ollampi.api.known_tokenizers import Tokenizers
 from ollampi.api.model import Model
 from ollampi.api.names import Name
 from ollampi.api.store.files import writing
@@ -11,7 +12,6 @@ from ollampi.api.store.local import LocalStore
 from ollampi.api.store.manifest import Manifest
 from ollampi.api.store.stored import read_stored
 from ollampi.api.store.views import file_layers
-from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.mpiruntime.adapter_config import read_adapter_config
 from ollampi.mpiruntime.checkpoint_files import checkpoint_entries
 from ollampi.mpiruntime.errors import ModelError

@@ -13,6 +13,7 @@ from ollampi.api.embedding import Embeddings, numbers
 from ollampi.api.engine_client import Engine
 from ollampi.api.errors import bad_request
 from ollampi.api.generation import Piece
+from ollampi.api.known_tokenizers import Tokenizers
 from ollampi.api.routes import NDJSON as NDJSON_TYPE
 from ollampi.api.routes import Route
 from ollampi.api.run import Moved, Rendered, Run
@@ -42,11 +43,19 @@ OLLAMA_VERSION = "0.33.0"  # the API that we speak; clients switch features by i
 class OllamaRoutes:
     """The routes that answer questions and those that compute."""
 
-    def __init__(self, engine: Engine, store: Store, completions: Completions, embeddings: Embeddings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        completions: Completions,
+        embeddings: Embeddings,
+        tokenizers: Tokenizers,
+    ) -> None:
         self._engine = engine
         self._store = store
         self._completions = completions
         self._embeddings = embeddings
+        self._tokenizers = tokenizers
 
     def alive(self) -> Response:
         """Answer GET /."""
@@ -72,7 +81,8 @@ class OllamaRoutes:
         """Answer POST /api/show; raise ApiError, ModelError."""
         if not body.called:
             raise bad_request("model is required")
-        return json_answer(show_answer(self._store.find(body.called), body.system, body.verbose))
+        model = self._store.find(body.called)
+        return json_answer(show_answer(model, body.system, body.verbose, self._tokenizers.summary))
 
     def generate(self, body: GenerateBody) -> Response:
         """Answer POST /api/generate; raise ApiError, EngineError."""
@@ -114,9 +124,11 @@ def _answer(made: Run | Rendered | Moved, shape: Shape, stream: bool, with_conte
     return warned(json_answer(writer.object(made.whole())), made.ask.options.ignored)
 
 
-def ollama_routes(engine: Engine, store: Store, completions: Completions, embeddings: Embeddings) -> list[Route]:
+def ollama_routes(
+    engine: Engine, store: Store, completions: Completions, embeddings: Embeddings, tokenizers: Tokenizers
+) -> list[Route]:
     """Return Ollama's routes."""
-    views = OllamaRoutes(engine, store, completions, embeddings)
+    views = OllamaRoutes(engine, store, completions, embeddings, tokenizers)
     read, use = Permission.READ, Permission.USE
     return [
         Route("GET", "/", Permission.PUBLIC, "whether the server is there", views.alive, answer=""),

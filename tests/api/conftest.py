@@ -22,6 +22,7 @@ from ollampi.api.app import create_app
 from ollampi.api.engine_client import Departure, Done, Embedding, EngineError, Event, Loading, Placed, Tokens
 from ollampi.api.settings import Settings
 from ollampi.api.store.catalog import Store
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime.cluster import Cluster, Wish
 from ollampi.mpiruntime.request import (
@@ -250,7 +251,7 @@ def models_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def text_tokenizer(models_folder: Path) -> TextTokenizer:
-    return TextTokenizer(lambda: tokenizer_of(models_folder / "demo"), "", 4096, "tokenizer.json")
+    return TextTokenizer(TextEncoder(lambda: tokenizer_of(models_folder / "demo"), "tokenizer.json"), "", 4096)
 
 
 @pytest.fixture

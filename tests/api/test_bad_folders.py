@@ -9,10 +9,10 @@ import time
 
 import pytest
 
+from ollampi.api.known_tokenizers import Tokenizers
 from ollampi.api.model import read_model
 from ollampi.api.store.catalog import Store
 from ollampi.api.text_source import MAX_TEMPLATE_CHARS
-from ollampi.api.text_tokenizer import Tokenizers
 from ollampi.mpiruntime.errors import CheckpointError, ModelError
 from ollampi.mpiruntime.json_file import MAX_JSON_BYTES
 from ollampi.mpiruntime.request import LoadedModel

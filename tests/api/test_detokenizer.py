@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from ollampi.api.detokenizer import StopFilter, WindowDetokenizer, detokenizer
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
 from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
@@ -45,7 +46,7 @@ def test_random_bytes_and_odd_tokens(tokenizer, tmp_path):
     own.add_tokens([AddedToken(text) for text in ("a b", "世界", "\u0120x y", "▁c", "<0x41>", "é")])
     own.add_special_tokens([AddedToken("<｜end｜>", special=True)])
     own.save(str(tmp_path / "tokenizer.json"))
-    text = TextTokenizer(lambda: tokenizer_of(tmp_path), "", 4096, "tokenizer.json")
+    text = TextTokenizer(TextEncoder(lambda: tokenizer_of(tmp_path), "tokenizer.json"), "", 4096)
     assert text.bytes_of is not None
     size = text.vocabulary_size
     single = [i for i in range(size) if len(text.token_bytes(i)) == 1]
@@ -68,7 +69,7 @@ def test_other_decoders_keep_the_window(tokenizer, tmp_path, decoder):
     own = Tokenizer.from_str(tokenizer.to_str())
     own.decoder = decoder
     own.save(str(tmp_path / "tokenizer.json"))
-    text = TextTokenizer(lambda: tokenizer_of(tmp_path), "", 4096, "tokenizer.json")
+    text = TextTokenizer(TextEncoder(lambda: tokenizer_of(tmp_path), "tokenizer.json"), "", 4096)
     assert text.bytes_of is None
     assert isinstance(detokenizer(text, []), WindowDetokenizer)
 
@@ -93,7 +94,7 @@ def test_sentencepiece_style(tmp_path):
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    text = TextTokenizer(lambda: tokenizer_of(tmp_path), "", 4096, "tokenizer.json")
+    text = TextTokenizer(TextEncoder(lambda: tokenizer_of(tmp_path), "tokenizer.json"), "", 4096)
     euro = [4 + b for b in "€🙂".encode()]
     pieces = pieces_of(text, [2, 3, *euro, 1], before=[1])
     assert "".join(pieces) == " world!€🙂 Hello"

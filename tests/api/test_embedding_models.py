@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from ollampi.api.model import read_model
 from ollampi.api.names import Name
 from ollampi.api.pooling import longest_input
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
 
@@ -31,7 +32,7 @@ def test_an_input_gets_what_the_tokenizer_adds_even_where_it_is_cut(tokenizer, t
     own = type(tokenizer).from_str(tokenizer.to_str())
     own.post_processor = TemplateProcessing(single=f"{before}$A{after}", special_tokens=special)
     own.save(str(tmp_path / "tokenizer.json"))
-    framed = TextTokenizer(lambda: tokenizer_of(tmp_path), "", 64, "tokenizer.json").framed
+    framed = TextTokenizer(TextEncoder(lambda: tokenizer_of(tmp_path), "tokenizer.json"), "", 64).framed
     whole = own.encode("Hello, world").ids
     assert framed("Hello, world", 64) == framed("Hello, world", len(whole)) == (whole, len(whole))
     first, last = ([special[0][1]] if before else []), ([special[1][1]] if after else [])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.tokenizer_folder import tokenizer_of
@@ -27,7 +28,7 @@ def write(folder: Path, vocab: dict[str, Any]) -> Path:
 
 def read(file: Path) -> TextTokenizer:
     """Return the tokenizer in a file."""
-    return TextTokenizer(lambda: tokenizer_of(file.parent), "", 64, file.name)
+    return TextTokenizer(TextEncoder(lambda: tokenizer_of(file.parent), file.name), "", 64)
 
 
 @pytest.mark.parametrize("odd", ["<0x-1>", "<0x100>", "<0xGG>", "<0x>", "<0x 1>", "<0x1>", "<0x٣٣>", "<0x41", "0x41>"])

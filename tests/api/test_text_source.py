@@ -19,10 +19,12 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, LlamaTokenizer, Qwen2Tokenizer
 from transformers.tokenization_utils_base import generate_merges
 
+from ollampi.api.known_tokenizers import Tokenizers
 from ollampi.api.prompt import Prompts, Window
 from ollampi.api.store.catalog import Store
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.api.text_source import TextSource, folder_source, gguf_source
-from ollampi.api.text_tokenizer import TextTokenizer, Tokenizers
+from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.mpiruntime.byte_level import SPLITS
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.grammar_matcher import compile_grammar, read_vocabulary
@@ -41,7 +43,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]
 
 
 def text_of(source: TextSource, context: int = 4096) -> TextTokenizer:
-    return TextTokenizer(source.tokenizer, source.bos_token, context, source.file)
+    return TextTokenizer(TextEncoder(source.tokenizer, source.file), source.bos_token, context)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ sys.path[:0] = [sys.argv[2]]
 from support.worlds import lead, load_message, logits_in_pieces
 from ollampi.api.model import read_model
 from ollampi.api.names import folder_name
-from ollampi.api.text_tokenizer import Tokenizers
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.mpiruntime.thread_world import run_threads
 folder, seen = Path(sys.argv[1]), []
 code = [str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")]
@@ -43,7 +43,7 @@ logits = run_threads(2, lambda c: lead(c, lambda runner: (
     runner.lead_load(load_message(folder)), logits_in_pieces(runner, [1, 2, 3], [3]))[1]))[0]
 assert logits.isfinite().all()
 model = read_model(folder_name("m"), folder)
-Tokenizers().get(model).encode("import os")
+TextEncoder(model.texts.tokenizer, model.texts.file).encode([("import os", False)], False)
 print(seen)
 """
 

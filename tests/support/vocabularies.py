@@ -171,3 +171,30 @@ def byte_folder(folder: Path, tokenizer: Tokenizer | None = None, config: dict[s
     told = {"eos_token": "<|im_end|>", "chat_template": "{{ messages[0].content }}", **(config or {})}
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     return folder
+
+
+def large_byte_tokenizer(size: int = 128_000, num_merges: int = 280_147) -> dict[str, Any]:
+    """Return the content of a byte-level tokenizer.json of made-up tokens, by default as large as Llama 3's."""
+    pick = random.Random(5)
+    short = [*"abcdefghijklmnopqrstuvwxyz\u0120", *(a + b for a in "bcdfghklmnprst\u0120" for b in "aeiou")]
+    known = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *short])
+    while len(known) < size:
+        known["".join(pick.choices(short, k=pick.randrange(2, 5)))] = None
+    cuts = ((text[:place], text[place:]) for text in known for place in range(1, len(text)))
+    merges = [list(pair) for pair in cuts if pair[0] in known and pair[1] in known]
+    pattern = {"Regex": SPLITS["llama-bpe"].regexes[0]}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    special = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": size + n, "content": f"<|reserved_{n}|>", **special} for n in range(256)],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,
+            "vocab": {text: number for number, text in enumerate(known)},
+            "merges": merges[:num_merges],
+        },
+    }

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from ollampi.api.detokenizer import WindowDetokenizer, detokenizer
 from ollampi.api.engine_client import Done, Tokens
 from ollampi.api.generation import Answer, Outcome
+from ollampi.api.text_encoder import TextEncoder
 from ollampi.api.text_tokenizer import TextTokenizer
 from ollampi.api.thinking import ThinkSplitter
 from ollampi.api.tools.calls import ToolCall
@@ -27,7 +28,7 @@ def speaker(tokenizer: Tokenizer) -> TextTokenizer:
     own = Tokenizer.from_str(tokenizer.to_str())
     own.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
     own.add_tokens(["<tool_call>", "</tool_call>"])
-    return TextTokenizer(lambda: own, "", 4096, "tokenizer.json")
+    return TextTokenizer(TextEncoder(lambda: own, "tokenizer.json"), "", 4096)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def unigram() -> TextTokenizer:
     tokenizer = Tokenizer(models.Unigram(pieces, 0))
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
-    return TextTokenizer(lambda: tokenizer, "", 4096, "tokenizer.json")
+    return TextTokenizer(TextEncoder(lambda: tokenizer, "tokenizer.json"), "", 4096)
 
 
 def pieces(tokenizer, text, found=MISTRAL, thinking=None, size=1, stops=(), tools=TOOLS):
