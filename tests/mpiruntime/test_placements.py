@@ -10,32 +10,18 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import PROMPT, reference_hidden, write_checkpoint
-from support.placements import GREEDY, SETTINGS, alone, ask
-from support.worlds import Recorder, embed, generate, named, place, run_engine
+from support.placements import GREEDY, alone, answers, ask, placement
+from support.worlds import Recorder, embed, generate, named, place
 
 from ollampi.mpiruntime import runner as runner_module
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
 from ollampi.mpiruntime.inbox import Event
-from ollampi.mpiruntime.thread_world import run_threads
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     return {name: write_checkpoint(root / name, seed=seed) for seed, name in enumerate("abc")}
-
-
-def answers(size: int, messages: list[dict[str, Any]], recorder: Recorder | None = None, **how: Any) -> Recorder:
-    found = run_threads(size, lambda c: run_engine(c, messages, SETTINGS, recorder, **how))[0]
-    assert found is not None
-    return found
-
-
-def placement(recorder: Recorder, number: int) -> dict[str, Any]:
-    found = recorder.last(number)
-    assert found["kind"] == "placed", found
-    entry: dict[str, Any] = found["placement"]
-    return entry
 
 
 @pytest.mark.parametrize(
@@ -162,37 +148,6 @@ def test_each_strategy_says_what_it_chose_and_why(folders: dict[str, Path], stra
     assert entry["why"]
     assert entry["shards"] == len(entry["replicas"][0]["ranks"]) == (2 if strategy == "memory-optimized" else 1)
     assert recorder.last(1)["kind"] == "done"
-
-
-def test_a_placement_that_is_there_is_told_again_and_another_one_replaces_it(folders: dict[str, Path]) -> None:
-    messages = [
-        place(100, "a", folders["a"], ranks=[[1, 2]]),
-        place(101, "a", folders["a"], ranks=[[1, 2]]),
-        ask(1, "a", folders["a"], 5),
-        place(102, "a", folders["a"], ranks=[[0]]),
-        ask(2, "a", folders["a"], 5),
-        {**ask(3, "a", folders["a"], 5), "id": 3},
-    ]
-    messages[5]["request"]["context"] = 100  # more than it has: loaded anew, where it was
-    recorder = answers(3, [*messages, place(103, "a", folders["a"], ranks=[[0]])])
-    assert [placement(recorder, n)["replicas"][0]["ranks"] for n in (100, 101, 102)] == [[1, 2], [1, 2], [0]]
-    for i in (1, 2, 3):
-        assert recorder.tokens(i) == alone(folders["a"], 5, 6)
-
-
-def test_a_model_that_is_placed_again_stays_where_it_is(folders: dict[str, Path]) -> None:
-    """What it holds itself does not count: it goes first."""
-    messages = [
-        place(100, "a", folders["a"], ranks=[[1, 2]]),
-        place(101, "a", folders["a"], shards=2),
-        place(102, "a", folders["a"], shards=2, context=40),
-        place(103, "b", folders["b"], shards=1),
-        place(104, "a", folders["a"], shards=3),
-        place(105, "a", folders["a"], shards=2, context=41),
-    ]
-    recorder = answers(3, messages)
-    found = [placement(recorder, n)["replicas"][0]["ranks"] for n in (100, 101, 102, 103, 104, 105)]
-    assert found == [[1, 2], [1, 2], [1, 2], [0], [0, 1, 2], [1, 2]]
 
 
 class Waiting(Recorder):

@@ -40,6 +40,21 @@ def ask(number: int, name: str, folder: Path, length: int, count: int = 6) -> di
     return named(name, generate(number, folder, PROMPT[:length], sampling=GREEDY, max_tokens=count))
 
 
+def answers(size: int, messages: list[dict[str, Any]], recorder: Recorder | None = None, **how: Any) -> Recorder:
+    """Return the events of a world that gets messages."""
+    found = run_threads(size, lambda c: run_engine(c, messages, SETTINGS, recorder, **how))[0]
+    assert found is not None
+    return found
+
+
+def placement(recorder: Recorder, number: int) -> dict[str, Any]:
+    """Return where a message that places a model had it placed."""
+    found = recorder.last(number)
+    assert found["kind"] == "placed", found
+    entry: dict[str, Any] = found["placement"]
+    return entry
+
+
 class Job:
     """A thread world behind an engine, and what is known of it when its last request has ended."""
 
