@@ -64,7 +64,16 @@ def start(
     if ranks is None and hostfile is None and not dry_run:
         serve.callback(given)
     else:
-        launch.callback(ranks, None, hostfile, None, None, dry_run, given)
+        launch.callback(
+            ranks=ranks,
+            mpirun=None,
+            hostfile=hostfile,
+            listing=None,
+            bind=None,
+            dry_run=dry_run,
+            restarts=None,
+            overrides=given,
+        )
 
 
 @cluster.command()

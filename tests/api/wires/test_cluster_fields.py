@@ -23,7 +23,7 @@ AT = "/api/cluster"
 )
 def test_fields_that_a_load_does_not_have_are_named(client, engine, fields: dict[str, Any], named: str) -> None:
     response = client.post(f"{AT}/model/load", json={"model": "demo", "shards": 2, **fields})
-    has = "model, name, distributed, strategy, shards, replicas, node_ids, context, keep_alive, stream"
+    has = "model, name, distributed, strategy, shards, replicas, streams, node_ids, context, keep_alive, stream"
     assert (response.status_code, response.json["error"]) == (400, f"json: unknown field {named}; use {has}")
     assert engine.wishes == []
 
