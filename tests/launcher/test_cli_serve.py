@@ -158,12 +158,13 @@ def test_launch_says_that_a_port_is_taken_before_mpirun_starts(
 
 @pytest.mark.parametrize("elsewhere", ["--hostfile", "SLURM_JOB_NUM_NODES", "SLURM_JOB_ID"])
 def test_launch_leaves_a_port_to_the_host_that_rank_0_may_be_on(
-    mpirun: str, monkeypatch: pytest.MonkeyPatch, taken: int, elsewhere: str
+    mpirun: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taken: int, elsewhere: str
 ) -> None:
+    (tmp_path / "hosts.txt").write_text("192.0.2.1 slots=2\n")
     monkeypatch.setattr(cli_serve, "supervise", lambda line, environ: 7)
     if elsewhere.startswith("SLURM"):
         monkeypatch.setenv(elsewhere, "2")
-    words = ["--hostfile", "hosts.txt"] if elsewhere == "--hostfile" else []
+    words = ["--hostfile", str(tmp_path / "hosts.txt")] if elsewhere == "--hostfile" else []
     result = CliRunner().invoke(main, ["launch", "--mpirun", mpirun, *words, f"server.port={taken}"])
     assert result.exit_code == 7, result.output
 
