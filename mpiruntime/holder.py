@@ -121,7 +121,6 @@ class Holder:
             return
         self.background.give_up(unload.model)
         if model is not None:
-            model.decoder.residence.close()
             self._free(model)
         self.groups.leave(group)
 
@@ -182,6 +181,7 @@ class Holder:
     def _free(self, model: Slice) -> None:
         """Free a slice, of which nobody else must know, beside the steps."""
         if self.place.gpu is not None:
+            model.decoder.residence.close()
             del model
             self.place.give_back()
         else:
