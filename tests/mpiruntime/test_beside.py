@@ -181,6 +181,36 @@ def test_a_job_that_ends_in_the_middle_of_a_load_gives_it_up(
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_messages_are_taken_while_a_draft_model_is_loaded(
+    folders: dict[str, Path], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load of the draft model ends only when a message that came in the middle of it was answered."""
+
+    class Asking(Recorder):
+        def post(self, event: Event) -> None:
+            if event["kind"] == "done" and event["id"] == 0:
+                self.gate = Gate(monkeypatch, folders["b"])
+                threading.Thread(target=self.ask, daemon=True).start()
+            elif event["id"] == 5:
+                self.gate.opened.set()
+            super().post(event)
+
+        def ask(self) -> None:
+            if self.gate.begun.wait(LONG_S):
+                self.messages.put({"op": "loaded", "id": 5})
+
+    name = "test:latest"
+    answer = named(name, generate(1, folders["a"], PROMPT[:9], sampling=GREEDY, max_tokens=6))
+    messages = [{"op": "unload", "id": 0, "model": {"name": name}}, {**answer, "behind": [0]}]
+    client = Asking(messages)
+    client.open.add(5)
+    draft = folders["a"], folders["b"]
+    run_threads(size, lambda c: run_engine(c, [], SETTINGS, client, draft))
+    assert client.last(5)["models"] == []
+    assert client.tokens(1) == reference_greedy(folders["a"], PROMPT[:9], 6)
+
+
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 2), (2,)])
 def test_a_load_that_is_unloaded_before_it_is_there_leaves_nothing_and_its_ranks_go_on(
     folders: dict[str, Path], ranks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
