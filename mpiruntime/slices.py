@@ -84,8 +84,8 @@ class Reader:
             checkpoint.finish()
             cache = _cache(config, load, shard, self.place)
             steps = self.place.steps(decoder, cache, Halving(self.overlap, self.group.facts))
-            if shards is not None and shards.incomplete and shards.key == key_of(checkpoint):  # else it changed meanwhile
-                shards.save()
+            if shards is not None and shards.incomplete and shards.key == key_of(checkpoint):
+                shards.save()  # else the checkpoint changed meanwhile
         heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
         report = LoadReport(
             rank=self.rank,
