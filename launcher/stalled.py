@@ -30,7 +30,7 @@ class LoadWatch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch the load that this block does."""
-        self._since, over = time.monotonic(), threading.Event()
+        self._name, self._since, over = "a model", time.monotonic(), threading.Event()
         thread = threading.Thread(target=self._watch, args=(over,), name="load-watch", daemon=True)
         thread.start()
         try:

@@ -114,15 +114,15 @@ class Holder:
 
         One that is not there is ignored.
         """
-        model = self._models.pop(unload.model, None)
+        model = self._models.get(unload.model)
         self._self_test.forget(unload.model)
         group = self._coming.pop(unload.model, None) if model is None else model.group
         if group is None:
             return
         self.background.give_up(unload.model)
         if model is not None:
-            model.decoder.residence.close()
-            self._free(model)
+            del model  # or it would be there still when its memory is given back
+            self._free(unload.model)
         self.groups.leave(group)
 
     def begin_check(self, check: Check, then: Callable[[Reply], None]) -> None:
@@ -171,17 +171,18 @@ class Holder:
         self.activity.reads = False
         if read is None:
             return Reply(load.model, error=error, rank=self.comm.rank)
-        model, report = read
+        self._models[load.model], report = read
         if self._coming.pop(load.model, None) is None:
-            self._free(model)
+            self._free(load.model)
             return Reply(load.model, error=GIVEN_UP, rank=self.comm.rank)
-        self._models[load.model] = model
         _log.info("%s: %d bytes read in %.1f s", load.name, report.read_bytes, report.seconds)
         return Reply(load.model, report=report, rank=self.comm.rank)
 
-    def _free(self, model: Slice) -> None:
-        """Free a slice, of which nobody else must know, beside the steps."""
+    def _free(self, number: int) -> None:
+        """Forget a slice and free it, beside the steps where that takes long."""
+        model = self._models.pop(number)
         if self.place.gpu is not None:
+            model.decoder.residence.close()
             del model
             self.place.give_back()
         else:

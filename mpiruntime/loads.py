@@ -6,6 +6,7 @@ import logging
 
 from ollampi.mpiruntime.balancing import Balancer
 from ollampi.mpiruntime.cluster_settings import ClusterSettings
+from ollampi.mpiruntime.draft_model import DraftModel
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted_model import HostedModel, Stay
@@ -75,9 +76,13 @@ class Loads(Present):
         self._start(coming, self._placer.next(coming.first, ranks, coming.layout.settings, staying), ranks)
 
     def _take(self, coming: Coming, reports: list[LoadReport]) -> None:
-        """Take note of a replica that is there, and load what drafts for it."""
+        """Take note of a replica that is there, and begin to load what drafts for it; or of what drafts for one."""
         assert coming.load is not None
         load, coming.load, coming.ranks = coming.load, None, frozenset()
+        if coming.drafted is not None:
+            model, coming.drafted = coming.drafted, None
+            model.draft = DraftModel(load.model, load.context, model.settings.max_step_tokens, load.name, reports)
+            return
         model = self._placer.hosted(
             coming.ref, load, reports, coming.layout.settings, self._stay(coming), self._beside(coming)
         )
@@ -86,7 +91,8 @@ class Loads(Present):
         text = "%s loaded: context %d, %s, %d bytes, %.1f s"
         _log.info(text, coming.ref.name, load.context, load.dtype, held, slowest_s)
         if coming.ref == self._pinned and self._draft is not None:
-            model.draft = self._placer.load_draft(self._draft, model, load)
+            coming.drafted = model
+            self._start(coming, self._placer.draft(self._draft, model, load), model.ranks)
 
     def _beside(self, coming: Coming) -> list[HostedModel]:
         """Return the other replicas of the model that is being loaded."""

@@ -100,10 +100,15 @@ class ModelConfig:
 
 def read_config(path: Path) -> ModelConfig:
     """Return the config of the model in folder or GGUF file `path`; raise ModelError with file, key and value."""
-    if path.is_file():
-        return parse_config(gguf_config(read_gguf(path, tokens=False)), str(path))
     file = path / "config.json"
-    if not file.is_file():
+    try:
+        is_folder = not path.is_file()
+        is_there = not is_folder or file.is_file()
+    except OSError as e:  # permissions, or a file system that has gone
+        raise ModelError(f"{path} cannot be read: {e.strerror}; check the folder and its file system") from e
+    if not is_folder:
+        return parse_config(gguf_config(read_gguf(path, tokens=False)), str(path))
+    if not is_there:
         raise ModelError(f"{file} is no file; a model is a folder with a Hugging Face config.json")
     values = read_object(file)
     values.pop(WITH_OFFSET, None)  # which GGUF files alone have

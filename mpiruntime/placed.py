@@ -91,8 +91,9 @@ class Coming:
     """A model that is being loaded, replica after replica.
 
     first: how the first replica is loaded; rest: the ranks of those that are not there yet; load, ranks: of the one
-    that is under way, if one is; holds_up: whether these ranks do nothing else meanwhile. moves: the replica in whose
-    place it comes, None for a model that is new; error: why it did not come.
+    that is under way, if one is; holds_up: whether these ranks do nothing else meanwhile; drafted: the replica for
+    which that one will draft. moves: the replica in whose place it comes, None for a model that is new; error: why it
+    did not come.
     """
 
     ref: ModelRef
@@ -104,5 +105,6 @@ class Coming:
     load: Load | None = None
     ranks: frozenset[int] = frozenset()
     holds_up: bool = False
+    drafted: HostedModel | None = None
     moves: Move | None = None
     error: ModelError | None = None

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ollampi.mpiruntime.draft_model import DraftModel
 from ollampi.mpiruntime.engine_settings import EngineSettings
 from ollampi.mpiruntime.errors import ModelError
 from ollampi.mpiruntime.hosted_model import HostedModel, Stay
@@ -94,9 +93,9 @@ class Placer:
         copy = sum(model.ranks == tuple(report.rank for report in reports) for model in done)
         return HostedModel(load.model, ref, config, load, reports, settings, stay, counts, copy)
 
-    def load_draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> DraftModel:
-        """Load the model that drafts for another one on the same ranks; raise ModelError."""
-        config = read_config(Path(ref.path))
+    def draft(self, ref: ModelRef, hosted: HostedModel, load: Load) -> Load:
+        """Return how the model that drafts for another one is to be loaded on the same ranks; raise ModelError."""
+        config = self.runner.beside(lambda: read_config(Path(ref.path)))
         if config.vocab_size != hosted.config.vocab_size:
             raise ModelError(
                 f"the draft model {ref.name} has {config.vocab_size} tokens and {hosted.ref.name}"
@@ -108,8 +107,7 @@ class Placer:
         draft = replace(load, model=self._number(), path=ref.path, context=length, name=ref.name, adapters=[])
         draft = replace(draft, num_streamed=0)  # it shall be fast
         self.runner.lead_check(Check(**asdict(draft)))
-        reports = self.runner.lead_load(draft)
-        return DraftModel(draft.model, length, hosted.settings.max_step_tokens, ref.name, reports)
+        return draft
 
     def _number(self) -> int:
         """Return the next model's number."""

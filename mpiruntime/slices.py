@@ -81,11 +81,11 @@ class Reader:
         kept = Loaded(*form, checkpoint=checkpoint, shards=shards)
         with closed_on_error(place):
             decoder = Decoder(kept, config, cut, load.context)
-        checkpoint.finish()
-        cache = _cache(config, load, shard, self.place)
-        steps = self.place.steps(decoder, cache, Halving(self.overlap, self.group.facts))
-        if shards is not None and shards.incomplete and shards.key == key_of(checkpoint):  # else it changed meanwhile
-            shards.save()
+            checkpoint.finish()
+            cache = _cache(config, load, shard, self.place)
+            steps = self.place.steps(decoder, cache, Halving(self.overlap, self.group.facts))
+            if shards is not None and shards.incomplete and shards.key == key_of(checkpoint):
+                shards.save()  # else the checkpoint changed meanwhile
         heads, kv_heads = shard.heads(config.num_heads, config.num_kv_heads)
         report = LoadReport(
             rank=self.rank,
@@ -106,7 +106,8 @@ class Reader:
 
 
 def release(model: Slice) -> None:
-    """Give the memory of a slice back, which nobody uses any more; not all of it at once."""
+    """Free what a slice holds, which nobody uses any more; not all of its memory at once."""
+    model.decoder.residence.close()  # waits for what is being read ahead
     kept = [model.cache.keys.kept, model.cache.values.kept]
     for matrix in model.decoder.tensors():
         for tensor in (matrix.weights, matrix.scales) if isinstance(matrix, Quantised) else (matrix,):

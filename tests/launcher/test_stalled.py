@@ -40,6 +40,21 @@ def test_a_load_that_brings_nothing_is_named() -> None:
     assert "engine.load_timeout_s" in text
 
 
+def test_a_load_of_which_nothing_came_is_not_taken_for_the_one_before() -> None:
+    told: list[str] = []
+    lost = threading.Event()
+
+    def note(text: str) -> None:
+        told.append(text)
+        lost.set()
+
+    watch = LoadWatch(0.05, note)
+    watch.tick("demo:latest", 10, 10)
+    with watch.watching():
+        assert lost.wait(60)
+    assert told[0].startswith("the load of a model has brought nothing for 0.05 s")
+
+
 def test_a_load_that_goes_on_or_is_over_is_left_alone() -> None:
     told: list[str] = []
     watch = LoadWatch(30, told.append)

@@ -13,9 +13,7 @@ from support.checkpoints import PROMPT, reference_greedy, write_checkpoint
 from support.groups import load_on, unload
 from support.worlds import Recorder, generate, lead, load_message, logits_in_pieces, named, place, run_engine
 
-from ollampi.kernels import pages
 from ollampi.mpiruntime import reading
-from ollampi.mpiruntime.background import Background, GivenUp
 from ollampi.mpiruntime.communicator import Communicator
 from ollampi.mpiruntime.ending import END
 from ollampi.mpiruntime.engine_settings import EngineSettings
@@ -181,6 +179,36 @@ def test_a_job_that_ends_in_the_middle_of_a_load_gives_it_up(
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_messages_are_taken_while_a_draft_model_is_loaded(
+    folders: dict[str, Path], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load of the draft model ends only when a message that came in the middle of it was answered."""
+
+    class Asking(Recorder):
+        def post(self, event: Event) -> None:
+            if event["kind"] == "done" and event["id"] == 0:
+                self.gate = Gate(monkeypatch, folders["b"])
+                threading.Thread(target=self.ask, daemon=True).start()
+            elif event["id"] == 5:
+                self.gate.opened.set()
+            super().post(event)
+
+        def ask(self) -> None:
+            if self.gate.begun.wait(LONG_S):
+                self.messages.put({"op": "loaded", "id": 5})
+
+    name = "test:latest"
+    answer = named(name, generate(1, folders["a"], PROMPT[:9], sampling=GREEDY, max_tokens=6))
+    messages = [{"op": "unload", "id": 0, "model": {"name": name}}, {**answer, "behind": [0]}]
+    client = Asking(messages)
+    client.open.add(5)
+    draft = folders["a"], folders["b"]
+    run_threads(size, lambda c: run_engine(c, [], SETTINGS, client, draft))
+    assert client.last(5)["models"] == []
+    assert client.tokens(1) == reference_greedy(folders["a"], PROMPT[:9], 6)
+
+
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 2), (2,)])
 def test_a_load_that_is_unloaded_before_it_is_there_leaves_nothing_and_its_ranks_go_on(
     folders: dict[str, Path], ranks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -210,50 +238,19 @@ def test_a_load_that_is_unloaded_before_it_is_there_leaves_nothing_and_its_ranks
     assert (found[0].abs().max().item(), found[1]) == (0.0, 1)
 
 
-def test_jobs_are_done_in_turn_rest_during_steps_and_are_given_up_by_key() -> None:
-    background, log = Background(), list[str]()
-    rested = threading.Event()
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_folder_that_cannot_be_looked_at_fails_its_load_alone(
+    folders: dict[str, Path], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.is_file
 
-    def job(name: str) -> Callable[[], str]:
-        def work() -> str:
-            rested.set()
-            background.pause()
-            log.append(name)
-            return name
+    def look(path: Path) -> bool:
+        if folders["b"] in (path, *path.parents):
+            raise OSError(116, "Stale file handle")
+        return plain(path)
 
-        return work
-
-    with background.resting():
-        background.put(job("a"), lambda name: log.append(f"{name} seen"))
-        background.put(job("b"), key=1)
-        assert rested.wait(LONG_S)
-        background.look()
-        assert log == []
-        background.give_up(1)
-    background.close()
-    assert log == ["a"]
-    with pytest.raises(GivenUp):
-        background.look()
-    assert log == ["a", "a seen"]
-    assert not background.busy
-
-
-def test_a_defect_in_a_job_is_one_of_the_rank() -> None:
-    def work(runner: Runner) -> None:
-        runner.background.put(lambda: 1 // 0)
-        while runner.background.busy:
-            runner.background.look()
-
-    with pytest.raises(ZeroDivisionError):
-        run_threads(1, lambda comm: lead(comm, work))
-
-
-@pytest.mark.parametrize("count", [10, 5 << 20])
-def test_memory_that_is_dropped_reads_as_zeros_and_what_lies_beside_it_stays(count: int) -> None:
-    whole = pages.empty((count + 2 * pages.PAGE,), torch.uint8)
-    whole.fill_(7)
-    part = whole[pages.PAGE + 1 : pages.PAGE + 1 + count]
-    pages.drop(part)
-    assert whole[: pages.PAGE + 1].eq(7).all()
-    assert whole[pages.PAGE + 1 + count :].eq(7).all()
-    assert int(part.eq(7).sum()) < 2 * pages.PAGE if count > 2 * pages.PAGE else part.eq(7).all()
+    monkeypatch.setattr(Path, "is_file", look)
+    client = answers(size, Recorder(streaming(folders, ask(2, "b", folders["b"], 6))))
+    assert client.last(2)["code"] == "model"
+    assert "Stale file handle; check the folder" in client.last(2)["message"]
+    assert client.tokens(1) == reference_greedy(folders["a"], PROMPT[:9], 40)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +15,11 @@ from support.emulated import Emulated
 from support.worlds import BLOCK, lead, load_message, logits_in_pieces
 
 from ollampi.kernels.cuda_module import Kernels
+from ollampi.mpiruntime import slices
 from ollampi.mpiruntime.communicator import Communicator, Single
+from ollampi.mpiruntime.placement import Placement
 from ollampi.mpiruntime.runner import Runner
-from ollampi.mpiruntime.step import Chunk, Step, Stop
+from ollampi.mpiruntime.step import Chunk, Step, Stop, Unload
 from ollampi.mpiruntime.thread_world import run_threads
 from ollampi.mpiruntime.world import survey
 
@@ -121,3 +126,38 @@ def test_a_model_that_is_loaded_anew_is_recorded_anew(folders: dict[str, Path]) 
         assert found is not None
         assert (found - reference_logits(folders[family], PROMPT)).abs().max() <= 1e-4
     assert log == ["record", "replay"] * 2
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_nothing_holds_a_model_that_is_unloaded_when_its_memory_is_given_back(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Else the driver keeps it as taken, and the next load finds too little."""
+    held = list[weakref.ref[torch.Tensor]]()
+    left = list[int]()  # how many are there, whenever memory is given back
+    plain = slices.Reader.read
+
+    def read(reader: slices.Reader, *given: Any) -> Any:
+        found, report = plain(reader, *given)
+        held.extend(weakref.ref(x) for x in found.decoder.tensors() if isinstance(x, torch.Tensor))
+        return found, report
+
+    monkeypatch.setattr(slices.Reader, "read", read)
+    monkeypatch.setattr(Placement, "give_back", lambda _: left.append(sum(each() is not None for each in held)))
+
+    def work(comm: Communicator) -> None:
+        runner = Runner(comm, survey(comm))
+        runner.place = as_gpu(None, None)
+        if comm.rank:
+            runner.follow()
+            return
+        for number in range(2):
+            runner.lead_load(replace(load_message(folders["llama3"]), model=number))
+        assert left == []
+        runner.lead(Unload(0))
+        runner.lead(Unload(1))
+        runner.lead(Stop())
+
+    run_threads(size, work)
+    assert held
+    assert min(left) == 0

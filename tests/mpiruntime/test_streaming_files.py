@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from support.streaming import five_layers, start
 from support.worlds import lead, load_message, logits_in_pieces
 
 from ollampi.mpiruntime import residence as residence_module
+from ollampi.mpiruntime import slices
 from ollampi.mpiruntime.errors import LostWeights, ModelError
+from ollampi.mpiruntime.layer_file import LayerFile
 from ollampi.mpiruntime.residence import Streamed
 from ollampi.mpiruntime.runner import Runner
+from ollampi.mpiruntime.step import Load, Unload
 from ollampi.mpiruntime.thread_world import run_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch, whose objects are looked through
@@ -118,3 +122,78 @@ def test_a_file_that_is_lost_in_use_ends_the_step_with_its_name(
 
 def _fail(*_: Any) -> None:
     raise OSError(5, "Input/output error")
+
+
+def _held(folder: Path) -> list[str]:
+    """Return the files below a folder that this process has open."""
+    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return [str(target) for link in links if link.is_symlink() and folder in (target := link.resolve()).parents]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_load_that_is_given_up_once_it_was_read_leaves_no_file_open(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Every rank has its slice, and has not looked yet, when it is told to unload it."""
+    were_read, told = list[int](), threading.Event()
+    plain = slices.Reader.read
+
+    def read(reader: slices.Reader, load: Load, reading: Any) -> Any:
+        found = plain(reader, load, reading)
+        were_read.append(reader.rank)
+        assert told.wait(60.0)
+        return found
+
+    monkeypatch.setattr(slices.Reader, "read", read)
+
+    def work(runner: Runner) -> None:
+        load = load_message(folder, num_streamed=5, shard_cache=str(tmp_path))
+        runner.begin(load)
+        while len(were_read) < size:
+            runner.meanwhile()
+        runner.lead(Unload(load.model))
+        assert runner.comm.size == 1 or runner.lead_report() is not None  # the others have seen that
+        told.set()
+        while not runner.loaded(load):
+            runner.meanwhile()
+        with pytest.raises(ModelError, match="given up"):
+            runner.finish(load)
+
+    run_threads(size, lambda c: lead(c, work))
+    assert _held(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_load_without_memory_for_its_cache_leaves_no_file_open(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(slices, "_cache", refuse)
+    with pytest.raises(ModelError, match="out of memory"):
+        start(folder, size, tmp_path, num_streamed=5)
+    assert _held(tmp_path) == []
+
+
+def test_an_unload_waits_for_no_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being read ahead when a model goes is waited for beside the steps of others."""
+    reading, may_end = threading.Event(), threading.Event()
+    plain = residence_module.LayerFile.read
+
+    def slow(file: LayerFile, layer: int, buffer: torch.Tensor) -> None:
+        if threading.current_thread().name.startswith("layers"):
+            reading.set()
+            assert may_end.wait(60.0)
+        plain(file, layer, buffer)
+
+    monkeypatch.setattr(residence_module.LayerFile, "read", slow)
+
+    def work(runner: Runner) -> None:
+        runner.lead_load(load_message(folder, num_streamed=5, shard_cache=str(tmp_path)))
+        assert reading.wait(60.0)
+        runner.lead(Unload(0))
+        may_end.set()
+
+    run_threads(1, lambda c: lead(c, work))
+    assert _held(tmp_path) == []
