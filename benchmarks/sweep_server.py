@@ -30,6 +30,7 @@ _STOPS = "eos_token_id"
 _WITH_STOPS = ("config.json", "generation_config.json")
 _SAMPLE = "import os\nclass Value:\n    def name(self, other): return [1, 2.5, 'text', other] + {x: y}  # The quick fox"
 _OTHER = ("plan", "draft", "send", "sample", "deliver")  # phases of rank 0 besides the forward pass
+_OLD_S = 0.15  # what ranks have counted may be a tenth of a second old in an answer of /metrics
 _SETTLED_S = 10.0  # how long the counters of a finished answer may take to show it
 
 
@@ -185,7 +186,8 @@ class Running:
             if time.monotonic() > end:
                 raise SweepError(f"/metrics counts {found.generated:.0f} tokens, and there were {generated:.0f}")
             time.sleep(0.05)
-        return found
+        time.sleep(_OLD_S)
+        return self.counters()
 
     def process_bytes(self) -> list[int]:
         """Return the memory of each rank's process, as of its latest heartbeat."""

@@ -17,11 +17,11 @@ LostRank                    a rank is gone, so that nothing can be agreed on any
 LostWeights                 weights that are read in every step cannot be read, which the other ranks do not know
 """
 
-_SHOWN_CHARS = 80  # of a value in a message
+_SHOWN_CHARS = 200  # of a value in a message; paths of clusters are long
 
 
 def short(text: str) -> str:
-    """Return a text as a message can hold it: what is longer than 80 characters is cut, and its length named."""
+    """Return a text as a message can hold it: what is longer than 200 characters is cut, and its length named."""
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}... ({len(text)} characters)"
 
 

@@ -25,7 +25,7 @@ AWAITED = {
     "mpi": {"MPI's start"},
     "measuring": {"the preparation of the exchange"},
     "port": {"the opening of the port"},
-    "load": {"collect", "broadcast", "share"},
+    "load": {"messages", "answers"},
 }
 
 
