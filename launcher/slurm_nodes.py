@@ -88,7 +88,7 @@ def asker(paths: Sequence[str], environ: Mapping[str, str]) -> Ask:
 
 
 def answering(nodes: Sequence[Node], ask: Ask) -> tuple[list[Node], dict[str, list[str]]]:
-    """Return the nodes that answer, in their order, and what each of these lacks, where it lacks anything.
+    """Return the nodes that answer, and what each of these lacks, where it lacks anything, both in their order.
 
     Nodes are asked side by side; those that have not answered some seconds after the last that did count as gone.
     """
@@ -103,4 +103,5 @@ def answering(nodes: Sequence[Node], ask: Ask) -> tuple[list[Node], dict[str, li
                 end = time.monotonic() + _OTHERS_S
     over.set()
     pool.shutdown(cancel_futures=True)
-    return [node for node in nodes if node in found], {node.name: lacks for node, lacks in found.items() if lacks}
+    answer = [node for node in nodes if node in found]
+    return answer, {node.name: found[node] for node in answer if found[node]}

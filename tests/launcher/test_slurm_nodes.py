@@ -49,3 +49,19 @@ def test_nodes_that_do_not_answer_are_left_out_and_what_others_lack_is_told(monk
     found, lacks = answering(nodes, ask)
     assert found == nodes[:2]
     assert lacks == {"n2": ["/model"]}
+
+
+def test_nodes_are_told_in_their_order_whichever_answers_first() -> None:
+    nodes, second_answered = [Node("n1", 1), Node("n2", 1)], Event()
+
+    def ask(name: str, over: Event) -> list[str] | None:
+        if name == "n2":
+            second_answered.set()
+        assert second_answered.wait(60)
+        if name == "n1":
+            assert not over.wait(0.05)  # the second is taken note of first
+        return ["/model"]
+
+    found, lacks = answering(nodes, ask)
+    assert found == nodes
+    assert list(lacks) == ["n1", "n2"]
