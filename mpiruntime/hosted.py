@@ -45,7 +45,7 @@ class Models(Loads):
         world = runner.groups.world.ranks
         apart = self.cluster.node_role == "coordinator" and len(world) > 1
         self._layouts = Layouts(self._placer, settings, world[1:] if apart else world, points)
-        self._failed: dict[str, ModelError] = {}  # loads that others waited for, until these have been told
+        self._failed: dict[ModelRef, ModelError] = {}  # loads that others waited for, until these have been told
         self.while_held_up: Callable[[], AbstractContextManager[None]] = nullcontext  # where a load is waited for
 
     @property
@@ -173,7 +173,7 @@ class Models(Loads):
         except ModelError as e:
             if coming.moves is not None:  # the model is there
                 return True
-            self._failed[coming.ref.name] = type(e)(f"model {coming.ref.name}: {e}")
+            self._failed[coming.ref] = type(e)(f"model {coming.ref.name}: {e}")
             return True
 
     def forget_failures(self) -> None:
@@ -201,8 +201,8 @@ class Models(Loads):
 
         layout: where it is to lie, None to choose by the wish; evicts: whether others may go for it.
         """
-        if ref.name in self._failed:
-            raise self._failed[ref.name]
+        if ref in self._failed:
+            raise self._failed[ref]
         if self._coming is not None:
             raise NotYet({ref.name, self._coming.ref.name})
         own = self._placed.get(ref.name)

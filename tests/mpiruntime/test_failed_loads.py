@@ -53,6 +53,23 @@ def test_a_load_that_failed_on_other_ranks_is_tried_again(folder: Path, monkeypa
     assert recorder.last(101)["kind"] == "placed", recorder.last(101)
 
 
+def test_a_model_of_the_same_name_at_another_path_has_not_failed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, plain = write_checkpoint(tmp_path / "bad"), runner_module.Runner._load_slice
+
+    def broken(self: Any, load: Any, *rest: Any) -> Any:
+        if load.path == str(bad):
+            raise OSError(5, "Input/output error")
+        return plain(self, load, *rest)
+
+    monkeypatch.setattr(runner_module.Runner, "_load_slice", broken)
+    recorder = Recorder([place(100, "b", bad, ranks=[[1]]), place(101, "b", folder, ranks=[[1]])])
+    run_threads(2, lambda comm: run_engine(comm, [], SETTINGS, recorder))
+    assert recorder.last(100)["message"] == "model b: rank 1: [Errno 5] Input/output error"
+    assert recorder.last(101)["kind"] == "placed", recorder.last(101)
+
+
 def test_a_config_that_goes_while_other_ranks_load_leaves_nothing_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
