@@ -6,24 +6,21 @@ for each model and kind of step: decode of one answer, of several together, and 
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import random
 import sys
-import threading
 import time
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from contestant import MARK
-from peer_ollampi import SETTINGS, Client
+from peer_ollampi import SETTINGS, Client, run_client
 
 from ollampi.launcher import assemble
 from ollampi.launcher.config import compose_config
 from ollampi.mpiruntime.ending import END
-from ollampi.mpiruntime.engine import Engine
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.mpi import Mpi, launched_size
@@ -92,9 +89,7 @@ def main() -> None:
         refs = [ModelRef(f"m{number}:latest", folder) for number, folder in enumerate(plan["folders"])]
         client = Steps(comm, models.pin(refs[0]))
         client.plan, client.refs = plan, refs
-        gc.freeze()  # as serve does
-        threading.Thread(target=client.run, daemon=True).start()
-        Engine(runner, models, client, drain_timeout_s=1).run()
+        run_client(runner, models, client)
     if isinstance(comm, Mpi):
         comm.finish()
 

@@ -12,12 +12,13 @@ machine adds is in both lines.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from own_job import run_ranks
 
 from ollampi.launcher.assemble import communicator, runner
 from ollampi.launcher.config import compose_config
@@ -155,13 +156,11 @@ def main() -> None:
         sys.exit(run_rank(args))
     sys.path.insert(0, str(ROOT / "tests"))
     from large_model import Size, large_model
-    from support.servers import mpirun
 
     with tempfile.TemporaryDirectory() as folder:
         size = Size(layers=args.layers)
         model = args.model or str(large_model(Path(args.folder or folder), size, f"large-{args.layers}"))
-        line, env = mpirun(args.ranks, [sys.executable, __file__, *sys.argv[1:], "--rank", "--model", model])
-        sys.exit(subprocess.run(line, env=env).returncode)
+        sys.exit(run_ranks(args.ranks, __file__, [*sys.argv[1:], "--model", model]))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from ollampi.mpiruntime.lifetime import die_with
 from ollampi.mpiruntime.memory import BITS, ITEM_BYTES
 from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.request import GenerateRequest, ModelRef, Sampling
+from ollampi.mpiruntime.runner import Runner
 
 SETTINGS = ["engine.context_length=1024", "engine.cache_tokens=16384", "engine.max_drafts=0"]
 
@@ -85,6 +86,13 @@ def read_bytes(hosted: HostedModel) -> int:
     return total - stored_bytes(config.vocab_size, config.width, bits)
 
 
+def run_client(runner: Runner, models: Models, client: Client) -> None:
+    """Serve a client that runs in a thread of its own, until it ends the engine. Rank 0 only."""
+    gc.freeze()  # as serve does
+    threading.Thread(target=client.run, daemon=True).start()
+    Engine(runner, models, client, drain_timeout_s=1).run()
+
+
 def main() -> None:
     """Serve turns on rank 0, follow on the others."""
     folder = Path(sys.argv[1])
@@ -102,9 +110,7 @@ def main() -> None:
     else:
         models = Models(runner, config.engine)
         client = Client(comm, models.pin(ModelRef("peers:latest", str(folder))))
-        gc.freeze()  # as serve does
-        threading.Thread(target=client.run, daemon=True).start()
-        Engine(runner, models, client, drain_timeout_s=1).run()
+        run_client(runner, models, client)
     if isinstance(comm, Mpi):
         comm.finish()
 

@@ -20,13 +20,13 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from own_job import run_ranks
 from placement_crowd import Crowd, group
 from placement_cycles import Broken, Cycles, Growth
 
@@ -146,6 +146,7 @@ def spoil() -> None:
 
 def write_models(folder: Path) -> None:
     """Write what is loaded beside the demo model: another model, and some that cannot be loaded."""
+    sys.path.insert(0, str(ROOT / "tests"))
     from support.checkpoints import write_checkpoint
 
     write_checkpoint(folder / "second")
@@ -174,13 +175,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.rank:
         sys.exit(run_rank(args))
-    sys.path.insert(0, str(ROOT / "tests"))
-    from support.servers import mpirun
-
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder))
-        line, env = mpirun(args.ranks, [sys.executable, __file__, "--rank", *sys.argv[1:], "--folder", folder])
-        sys.exit(subprocess.run(line, env=env).returncode)
+        sys.exit(run_ranks(args.ranks, __file__, [*sys.argv[1:], "--folder", folder]))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def asker(paths: Sequence[str], environ: Mapping[str, str]) -> Ask:
     """Return what asks a node, by a step of the job, whether it answers and has all of `paths`."""
 
     def ask(node: str, over: Event) -> list[str] | None:
+        """Return which paths a node lacks, None where it does not answer before the event is set."""
         line = ["srun", "--overlap", "--mem=0", "--mpi=none", "--nodes=1", "--ntasks=1", f"--nodelist={node}"]
         line += ["--input=none", "--gres=none", "sh", "-c", _SCRIPT, "sh", *paths]
         out = subprocess.PIPE

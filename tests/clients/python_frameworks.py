@@ -72,6 +72,7 @@ CLOSED = {
     "langchain-openai": {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}},
     "langchain-anthropic": {"name": "weather", "description": "d", "input_schema": PARAMETERS},
 }
+CALLS = [{"name": "weather", "args": {"city": "Köln", "days": 1}, "id": "call_1"}]
 LANGCHAIN = {"langchain-ollama": chat_ollama, "langchain-openai": chat_openai, "langchain-anthropic": chat_anthropic}
 
 
@@ -107,8 +108,7 @@ def add_langchain(package: str, make: Callable[..., Any]) -> None:
         told = model.bind_tools([weather]).invoke(QUESTION)
         if told.usage_metadata["input_tokens"] <= make(model="caller").invoke(QUESTION).usage_metadata["input_tokens"]:
             raise AssertionError("the tools did not reach the prompt")
-        calls = [{"name": "weather", "args": {"city": "Köln", "days": 1}, "id": "call_1"}]
-        turns = [HumanMessage(QUESTION), AIMessage("", tool_calls=calls), ToolMessage("sunny", tool_call_id="call_1")]
+        turns = [HumanMessage(QUESTION), AIMessage("", tool_calls=CALLS), ToolMessage("sunny", tool_call_id="call_1")]
         model.bind_tools([weather]).invoke(turns)
 
     if package != "langchain-ollama":  # which drops tool_choice

@@ -147,8 +147,11 @@ def test_sruns_tasks_keep_what_slurm_gives_each() -> None:
     assert "SLURM_WHOLE" not in made
 
 
-def test_a_trial_that_made_one_world_is_good() -> None:
-    check_trial(Way.PMIX, 0, "world 2\nsome notice\nworld 2\n", 2)
+def test_a_trial_is_good_that_made_one_world_of_all_ranks() -> None:
+    told = "world 2\nsome notice\nworld 2\n"
+    check_trial(Way.PMIX, 0, told, 2)
+    with pytest.raises(WorldError, match="srun --mpi=pmix"):
+        check_trial(Way.PMIX, 0, told, 3)
 
 
 @pytest.mark.parametrize(
