@@ -207,6 +207,8 @@ def test_an_unloaded_model_is_let_go(folder: Path) -> None:
         assert faults_of(runner) != [[]] * comm.size
         held = weakref.ref(decoder_of(runner))
         runner.unload(Unload(0))
+        while runner.background.busy:  # it is freed beside the steps
+            runner.background.look()
         gc.collect()
         assert held() is None
         assert faults_of(runner) == [[]] * comm.size
