@@ -99,7 +99,7 @@ def candidates(goal: str, servers: dict[Server, dict[Load, Record]]) -> list[Can
         record = next(iter(loads.values()))
         if goal == MEMORY:
             size = float(max(record.shard_bytes, default=0))
-            found.append(Candidate(server, Figure(size, size, size, len(record.repeats)), record))
+            found.append(Candidate(server, Figure((size,) * len(record.repeats)), record))
             continue
         what = answer_s if goal == LATENCY else tokens_per_s
         wanted = _at_fewest(loads) if goal == LATENCY else _at_most(loads)

@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean, median
 
 from sweep_points import Point
 from sweep_records import Record, Repeat
 
 _LEAST_NOISE, _FEW_NOISE, _FEW = 0.02, 0.05, 3  # what figures may differ by and be the same; of fewer repeats: more
+_CHANCE = 0.05  # a difference that comes about by chance as often as that is none
 
 
 @dataclass(frozen=True)
 class Figure:
-    """The median of what the repeats gave, the least and the most."""
+    """The median of what the repeats gave, the least and the most; values: what each gave."""
 
-    value: float
-    least: float
-    most: float
-    count: int
+    values: tuple[float, ...]
 
     @property
-    def low(self) -> float:
-        """Return what it may as well be, at least: repeats that happen to agree are not taken for certainty."""
-        return min(self.least, self.value * (1 - self._noise))
+    def value(self) -> float:
+        """Return the median."""
+        return median(self.values)
 
     @property
-    def high(self) -> float:
-        """Return what it may as well be, at most."""
-        return max(self.most, self.value * (1 + self._noise))
+    def least(self) -> float:
+        """Return the least."""
+        return min(self.values)
 
     @property
-    def _noise(self) -> float:
-        return _FEW_NOISE if self.count < _FEW else _LEAST_NOISE
+    def most(self) -> float:
+        """Return the most."""
+        return max(self.values)
 
     def ties(self, other: Figure) -> bool:
-        """Return whether the difference is below the noise: what either may as well be overlaps."""
-        return self.low <= other.high and other.low <= self.high
+        """Return whether the difference is below the noise.
+
+        Repeats that happen to agree are not taken for certainty, and one repeat that was disturbed does not hide what
+        all others show: values that overlap differ where their ranks are so by chance in 5 of 100 cases at most.
+        """
+        if self.value > other.value:
+            return other.ties(self)
+        noise = _FEW_NOISE if min(len(self.values), len(other.values)) < _FEW else _LEAST_NOISE
+        if self.value * (1 + noise) >= other.value * (1 - noise):
+            return True
+        return self.most >= other.least and by_chance(self.values, other.values) > _CHANCE
+
+
+def by_chance(low: Sequence[float], high: Sequence[float]) -> float:
+    """Return how probable it is that values of the same kind rank so low beside others, or lower.
+
+    Exactly, by the sum of ranks (Mann and Whitney, 1947); equal values share the middle of their ranks.
+    """
+    every = [*low, *high]
+    doubled = [2 * sum(v < value for v in every) + sum(v == value for v in every) + 1 for value in every]
+    ways = [Counter({0: 1}), *(Counter[int]() for _ in low)]  # by number of values and sum of their ranks
+    for rank in doubled:
+        for fewer, more in reversed([*pairwise(ways)]):
+            more.update({total + rank: count for total, count in fewer.items()})
+    mine = sum(doubled[: len(low)])
+    return sum(count for total, count in ways[-1].items() if total <= mine) / ways[-1].total()
 
 
 def figure(values: Sequence[float]) -> Figure:
     """Return the figure of the values of one repeat each."""
-    return Figure(median(values), min(values), max(values), len(values))
+    return Figure(tuple(values))
 
 
 def first_s(repeat: Repeat) -> float:

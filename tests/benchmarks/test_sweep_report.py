@@ -6,13 +6,15 @@ import csv
 import importlib.util
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from support.sweeps import record, repeat
 from sweep_advice import LATENCY, MEMORY, THROUGHPUT, advice, choices
-from sweep_figures import Figure, answer_s, figure, first_s, of_record, speedups, split, token_s, tokens_per_s
+from sweep_figures import answer_s, by_chance, figure, first_s, of_record, speedups, split, token_s, tokens_per_s
 from sweep_points import AXES, Load, Server
 from sweep_records import Record
 from sweep_report import benchstat, markdown, report, table_csv
@@ -34,7 +36,7 @@ def test_figures_are_of_the_middle_request_and_of_all_answers() -> None:
 
 def test_a_figure_is_the_middle_with_the_least_and_the_most() -> None:
     found = of_record(record(Server(), LOAD, [0.3, 0.1, 0.2]), token_s)
-    assert found == Figure(0.2, 0.1, 0.3, 3)
+    assert (found.value, found.least, found.most) == (0.2, 0.1, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +48,35 @@ def test_a_figure_is_the_middle_with_the_least_and_the_most() -> None:
         ([100.0] * 5, [105.0] * 5, False),
         ([100.0] * 2, [108.0] * 2, True),  # few repeats: 5 %
         ([100.0], [120.0], False),
+        ([72.0, 72.2, 72.4, 72.4, 72.5, 91.5], [88.6, 92, 92.1, 92.5, 93, 96.1], False),  # one was disturbed
+        ([72.0, 72.2, 91.5], [88.6, 92, 96.1], True),  # too few to know
     ],
 )
 def test_a_difference_below_the_noise_is_a_tie(one: list[float], other: list[float], tie: bool) -> None:
     assert figure(one).ties(figure(other)) is tie
     assert figure(other).ties(figure(one)) is tie
+
+
+def test_ranks_are_counted_exactly() -> None:
+    assert by_chance([1, 2, 3], [4, 5, 6]) == pytest.approx(1 / 20)
+    assert by_chance([1, 2, 4], [3, 5, 6]) == pytest.approx(2 / 20)
+    assert by_chance([4, 5, 6], [1, 2, 3]) == 1.0
+    assert by_chance([1, 1], [1, 1]) == 1.0
+    every = [3, 1, 4, 1, 5, 9, 2]
+    halves = [
+        sum(2 * (a > b) + (a == b) for a in chosen for b in rest(every, chosen)) for chosen in combinations(every, 3)
+    ]
+    low, high = [1, 3, 2], [4, 1, 5, 9]
+    mine = sum(2 * (a > b) + (a == b) for a in low for b in high)
+    assert by_chance(low, high) == pytest.approx(sum(u <= mine for u in halves) / len(halves))
+
+
+def rest(every: Sequence[int], chosen: Sequence[int]) -> list[int]:
+    """Return what is left of some values without others."""
+    left = list(every)
+    for value in chosen:
+        left.remove(value)
+    return left
 
 
 def test_time_splits_into_arithmetic_exchange_and_waiting() -> None:
