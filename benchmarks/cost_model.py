@@ -1,14 +1,15 @@
 """Fit the cost model to steps of small models, and compare it with steps that the fit has not seen.
 
     python benchmarks/cost_model.py [--shards 1 2 3 4] [--links shared fast slow] [--levels 0 2] [--quantize none]
-                                    [--keep] [--out points.json] [--points points.json] [--tokens 24] [--prompt 256]
+                                    [--rounds 3] [--keep] [--out points.json] [--points points.json]
 
 Links: `shared` memory of one host; `fast`: hosts in namespaces without a limit; `slow`: with 1 Gbit/s each way
-(tests/support/netlab.py; these need root). One rank on each host, one thread for each rank. Every third point of a
-Latin square of shapes, shards and links is held out: each shape, number of shards and link is in both parts. A line is
-printed for each point as it comes, then predicted / measured of all that were held out, the worst of them, and in how
-many sweeps over shards the one that is predicted to be the fastest is so, or within a twentieth of it. --keep puts the
-constants where starts and `ollampi plan` find them; --points reads what an earlier run wrote with --out.
+(tests/support/netlab.py; these need root). One rank on each host, one thread for each rank. All is measured in rounds,
+of which medians count. Every third point of a Latin square of three shapes, shards and links is held out: each shape,
+number of shards and link is in both parts; so is all of the shape `strange`. A line is printed for each point as it
+comes, then predicted / measured of all that were held out, the worst of them, and in how many sweeps over shards the
+one that is predicted to be the fastest is so, or within a twentieth of it. --keep puts the constants where starts and
+`ollampi plan` find them; --points reads what an earlier run wrote with --out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -48,7 +49,9 @@ SHAPES = {
     "deep": Size(512, 2048, 12, 8, 4, 4096),
     "even": Size(1024, 2816, 8, 16, 4, 8192),
     "wide": Size(2048, 5632, 3, 32, 8, 4096),
+    "strange": Size(768, 2304, 10, 12, 4, 6144),
 }
+UNSEEN = "strange"
 LINKS = {"shared": None, "fast": 0.0, "slow": 1000.0}  # Mbit/s of each host, 0 for no limit
 SETTINGS = [
     "threads=1",
@@ -61,7 +64,10 @@ _LIMIT_S = 240.0  # of one job
 
 @dataclass(frozen=True)
 class Seen:
-    """A step that was measured; shape: by name; kind: decode or prefill; rows: answers, or the prompt's tokens."""
+    """A step that was measured; shape: by name; kind: decode or prefill; rows: answers, or the prompt's tokens.
+
+    few: the most tokens that native kernels multiplied.
+    """
 
     shape: str
     shards: int
@@ -70,11 +76,12 @@ class Seen:
     rows: int
     seconds: float
     cores: int
+    few: float
     level: int = 0
 
     def point(self, works: dict[str, ModelWork]) -> Point:
         """Return it as the cost model sees it."""
-        work = works[self.shape]
+        work = replace(works[self.shape], few=self.few)
         made = (
             work.prefill(self.shards, self.rows) if self.kind == "prefill" else work.decode(self.shards, self.rows, 32)
         )
@@ -87,7 +94,8 @@ class Seen:
     @property
     def held(self) -> bool:
         """Return whether the fit shall not see it."""
-        return (list(SHAPES).index(self.shape) + self.shards + list(LINKS).index(self.link)) % 3 == 0
+        number = list(SHAPES).index(self.shape) + self.shards + list(LINKS).index(self.link)
+        return self.shape == UNSEEN or number % 3 == 0
 
     @property
     def told(self) -> str:
@@ -202,12 +210,23 @@ def read_points(args: argparse.Namespace, folders: dict[str, Path]) -> list[Seen
     if args.points:
         return [Seen(**values) for values in json.loads(args.points.read_text())]
     began, seen = time.monotonic(), list[Seen]()
-    for each in measure(args, folders):
-        seen.append(each)
-        print(f"{time.monotonic() - began:4.0f} s, {len(seen)}: {each.told}: {each.seconds * 1e3:.2f} ms", flush=True)
+    for _ in range(args.rounds):
+        for each in measure(args, folders):
+            seen.append(each)
+            at = f"{time.monotonic() - began:4.0f} s, {len(seen)}"
+            print(f"{at}: {each.told}: {each.seconds * 1e3:.2f} ms", flush=True)
+    seen = middle(seen)
     if args.out:
         args.out.write_text(json.dumps([asdict(each) for each in seen], indent=1))
     return seen
+
+
+def middle(seen: list[Seen]) -> list[Seen]:
+    """Return each step once, with the median of its rounds."""
+    rounds: dict[Seen, list[float]] = {}
+    for each in seen:
+        rounds.setdefault(replace(each, seconds=0.0), []).append(each.seconds)
+    return [replace(each, seconds=median(seconds)) for each, seconds in rounds.items()]
 
 
 def arguments() -> argparse.Namespace:
@@ -220,6 +239,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--levels", type=int, nargs="+", choices=range(5), default=[0], help="of codes between hosts")
     parser.add_argument("--tokens", type=int, default=24, help="of an answer")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt, at most 512")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keep", action="store_true", help="keep the fit to all points for this machine")
     parser.add_argument("--out", type=Path, help="write the points")
     parser.add_argument("--points", type=Path, help="read the points")
@@ -247,7 +267,9 @@ def main() -> None:
     print("\n" + constants(found) + "\n")
     print(summary("fitted", known, known_points, found))
     print(choices(seen, points, found))
-    print(summary("held out", held, held_points, found))
+    for kind, called in (("decode", "time per token"), ("prefill", "prompts")):
+        some = [(e, p) for e, p in zip(held, held_points, strict=True) if e.kind == kind]
+        print(summary(f"held out, {called}", [e for e, _ in some], [p for _, p in some], found))
     if args.keep and (folder := cache_folder(os.environ)) is not None:
         write_fit(folder, fit_key(args.quantize, "auto"), fit(points))
         print(f"kept in {folder}")

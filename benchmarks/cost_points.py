@@ -23,6 +23,7 @@ from ollampi.launcher.config import compose_config
 from ollampi.mpiruntime.ending import END
 from ollampi.mpiruntime.hosted import Models
 from ollampi.mpiruntime.lifetime import die_with
+from ollampi.mpiruntime.memory import BITS
 from ollampi.mpiruntime.mpi import Mpi, launched_size
 from ollampi.mpiruntime.request import ModelRef
 
@@ -35,6 +36,7 @@ class Steps(Client):
 
     plan: dict[str, Any]
     refs: list[ModelRef]
+    few: float
 
     def run(self) -> None:
         """Measure all models, then end the engine."""
@@ -42,7 +44,7 @@ class Steps(Client):
             for number, ref in enumerate(self.refs):
                 self.model = ref
                 for kind, rows, seconds in self._kinds():
-                    found = {"shape": number, "kind": kind, "rows": rows, "seconds": seconds}
+                    found = {"shape": number, "kind": kind, "rows": rows, "seconds": seconds, "few": self.few}
                     print(MARK + json.dumps(found), flush=True)
         finally:
             self.comm.notify(END)
@@ -89,6 +91,8 @@ def main() -> None:
         refs = [ModelRef(f"m{number}:latest", folder) for number, folder in enumerate(plan["folders"])]
         client = Steps(comm, models.pin(refs[0]))
         client.plan, client.refs = plan, refs
+        name = config.quantize if config.quantize in BITS else "bfloat16"  # of large_model
+        client.few = runner.choice.most_native(name)
         run_client(runner, models, client)
     if isinstance(comm, Mpi):
         comm.finish()

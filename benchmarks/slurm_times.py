@@ -77,6 +77,13 @@ def seconds_until(ready: Callable[[], bool], began: float) -> float:
     return time.monotonic() - began
 
 
+def seconds_until_again(job: Job, kill: Callable[[], None], began: float) -> float:
+    """Kill something, and return the seconds from `began` until other ranks than before answer."""
+    before = job.endpoint()
+    kill()
+    return seconds_until(lambda: job.endpoint() != before and answered(job), began)
+
+
 def token(job: Job, found: Endpoint) -> bool:
     """Return whether a request for one token is answered."""
     body = {"model": found.model, "prompt": "import", "raw": True, "stream": False, "options": {"num_predict": 1}}
@@ -134,10 +141,8 @@ def served(slurm: Slurm, way: str, work: Path) -> dict[str, float]:
                 ("rank killed", lambda: os.kill(job.rank(3), signal.SIGKILL)),
                 ("node killed", lambda: slurm.kill_node("n2")),
             ):
-                before = job.endpoint()
                 at = time.monotonic()
-                kill()
-                found[what] = seconds_until(lambda: job.endpoint() != before and answered(job), at)
+                found[what] = seconds_until_again(job, kill, at)
                 print(f"{way}: {what}: {found[what]:.1f} s\n{clock.since(at)}", flush=True)
         finally:
             clock.ended.set()

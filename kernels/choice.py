@@ -40,6 +40,10 @@ class Choice:
         """Return whether the native kernel is to multiply so many tokens by weights of a format."""
         return num_tokens <= self._limits[name]
 
+    def most_native(self, name: str) -> float:
+        """Return the most tokens that the native kernel multiplies by weights of a format; -1 for none, inf for any."""
+        return self._limits.get(name, -1)
+
     def told(self, name: str) -> str:
         """Return in words what multiplies by weights of a format."""
         if native.library() is None:

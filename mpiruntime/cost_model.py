@@ -1,13 +1,15 @@
 """Say what a step takes: constants of a machine, each times what the step does of it. Arithmetic alone.
 
     seconds = step_s + rows x row_s + turns x layers x layer_s                Python, sampling
-            + turns x follow_s                                                 messages to other ranks, if there are any
-            + bytes x max(core_byte_s / share, busy x host_byte_s)             weights and cache, read from memory
-            + flops x (few_flop_s or many_flop_s) / share                      without those of one token
+            + turns x layers x tokens x width x value_s                        norms, rotations, activations
+            + turns x follow_s                                                 messages to others, if there are any
+            + max(bytes x core_byte_s / share, bytes x busy x host_byte_s,     weights and cache, read from memory
+                  flops x few_flop_s / share)                                  native kernels: while they read
+            + (weight rows x restore_row_s + flops x many_flop_s) / share      instead of the third, by torch's operators
             + sums x (near sum + far sum) + the logits' way to rank 0
 
-    turns     busy x threads / cores, at least 1: where ranks outnumber cores they take turns. In steps of few tokens it
-              is rounded up: a rank is done before another one gets its core, and a sum waits for the last of them
+    turns     busy x threads / cores, rounded up, at least 1: where ranks outnumber cores they take turns, and a sum
+              waits for the last of them
     share     threads / turns, the cores that a rank has
     near sum  d (near_trip_s + (turns - 1) switch_s) + turns l n near_byte_s     l ranks of a host, d = ceil(log2 l), n
               bytes: each adds up what all of them wrote
@@ -15,13 +17,13 @@
               one step    1           N - 1            (N - 1) n
               doubling    k + 2 o     k + 2 o          (k + 2 o) n         k = floor(log2 N), o = 1 where N > 2^k
               scattered   2           2 (N - 1)        2 (N - 1) / N n
-              trips x (far_trip_s + (turns - 1) switch_s) + bytes x far_byte_s of the link
+              trips x (far_trip_s + (turns - 1) switch_s) + bytes x far_byte_s of the link, x turns where messages are
+              longer than EAGER_BYTES: MPI sends and takes those piece by piece, for which both sides need a core
               + turns x (messages x far_message_s + bytes x far_copy_s) of the cores
               In codes n is the bytes of the codes, and 3 code_value_s / share are added for each value.
 
-The arithmetic of one token hides behind the reading of its weights; that of more is added to it. Trips are of
-LogP's kind (Culler et al., 1993: latency, overhead of a message, gap of a byte); the maximum is that of a roofline
-(Williams et al., 2009). Sums do not hide behind products, as they do in halves of long steps (`overlap`).
+Trips are of LogP's kind (Culler et al., 1993: latency, overhead of a message, gap of a byte); the maximum is that of a
+roofline (Williams et al., 2009). Sums do not hide behind products, as they do in halves of long steps (`overlap`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from dataclasses import dataclass, fields
 
 from ollampi.kernels.codec import num_bytes
 
-FEW_TOKENS = 16  # steps of more compute with other kernels, which restore or repack weights first
+FEW_TOKENS = 8  # steps of more are computed by torch's operators, as kernels.choice finds it on most machines
+EAGER_BYTES = 2**16  # of Open MPI over TCP (btl_tcp_eager_limit)
 _CODED = 3  # times that a value is encoded or decoded in a sum: its codes, those of others, those of the sum
 _FLOAT_BYTES = 4
 
@@ -43,11 +46,12 @@ Counts = dict[str, float]  # by the name of a constant: how often a step takes i
 class Constants:
     """The seconds of one unit of each kind, on one machine and link, for weights of one format.
 
-    step_s: of a step; row_s: of an answer's row of logits; layer_s: of a layer whatever is computed; follow_s: of a
-    step of several ranks; core_byte_s: a byte that one core reads; host_byte_s: a byte that the ranks of a host read
-    together; few_flop_s, many_flop_s: an addition or multiplication of one core in steps of up to FEW_TOKENS, and of
-    more; near_*: in a host, far_*: between hosts: a trip and a byte on the link, a message and a byte for a core;
-    switch_s: a wait for a core; code_value_s: to encode or decode a value.
+    step_s: of a step; row_s: of an answer's row of logits; layer_s: of a layer whatever is computed; value_s: of each
+    value of a layer's input; follow_s: of a step of several ranks; core_byte_s: a byte that one core reads;
+    host_byte_s: a byte that the ranks of a host read together; few_flop_s, many_flop_s: an addition or multiplication
+    of one core in native kernels, and in torch's operators; restore_row_s: a row of weights for these; near_*: in a
+    host, far_*: between hosts: a trip and a byte on the link, a message and a byte for a core; switch_s: a wait for a
+    core; code_value_s: to encode or decode a value.
     """
 
     step_s: float = 1e-3
@@ -56,6 +60,8 @@ class Constants:
     follow_s: float = 1e-4
     core_byte_s: float = 1e-10
     host_byte_s: float = 1e-11
+    restore_row_s: float = 1e-7
+    value_s: float = 5e-9
     few_flop_s: float = 2e-11
     many_flop_s: float = 1e-11
     near_trip_s: float = 2e-5
@@ -77,7 +83,8 @@ class Work:
     """What a step is for the rank that has most to do.
 
     read_bytes: of weights and cache; flops: additions and multiplications; tokens: in the step; rows: of logits; sums:
-    over all ranks, each of sum_values for each token; gather_bytes: of logits, over all ranks.
+    over all ranks, each of sum_values for each token; gather_bytes: of logits, over all ranks; native: whether native
+    kernels multiply; weight_rows: of the matrices, where they do not.
     """
 
     read_bytes: float
@@ -88,6 +95,8 @@ class Work:
     sums: int = 0
     sum_values: int = 0
     gather_bytes: float = 0.0
+    native: bool = True
+    weight_rows: float = 0.0
 
     @property
     def sum_bytes(self) -> int:
@@ -110,14 +119,15 @@ class Site:
     cores: int | None = None
     level: int = 0
 
-    def turns(self, tokens: int) -> float:
-        """Return how many turns the ranks of a host take on its cores in a step of so many tokens."""
-        ratio = 1.0 if self.cores is None else max(1.0, self.busy * self.threads / self.cores)
-        return math.ceil(ratio) if tokens <= FEW_TOKENS else ratio
+    @property
+    def turns(self) -> int:
+        """Return how many turns the ranks of a host take on its cores."""
+        return 1 if self.cores is None else max(1, math.ceil(self.busy * self.threads / self.cores))
 
-    def share(self, tokens: int) -> float:
+    @property
+    def share(self) -> float:
         """Return the cores that a rank has."""
-        return self.threads / self.turns(tokens)
+        return self.threads / self.turns
 
 
 def step_s(work: Work, site: Site, constants: Constants) -> float:
@@ -133,16 +143,18 @@ def counts(work: Work, site: Site, constants: Constants) -> Counts:
 
 def own_counts(work: Work, site: Site, constants: Constants) -> Counts:
     """Return the counts of what is not between ranks."""
-    turns, share = site.turns(work.tokens), site.share(work.tokens)
-    reading = {"core_byte_s": work.read_bytes / share, "host_byte_s": work.read_bytes * site.busy}
-    flop = "few_flop_s" if work.tokens <= FEW_TOKENS else "many_flop_s"
+    turns, share = site.turns, site.share
+    bounds = {"core_byte_s": work.read_bytes / share, "host_byte_s": work.read_bytes * site.busy}
+    behind = {"few_flop_s": work.flops / share} if work.native else {}
+    apart = {} if work.native else {"restore_row_s": work.weight_rows / share, "many_flop_s": work.flops / share}
     return {
         "step_s": 1.0,
         "row_s": float(work.rows),
         "layer_s": work.layers * turns,
+        "value_s": work.layers * work.tokens * work.sum_values * turns,
         "follow_s": turns if site.local * site.hosts > 1 else 0.0,
-        **_most(reading, constants),
-        flop: work.flops * (work.tokens - 1) / work.tokens / share,
+        **_most({**bounds, **behind}, constants),
+        **apart,
     }
 
 
@@ -150,7 +162,7 @@ def near_counts(work: Work, site: Site) -> Counts:
     """Return the counts of a sum over the ranks of a host."""
     if site.local == 1:
         return {}
-    trips, turns = doublings(site.local), site.turns(work.tokens)
+    trips, turns = doublings(site.local), site.turns
     read = turns * site.local * work.sum_bytes
     return {"near_trip_s": float(trips), "near_byte_s": read, "switch_s": trips * (turns - 1)}
 
@@ -159,13 +171,13 @@ def far_counts(work: Work, site: Site, constants: Constants) -> Counts:
     """Return the counts of a sum over hosts, in codes where these are faster by a tenth."""
     if site.hosts == 1:
         return {}
-    turns = site.turns(work.tokens)
+    turns = site.turns
     exact = _least(_ways(work.sum_bytes, site.hosts, turns), constants)
     if site.level == 0:
         return exact
     values = work.tokens * work.sum_values
     coded = _least(_ways(num_bytes(site.level, values), site.hosts, turns), constants)
-    coded = {**coded, "code_value_s": _CODED * values / site.share(work.tokens)}
+    coded = {**coded, "code_value_s": _CODED * values / site.share}
     return coded if seconds_of(coded, constants) < 0.9 * seconds_of(exact, constants) else exact
 
 
@@ -176,7 +188,7 @@ def gather_counts(work: Work, site: Site) -> Counts:
         return {}
     sent = work.gather_bytes * (ranks - site.local) / ranks
     near = {"near_trip_s": 1.0, "near_byte_s": work.gather_bytes * (site.local - 1) / ranks} if site.local > 1 else {}
-    return {**near, **(_sent(1, site.hosts - 1, sent, site.turns(work.tokens)) if site.hosts > 1 else {})}
+    return {**near, **(_sent(1, site.hosts - 1, sent, site.turns) if site.hosts > 1 else {})}
 
 
 def seconds_of(found: Mapping[str, float], constants: Constants) -> float:
@@ -203,7 +215,7 @@ def doublings(ranks: int) -> int:
     return (ranks - 1).bit_length()
 
 
-def _ways(size: float, hosts: int, turns: float) -> list[Counts]:
+def _ways(size: float, hosts: int, turns: int) -> list[Counts]:
     """Return the counts of each way to sum so many bytes over hosts."""
     others, paired = hosts - 1, hosts.bit_length() - 1
     doubled = paired + 2 * (hosts > 1 << paired)
@@ -214,11 +226,11 @@ def _ways(size: float, hosts: int, turns: float) -> list[Counts]:
     ]
 
 
-def _sent(trips: int, messages: int, size: float, turns: float) -> Counts:
+def _sent(trips: int, messages: int, size: float, turns: int) -> Counts:
     """Return the counts of so many trips, with messages of so many bytes in all."""
     return {
         "far_trip_s": float(trips),
-        "far_byte_s": size,
+        "far_byte_s": size * (turns if size > messages * EAGER_BYTES else 1.0),
         "far_message_s": turns * messages,
         "far_copy_s": turns * size,
         "switch_s": trips * (turns - 1),

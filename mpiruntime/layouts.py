@@ -116,6 +116,7 @@ class Layouts:
             settings.experts == "spread",
             self.points,
             settings.deterministic,
+            few=runner.choice.most_native(dtype if quantize == "none" else quantize),
         )
         cores = {fact.host: fact.usable for fact in runner.facts}
         return Estimate(work.decode, runner.rates, runner.facts[0].threads, cores)

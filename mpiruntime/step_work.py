@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ollampi.kernels.groups import GROUP
-from ollampi.mpiruntime.cost_model import Work
-from ollampi.mpiruntime.memory import ITEM_BYTES, cache_bytes
+from ollampi.mpiruntime.cost_model import FEW_TOKENS, Work
+from ollampi.mpiruntime.memory import BITS, ITEM_BYTES, cache_bytes
 from ollampi.mpiruntime.model_config import ModelConfig
 from ollampi.mpiruntime.plan import shard_size
 from ollampi.mpiruntime.shard import Shard
@@ -20,17 +21,25 @@ _GATED = 3  # matrices of an expert
 
 @dataclass(frozen=True)
 class _Weights:
-    """The weights of a rank's layers, those of experts apart, and the bytes of one of them; head: of the output."""
+    """The weights of a rank's layers, those of experts apart, and the bytes of one of them; head: of the output.
+
+    rows: of the matrices in the layers.
+    """
 
     layers: float
     experts: float
     head: float
     each_bytes: float
+    rows: int
 
 
 @dataclass(frozen=True, eq=False)
 class ModelWork:
-    """A model as it is loaded; fields as in a Load, sources: the tensors of the checkpoint where there is one."""
+    """A model as it is loaded; fields as in a Load, sources: the tensors of the checkpoint where there is one.
+
+    few: the most tokens that native kernels multiply by its weights (kernels.choice); None: as on most machines, all
+    by quantised weights, FEW_TOKENS by others.
+    """
 
     config: ModelConfig
     dtype: str
@@ -40,6 +49,7 @@ class ModelWork:
     points: str = "all"
     deterministic: bool = False
     sources: Mapping[str, Source] | None = None
+    few: float | None = None
     _counted: dict[int, _Weights] = field(default_factory=dict, init=False, repr=False)
 
     def decode(self, shards: int, rows: int = 1, position: int = 0) -> Work:
@@ -50,6 +60,13 @@ class ModelWork:
         """Return the step of a prompt's piece of so many tokens behind `position` others."""
         seen = tokens * position + tokens * (tokens + 1) // 2
         return self._of(shards, tokens, int(self.config.has_head), position, seen)
+
+    @property
+    def _most_native(self) -> float:
+        """Return the most tokens that native kernels multiply."""
+        if self.few is not None:
+            return self.few
+        return math.inf if self.quantize in BITS else FEW_TOKENS
 
     def _of(self, shards: int, tokens: int, rows: int, cached: int, seen: int) -> Work:
         """Return a step; cached: positions of the cache that are read; seen: pairs of a token and one it looks at."""
@@ -74,6 +91,8 @@ class ModelWork:
             sums=num_sums(config, self.points, self.deterministic),
             sum_values=config.width,
             gather_bytes=rows * config.vocab_size * ITEM_BYTES["float32"],
+            native=tokens <= self._most_native,
+            weight_rows=held.rows * (held.layers + read * held.experts) / (held.layers + held.experts),
         )
 
     def _weights(self, shards: int) -> _Weights:
@@ -95,4 +114,4 @@ class ModelWork:
             experts = float(_GATED * config.width * columns * own * config.num_layers)
         head = len(busiest.of(config.vocab_size)) * config.width if config.has_head else 0
         each = sum(place.size_bytes for place in places) / numbers
-        return _Weights(numbers - experts, experts, head, each)
+        return _Weights(numbers - experts, experts, head, each, sum(place.num_rows for place in places))

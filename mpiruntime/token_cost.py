@@ -89,12 +89,14 @@ class Estimate:
     def told(self, hosts: Sequence[str], rows: int = 1, beside: Sequence[str] = ()) -> str:
         """Return what it comes from."""
         work, site, constants = self.work(len(hosts), rows), self._site(hosts, beside), self._constants()
-        read_s = max(constants.core_byte_s / site.share(rows), constants.host_byte_s * site.busy)
+        read_s = max(constants.core_byte_s / site.share, constants.host_byte_s * site.busy)
         known = self.rates.alone_bytes_per_s is not None and not self.rates.fitted
         rate = f"at {1e-9 / read_s:.1f} GB/s" if read_s else "in no time"  # a fit may find so
         parts = [f"weights read {rate} by each rank ({_how(known, self.rates.fitted)})"]
         own = cost_model.own_counts(work, site, constants)
-        beside_s = seconds_of({name: own[name] for name in ("step_s", "row_s", "layer_s", "follow_s")}, constants)
+        beside_s = seconds_of(
+            {name: own[name] for name in ("step_s", "row_s", "layer_s", "value_s", "follow_s")}, constants
+        )
         parts += [f"{beside_s * 1e3:.2f} ms beside products and sums ({_how(False, self.rates.fitted)})"]
         if len(hosts) > 1:
             known = all(found is not None for _, _, found in self._stages(work, site))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import pytest
 from cost_figure import LINKS as PAPER_LINKS
 from cost_figure import NODES, table
 from cost_figure import SHAPES as PAPER_SHAPES
-from cost_model import LINKS, SHAPES, Seen, choices, summary
+from cost_model import LINKS, SHAPES, UNSEEN, Seen, choices, middle, summary
 from cost_model import table as points_table
 
 from ollampi.mpiruntime.cost_fit import Fit, Point
@@ -21,7 +22,7 @@ STEPS = Constants(**{**dict.fromkeys(Constants.__dataclass_fields__, 0.0), "core
 
 
 def seen(shape: str, shards: int, link: str, seconds: float = 1.0) -> Seen:
-    return Seen(shape, shards, link, "decode", 1, seconds, 2)
+    return Seen(shape, shards, link, "decode", 1, seconds, 2, 4)
 
 
 def test_each_shape_number_of_shards_and_link_is_in_both_parts() -> None:
@@ -30,11 +31,17 @@ def test_each_shape_number_of_shards_and_link_is_in_both_parts() -> None:
     ]
     held = [each for each in every if each.held]
     known = [each for each in every if not each.held]
+    assert {each.shape for each in held} == set(SHAPES)
+    assert {each.shape for each in known} == set(SHAPES) - {UNSEEN}
     for part in (held, known):
-        assert {each.shape for each in part} == set(SHAPES)
         assert {each.shards for each in part} == {1, 2, 3, 4}
         assert {each.link for each in part} == set(LINKS)
-    assert len(held) == len(every) // 3
+    assert len(held) == len(every) * (1 / 4 + 3 / 4 * 1 / 3)
+
+
+def test_the_median_of_rounds_counts() -> None:
+    rounds = [seen("deep", 2, "slow", 3.0), seen("deep", 1, "shared", 1.0), seen("deep", 2, "slow", 1.0)]
+    assert middle([*rounds, seen("deep", 2, "slow", 2.0)]) == [seen("deep", 2, "slow", 2.0), rounds[1]]
 
 
 @pytest.mark.parametrize(
@@ -46,9 +53,12 @@ def test_each_shape_number_of_shards_and_link_is_in_both_parts() -> None:
     ],
 )
 def test_hosts_of_the_laboratory_share_cores(given: Seen, site: Site, link: str) -> None:
+    @dataclass
     class Works:
+        few: float = 0
+
         def decode(self, shards: int, rows: int, position: int) -> Work:
-            return Work(shards, tokens=rows)
+            return Work(shards, tokens=rows, native=rows <= self.few)
 
     assert given.point({"deep": Works()}) == Point(Work(given.shards), site, 1.0, link)  # type: ignore[dict-item]
 

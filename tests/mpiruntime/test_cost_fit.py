@@ -18,8 +18,10 @@ TRUE = Constants(
     step_s=0.6e-3,
     row_s=4e-5,
     layer_s=7e-5,
+    value_s=8e-9,
     core_byte_s=6e-11,
     host_byte_s=2.5e-11,
+    restore_row_s=2e-7,
     few_flop_s=1.5e-11,
     many_flop_s=6e-12,
     follow_s=2e-4,
@@ -46,6 +48,8 @@ def works(shards: int) -> list[Work]:
             2 * layers + 1,
             width,
             16e3 * rows,
+            native=tokens <= 8,
+            weight_rows=weights / width / shards,
         )
         for width, layers, weights in SHAPES
         for tokens, rows in ((1, 1), (8, 8), (256, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def constants(**values: float) -> Constants:
         (Work(0, layers=4), Site(), {"layer_s": 0.5}, 2.0),
         (Work(0, layers=4), Site(busy=4, cores=2), {"layer_s": 0.5}, 4.0),  # ranks take turns on the cores
         (Work(0, layers=4), Site(busy=3, cores=2), {"layer_s": 0.5}, 4.0),  # the third waits for one of the first two
-        (Work(0, layers=4, tokens=64), Site(busy=3, cores=2), {"layer_s": 0.5}, 3.0),  # it shares the cores with them
+        (Work(0, layers=4, tokens=3, sum_values=5), Site(busy=3, cores=2), {"value_s": 0.5}, 60.0),
         (Work(0), Site(local=2, busy=2), {"follow_s": 0.5}, 0.5),
         (Work(0), Site(hosts=2), {"follow_s": 0.5}, 0.5),
         (Work(0), Site(), {"follow_s": 0.5}, 0.0),
@@ -42,9 +43,12 @@ def constants(**values: float) -> Constants:
         (Work(8), Site(busy=4, cores=2), {"core_byte_s": 0.5}, 8.0),
         (Work(8), Site(busy=4, cores=4), {"core_byte_s": 0.5, "host_byte_s": 0.25}, 8.0),  # the memory is the limit
         (Work(8), Site(busy=4, cores=4), {"core_byte_s": 2.0, "host_byte_s": 0.25}, 16.0),
-        (Work(0, flops=16), Site(), {"few_flop_s": 1.0, "many_flop_s": 1.0}, 0.0),  # one token's hide behind reading
-        (Work(0, flops=16, tokens=4), Site(), {"few_flop_s": 0.5}, 6.0),
-        (Work(0, flops=64, tokens=32), Site(threads=2), {"many_flop_s": 0.5}, 15.5),
+        (Work(64, flops=16), Site(), {"core_byte_s": 0.5, "few_flop_s": 1.0, "many_flop_s": 1.0}, 32.0),  # hides behind
+        (Work(8, flops=16), Site(), {"core_byte_s": 0.5, "few_flop_s": 1.0}, 16.0),  # reading, or reading behind it
+        (Work(0, flops=64), Site(threads=2), {"few_flop_s": 0.5}, 16.0),
+        (Work(8, flops=16, native=False), Site(), {"core_byte_s": 0.5, "few_flop_s": 9.0, "many_flop_s": 0.25}, 8.0),
+        (Work(0, native=False, weight_rows=12), Site(threads=2), {"restore_row_s": 0.5}, 3.0),
+        (Work(0, weight_rows=12), Site(), {"restore_row_s": 0.5}, 0.0),
     ],
 )
 def test_a_rank_s_own_part(work: Work, site: Site, values: dict[str, float], seconds: float) -> None:
@@ -84,6 +88,12 @@ SUM = Work(0, sums=1, sum_values=256)  # 1024 bytes
 def test_a_sum(site: Site, values: dict[str, float], seconds: float) -> None:
     without = step_s(Work(0), site, constants(**values))
     assert step_s(SUM, site, constants(**values)) - without == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("tokens", "factor"), [(32, 1), (65, 2)])  # of 2 KiB each
+def test_long_messages_wait_for_cores(tokens: int, factor: int) -> None:
+    work, site = Work(0, tokens=tokens, sums=1, sum_values=512), Site(hosts=2, busy=2, cores=1)
+    assert step_s(work, site, constants(far_byte_s=1.0)) == tokens * 2048 * factor
 
 
 def test_sums_of_many_tokens_and_the_logits_way() -> None:
@@ -131,6 +141,14 @@ def test_a_step_of_a_model(tmp_path: Path, shards: int) -> None:
     assert three.flops == 3 * one.flops
     prompt = made.prefill(shards, 8)
     head = len(busiest.of(config.vocab_size)) * config.width
+    assert (prompt.native, made.prefill(shards, 9).native) == (True, False)
+    assert (replace(made, few=4).prefill(shards, 5).native, replace(made, few=4).decode(shards, 4).native) == (
+        False,
+        True,
+    )
+    assert replace(made, quantize="q8").prefill(shards, 512).native
+    rows = config.head_dim * (heads + 2 * kv_heads) + config.width + 2 * columns + config.width
+    assert prompt.weight_rows == config.num_layers * rows
     looks = 4 * 36 * heads * config.head_dim * config.num_layers  # 1 + 2 + ... + 8 pairs
     assert prompt.flops == 2 * (8 * config.num_layers * in_layer + head) + looks
     assert prompt.read_bytes == weights * 4

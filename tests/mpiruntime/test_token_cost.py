@@ -47,7 +47,9 @@ def test_a_sum_takes_what_was_measured_around_it(size: int, ranks: int, seconds:
 
 def estimate(size_bytes: int, sums: int, rates: Rates = ASSUMED, **how: Any) -> Estimate:
     """Return the estimate of steps that read so many weights on all ranks and add up 8 KiB for each token."""
-    free = replace(rates, constants=replace(rates.constants, step_s=0.0, row_s=0.0, layer_s=0.0, follow_s=0.0))
+    free = replace(
+        rates, constants=replace(rates.constants, step_s=0.0, row_s=0.0, layer_s=0.0, value_s=0.0, follow_s=0.0)
+    )
 
     def work(shards: int, rows: int) -> Work:
         return Work(size_bytes / shards, rows * size_bytes / shards, rows, rows, 4, sums, 2048)
@@ -91,8 +93,8 @@ def test_threads_cores_and_replicas_count() -> None:
     assert estimate(10**10, 0, rates, cores={"a": 1}).seconds(["a"], beside=["a"]) == pytest.approx(1.0)  # in turns
     assert estimate(10**10, 0, rates, cores={"a": 2}).seconds(["a"], beside=["a"]) == pytest.approx(2 / 3)
     assert estimate(10**10, 0, rates, cores={"a": 1}).seconds(["a"], beside=["b"]) == pytest.approx(0.5)
-    more = estimate(10**10, 0).seconds(["a"], rows=3) - estimate(10**10, 0).seconds(["a"])
-    assert more == pytest.approx(2 * 10**10 * ASSUMED.constants.few_flop_s)
+    assert estimate(10**10, 0).seconds(["a"], rows=5) == pytest.approx(1.0)  # arithmetic hides behind reading
+    assert estimate(10**10, 0).seconds(["a"], rows=8) == pytest.approx(8 * 10**10 * ASSUMED.constants.few_flop_s)
 
 
 def test_fitted_constants_tell_more_than_the_start() -> None:
@@ -111,14 +113,14 @@ def test_the_words_say_which_figures_were_measured() -> None:
         return Estimate(lambda shards, rows: Work(1, layers=2, sums=1, sum_values=2048), rates).told(hosts)
 
     assert told(["a"]) == (
-        "from weights read at 10.0 GB/s by each rank (assumed) and 1.25 ms beside products and sums (assumed)"
+        "from weights read at 10.0 GB/s by each rank (assumed) and 1.27 ms beside products and sums (assumed)"
     )
     assert told(["a", "a"]) == (
-        "from weights read at 10.0 GB/s by each rank (assumed), 1.35 ms beside products and sums (assumed) and sums of"
+        "from weights read at 10.0 GB/s by each rank (assumed), 1.37 ms beside products and sums (assumed) and sums of"
         " 8 KiB in 21.6 us (assumed)"
     )
     assert told(["a", "a"], Rates(12e9, 18e9, NEAR)) == (
-        "from weights read at 9.0 GB/s by each rank (measured), 1.35 ms beside products and sums (assumed) and sums of"
+        "from weights read at 9.0 GB/s by each rank (measured), 1.37 ms beside products and sums (assumed) and sums of"
         " 8 KiB in 4.0 us (measured)"
     )
     assert "in 217 us (assumed)" in told(["a", "a", "b"], Rates(near=NEAR))
