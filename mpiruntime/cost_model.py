@@ -5,7 +5,7 @@
             + turns x follow_s                                                 messages to others, if there are any
             + max(bytes x core_byte_s / share, bytes x busy x host_byte_s,     weights and cache, read from memory
                   flops x few_flop_s / share)                                  native kernels: while they read
-            + (weight rows x restore_row_s + flops x many_flop_s) / share      instead of the third, by torch's operators
+            + (weight rows x restore_row_s + flops x many_flop_s) / share      torch's operators, instead of the third
             + sums x (near sum + far sum) + the logits' way to rank 0
 
     turns     busy x threads / cores, rounded up, at least 1: where ranks outnumber cores they take turns, and a sum
