@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -87,10 +88,10 @@ def token(job: Job, found: Endpoint) -> bool:
         return False
 
 
-def answered(job: Job) -> bool:
-    """Return whether the job has an endpoint that gives a token."""
+def answered(job: Job, before: Endpoint | None = None) -> bool:
+    """Return whether the job has an endpoint, another than `before`, that gives a token."""
     found = job.endpoint()
-    return found is not None and token(job, found)
+    return found is not None and found != before and token(job, found)
 
 
 def drained(slurm: Slurm, job: Job, found: Endpoint) -> tuple[float, bool]:
@@ -134,10 +135,10 @@ def served(slurm: Slurm, way: str, work: Path) -> dict[str, float]:
                 ("rank killed", lambda: os.kill(job.rank(3), signal.SIGKILL)),
                 ("node killed", lambda: slurm.kill_node("n2")),
             ):
-                before = job.endpoint()
+                again = partial(answered, job, job.endpoint())
                 at = time.monotonic()
                 kill()
-                found[what] = seconds_until(lambda: job.endpoint() != before and answered(job), at)
+                found[what] = seconds_until(again, at)
                 print(f"{way}: {what}: {found[what]:.1f} s\n{clock.since(at)}", flush=True)
         finally:
             clock.ended.set()
