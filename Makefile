@@ -47,7 +47,7 @@ $(VENV)/.installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) --no-build-isolation -e '.[test]'
+	$(PIP) --no-build-isolation -e '.[test,plots]'
 	touch $@
 
 # Exactly what package-lock.json says, by its hashes; 36 packages, 123 MB.

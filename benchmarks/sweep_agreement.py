@@ -29,7 +29,7 @@ from network_probe import probe  # noqa: E402
 from support.netlab import lab, missing  # noqa: E402
 from sweep_advice import Choice, choices  # noqa: E402
 from sweep_records import Record, Records, merged  # noqa: E402
-from sweep_server import HOSTS  # noqa: E402
+from sweep_start import HOSTS  # noqa: E402
 
 SOME_FAILED = 1  # the status of a sweep of which some points failed
 

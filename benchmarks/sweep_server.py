@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from support.netlab import Lab
 from support.servers import Server as Job
-from support.servers import mpirun, server
+from support.servers import server
 from sweep_points import Point, Server, level_settings
+from sweep_start import start_line
 
 from ollampi.api.model import Model, read_model
-from ollampi.launcher.model_path import served_name
-from ollampi.launcher.plan import find
+from ollampi.launcher.model_path import find_model, served_name
+from ollampi.mpiruntime.errors import OllampiError
 from ollampi.mpiruntime.model_config import read_config
 
-HOSTS = "OLLAMPI_SWEEP_HOSTS"  # a laboratory of hosts: JSON with pids and agent of support.netlab's Lab
 _STOPS = "eos_token_id"
 _WITH_STOPS = ("config.json", "generation_config.json")
 _SAMPLE = "import os\nclass Value:\n    def name(self, other): return [1, 2.5, 'text', other] + {x: y}  # The quick fox"
@@ -66,7 +64,7 @@ class Subject:
 
 def model_of(name: str) -> Model:
     """Return the model of a name or path; raise ModelError."""
-    path = find(name)
+    path = find_model(name)
     return read_model(served_name(path), path)
 
 
@@ -216,16 +214,6 @@ def error_text(answer: Any) -> str:
     return " ".join(str(text).split())[:400]
 
 
-def start_line(ranks: int, program: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the line and the environment that run a program on so many ranks, over the hosts that HOSTS names."""
-    if HOSTS not in os.environ:
-        return mpirun(ranks, program)
-    told = json.loads(os.environ[HOSTS])
-    net = Lab(told["pids"], Path(told["agent"]))
-    count = len(net.pids)
-    return net.mpirun([(ranks + count - 1 - host) // count for host in range(count)], program)
-
-
 @contextmanager
 def running(
     wanted: Server, subject: Subject, settings: Sequence[str], ready_s: float, request_s: float
@@ -241,6 +229,8 @@ def running(
         except AssertionError as e:
             log = Path(folder, f"serve-{wanted.ranks}.log")
             raise SweepError(f"the server did not start: {_reason(log.read_text() if log.exists() else str(e))}") from e
+        except OllampiError as e:
+            raise SweepError(f"the server cannot be started: {e}") from e
         try:
             found = Running(job, subject, f"{served_name(subject.path).short}", request_s)
             found.name = found.ask("GET", "/api/ps")["models"][0]["name"]

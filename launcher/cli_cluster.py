@@ -8,7 +8,7 @@ import click
 
 from ollampi.launcher import cli_placement
 from ollampi.launcher.cli_options import json_option, json_text, print_json, server_option, watching
-from ollampi.launcher.cli_serve import launch, serve
+from ollampi.launcher.cli_serve import launch, restarts_option, serve
 from ollampi.launcher.client import Client, Json
 from ollampi.launcher.cluster_words import diagnosis_text, health_text, models_text, nodes_text, status_text
 from ollampi.launcher.readers import level
@@ -38,6 +38,7 @@ def cluster() -> None:
 @click.option("--enable-compression", is_flag=True, help="As exchange.communication_strategy=compressed.")
 @click.option("--debug-network", is_flag=True, help="As logging.network=true: what the ranks exchange is logged.")
 @click.option("--dry-run", is_flag=True, help="With -n or --hostfile: print the line and stop.")
+@restarts_option
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def start(
     ranks: int | None,
@@ -46,9 +47,10 @@ def start(
     enable_compression: bool,
     debug_network: bool,
     dry_run: bool,
+    restarts: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Start a server: as `ollampi launch` with -n or --hostfile, else as `ollampi serve`.
+    """Start a server: as `ollampi launch` with -n, --hostfile or --restarts, else as `ollampi serve`.
 
     OVERRIDES are settings such as model=NAME, and options of the server such as --config FILE; `ollampi serve --help`
     lists both.
@@ -61,7 +63,7 @@ def start(
     given = (*settings, *overrides)  # what is written out wins
     assert launch.callback is not None
     assert serve.callback is not None
-    if ranks is None and hostfile is None and not dry_run:
+    if ranks is None and hostfile is None and restarts is None and not dry_run:
         serve.callback(given)
     else:
         launch.callback(
@@ -71,7 +73,7 @@ def start(
             listing=None,
             bind=None,
             dry_run=dry_run,
-            restarts=None,
+            restarts=restarts,
             overrides=given,
         )
 

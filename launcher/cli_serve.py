@@ -35,6 +35,12 @@ hostfile_option = click.option(
 hosts_option = click.option(
     "--host", "listing", metavar="A:2,B:2", help="Start on these hosts, with so many ranks on each."
 )
+restarts_option = click.option(
+    "--restarts",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Keep the port, and start the ranks again where they end by themselves, N times at most.",
+)
 
 
 class _WithSettings(click.Command):
@@ -80,12 +86,7 @@ def serve(overrides: tuple[str, ...]) -> None:
     help="Bind each rank to cores of its own, to a NUMA node, or to nothing.  [default: what the MPI does best]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the line and stop.")
-@click.option(
-    "--restarts",
-    metavar="N",
-    type=click.IntRange(min=0),
-    help="Keep the port, and start the ranks again where they end by themselves, N times at most.",
-)
+@restarts_option
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def launch(
     ranks: int | None,

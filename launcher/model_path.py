@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ollampi.api.names import Name, path_name
 from ollampi.api.store.catalog import is_model
+from ollampi.launcher.config import CONF
 from ollampi.mpiruntime.errors import ConfigError, ModelError, quoted, short
 
 _A_MODEL = (
@@ -18,6 +19,18 @@ def model_path(given: str) -> Path | None:
     """Return the model folder or GGUF file at a path, or None where there is none; the name is then looked up."""
     path = _absolute(given)
     return path if is_model(path) else None
+
+
+def find_model(given: str) -> Path:
+    """Return the folder of a model by its path, that of its config.json, or the name of one that ships.
+
+    Raise ModelError where there is none.
+    """
+    path, shipped = Path(given).expanduser(), CONF / "models"
+    found = model_path(str(path.parent if path.name == "config.json" else path)) or model_path(str(shipped / given))
+    if found is None:
+        raise ModelError(no_model(given, [path.name for path in shipped.iterdir()]))
+    return found
 
 
 def folders(given: Sequence[str]) -> list[Path]:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ollampi.launcher.config import CONF
 from ollampi.launcher.home import cache_folder
 from ollampi.launcher.kinds import Bytes, Kind, Number
-from ollampi.launcher.model_path import model_path, no_model
+from ollampi.launcher.model_path import find_model
 from ollampi.launcher.plan_times import Estimator, assumptions
 from ollampi.launcher.plan_words import Held, Planned, Streaming, facts, told
 from ollampi.launcher.settings import SETTINGS, parse
@@ -66,20 +65,9 @@ def options(given: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def find(given: str) -> Path:
-    """Return the folder of a model by its path, that of its config.json, or the name of one that ships."""
-    path = Path(given).expanduser()
-    found = model_path(str(path.parent if path.name == "config.json" else path)) or model_path(
-        str(CONF / "models" / given)
-    )
-    if found is None:
-        raise ModelError(no_model(given, [path.name for path in (CONF / "models").iterdir()]))
-    return found
-
-
 def planned(given: str, values: dict[str, Any]) -> Planned:
     """Return the plan; raise OllampiError where the model cannot be served so."""
-    folder = find(given)
+    folder = find_model(given)
     config = read_config(folder)
     dtype = DTYPES.get(config.dtype, "float32") if values["dtype"] == "auto" else values["dtype"]
     shards, context = values["shards"] or values["ranks"], min(values["ctx"], config.max_context)

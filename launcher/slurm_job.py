@@ -35,14 +35,14 @@ from ollampi.launcher.slurm_place import (
     words,
 )
 from ollampi.launcher.slurm_site import Site, Way
+from ollampi.launcher.slurm_trial import ways_that_work
 from ollampi.launcher.supervise import SENT_ON
 from ollampi.launcher.waiting import waiting
-from ollampi.mpiruntime.errors import ConfigError, OllampiError, WorldError
+from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
 REQUEUE = "OLLAMPI_SLURM_REQUEUE"  # 1: the job goes back to the queue when it has drained before its time limit
 _RANK = "ollampi.launcher.serve"
 _PORT, _PORTS, _PORT_TAKEN = 11434, 10, "cannot listen on "  # of launcher.http_process
-_TRIAL_S, _TRIAL_GRACE_S = 60.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,7 @@ class Job:
 
     def try_ways(self) -> None:
         """Put the way that makes one world first; raise WorldError where none does."""
-        ways, ranks = list(self.site.ways), sum(node.tasks for node in self.nodes)
-        while ways[0] is not Way.MPIRUN or (len(ways) == 1 and len(self.site.ways) > 1):
-            line = slurm_site.line(self.site, ways[0], self.nodes, slurm_site.trial(), self.allocated.cpus_per_task)
-            try:
-                slurm_site.check_trial(ways[0], *_tried(line, self.environment(ways[0])), ranks)
-                break
-            except WorldError as e:
-                if len(ways) == 1:
-                    raise
-                say(f"{e.args[0].partition(';')[0]}; trying {ways[1].program}")
-                ways.pop(0)
-        self.ways = ways
+        self.ways = ways_that_work(self.site, self.nodes, self.allocated.cpus_per_task, self.environment, say)
 
     def environment(self, way: Way) -> dict[str, str]:
         """Return the environment of a start."""
@@ -217,30 +206,6 @@ def main() -> None:
 def say(text: str) -> None:
     """Print a message to the job's output."""
     print(f"ollampi job: {text}", flush=True)
-
-
-def _tried(line: Sequence[str], environ: Mapping[str, str]) -> tuple[int | None, str]:
-    """Return how a trial ended, None where it took too long, and what it printed."""
-    with subprocess.Popen(
-        line,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        process_group=0,
-    ) as process:
-        try:
-            told, _ = process.communicate(timeout=_TRIAL_S)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # srun ends its step
-            try:
-                return None, process.communicate(timeout=_TRIAL_GRACE_S)[0]
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return None, process.communicate()[0]
-    return process.returncode, told
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     pmi2      srun --mpi=pmi2, where it is MPICH or Intel MPI and Slurm has the plugin
     mpirun    the library's own mpirun over the nodes of the allocation
 
-A plugin that is there may still not fit the library, and then starts worlds of one rank each, or none: so a way is
-tried with a program that tells the size of its world, where there is another one to fall back to.
+A plugin that is there may still not fit the library, and then starts worlds of one rank each, or none: so slurm_trial
+tries a way first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from ollampi.launcher import mpi
 from ollampi.launcher.mpi import Mpi, Vendor
 from ollampi.launcher.slurm_nodes import Node
-from ollampi.mpiruntime.errors import ConfigError, WorldError
+from ollampi.mpiruntime.errors import ConfigError
 
 Run = Callable[[Sequence[str]], str]  # runs a command and returns all it prints; OSError or SubprocessError if it fails
 
@@ -34,7 +34,6 @@ _PREFIXES = ("OPAL_PREFIX", "PMIX_PREFIX")
 # one GPU for the one process of mpirun on each node, whose ranks then all compute on it.
 _OF_THE_JOB = ("SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU", "SLURM_NTASKS_PER_NODE", "SLURM_EXACT")
 _OF_TASKS = ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND", "SLURM_TRES_PER_TASK", "SLURM_CPU_BIND")
-_TRIAL = "from mpi4py import MPI; c = MPI.COMM_WORLD; c.Barrier(); print('world', c.size, flush=True)"
 
 
 class Way(Enum):
@@ -166,32 +165,6 @@ def environment(
     if way is Way.PMIX and (Path(sys.prefix) / "lib" / "libmpi.so.40").exists():
         kept |= {name: sys.prefix for name in _PREFIXES if name not in kept}
     return kept
-
-
-def trial(interpreter: str = sys.executable) -> list[str]:
-    """Return the program that every rank of a trial runs: it says how large its world is."""
-    return [interpreter, "-c", _TRIAL]
-
-
-def check_trial(way: Way, status: int | None, text: str, ranks: int) -> None:
-    """Raise WorldError where a trial of `ranks` ranks did not make one world of them.
-
-    status: of what started them, None where it took too long; text: all that was printed.
-    """
-    sizes = [int(size) for size in re.findall(r"^world (\d+)$", text, re.MULTILINE)]
-    if status == 0 and sizes == [ranks] * ranks:
-        return
-    if sizes and set(sizes) == {1} and ranks > 1:
-        what = f"started {len(sizes)} worlds of one rank each: it does not fit the MPI library"
-    elif status is None:
-        what = "did not end in time"
-    else:
-        words = [each.strip() for each in text.splitlines() if each.strip() and not each.startswith("world ")]
-        what = f"ended with status {status}" + (f": {words[0][:200]}" if words else "")
-    raise WorldError(
-        f"a trial of {ranks} ranks with {way.program} {what}; choose another way with {VARIABLE}=pmix, pmi2 or mpirun,"
-        " or an MPI library that fits"
-    )
 
 
 def _gpus(per_task: str, nodes: Sequence[Node]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from functools import cache
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,23 @@ def test_what_is_installed_is_pinned_within_the_bounds() -> None:
     for requirement in [*needed(), *lines_of("cuda", "options.extras_require")]:
         pinned = pins()[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pinned), (str(requirement), str(pinned))
+
+
+def test_all_that_make_installs_for_the_tests_is_pinned() -> None:
+    extras = re.search(r"-e '\.\[(test,[\w,]+)\]'", (ROOT / "Makefile").read_text())
+    assert extras is not None
+    assert extras[1].split(",") == ["test", "plots"]  # without plots the tests of plots would be skipped
+    left = [each for name in extras[1].split(",") for each in lines_of(name, "options.extras_require")]
+    seen = {"setuptools"}  # which make brings before
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in seen:
+            seen.add(name)
+            assert requirement.specifier.contains(pins()[name]), (str(requirement), str(pins()[name]))
+            further = [Requirement(line) for line in requires(name) or []]
+            left += [each for each in further if each.marker is None or each.marker.evaluate({"extra": ""})]
+    assert {"matplotlib", "contourpy", "kiwisolver", "pytest"} <= seen
 
 
 def test_every_package_has_the_version_of_the_server() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.clusters import a_cluster, a_node, a_placement
-from support.fake_api import Become, FakeApi
+from support.fake_api import FakeApi
 
 from ollampi.api.wires import cluster_entries as entries
 from ollampi.launcher import cli_options
@@ -237,48 +237,6 @@ def test_names_of_nodes_cannot_steer_the_terminal(job: FakeApi) -> None:
     node = entries.node_entry(a_node(0, name="a\x1b[2Jb"), a_cluster())
     job.answers[f"{AT}/nodes"] = [{"nodes": [node]}]
     assert "\x1b" not in job.run("cluster", "nodes").stdout
-
-
-def test_start_is_serve_or_launch(become: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--log-level", "debug", "--enable-compression", "--debug-network"]
-    with pytest.raises(Become):
-        CliRunner().invoke(main, ["cluster", "start", *flags, "model=demo"], catch_exceptions=False)
-    settings = [
-        "logging.level=debug",
-        "exchange.communication_strategy=compressed",
-        "logging.network=true",
-        "model=demo",
-    ]
-    assert become[1][1:] == ["-m", "ollampi.launcher.serve", *settings]
-    result = CliRunner().invoke(main, ["cluster", "start", "-n", "2", "--enable-compression", "--dry-run"])
-    assert result.exit_code == 0, result.output
-    assert "ollampi.launcher.serve exchange.communication_strategy=compressed" in result.stdout
-    assert " -n 2 " in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("said", "meant"), [("warn", "warning"), ("DEBUG", "debug"), ("error", "error"), ("trace", "debug")]
-)
-def test_start_knows_levels_as_serve_does(become: list[Any], said: str, meant: str) -> None:
-    with pytest.raises(Become):
-        CliRunner().invoke(main, ["cluster", "start", "--log-level", said], catch_exceptions=False)
-    assert become[1][3:] == [f"logging.level={meant}"]
-    result = CliRunner().invoke(main, ["cluster", "start", "--log-level", "loud"])
-    assert (result.exit_code, "must be one of debug, info, warning, error" in result.output) == (1, True)
-
-
-def test_no_ranks_are_refused_and_not_made_one() -> None:
-    for command in (["cluster", "start"], ["launch"]):
-        result = CliRunner().invoke(main, [*command, "-n", "0", "--dry-run"])
-        assert (result.exit_code, "cannot start 0 ranks: ask for at least 1" in result.output) == (1, True), (
-            result.output
-        )
-
-
-@pytest.mark.parametrize("command", [["cluster", "start"], ["launch"]])
-def test_help_of_a_start_names_the_options_of_the_server(command: list[str]) -> None:
-    text = " ".join(CliRunner().invoke(main, [*command, "--help"]).output.split())
-    assert "options of the server such as --config FILE; `ollampi serve --help` lists both" in text
 
 
 def test_a_wrong_address_is_told_under_the_options_own_name(job: FakeApi) -> None:

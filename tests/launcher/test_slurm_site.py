@@ -10,8 +10,8 @@ import pytest
 from ollampi.launcher import slurm_site
 from ollampi.launcher.mpi import Mpi, Vendor
 from ollampi.launcher.slurm_nodes import Node
-from ollampi.launcher.slurm_site import Site, Way, check_trial, environment, library_vendor, line, plugins, ways
-from ollampi.mpiruntime.errors import ConfigError, WorldError
+from ollampi.launcher.slurm_site import Site, Way, environment, library_vendor, line, plugins, ways
+from ollampi.mpiruntime.errors import ConfigError
 
 LISTED = """MPI plugin types are...
 \tpmix
@@ -145,24 +145,3 @@ def test_sruns_tasks_keep_what_slurm_gives_each() -> None:
     assert made["SLURM_GPUS_PER_TASK"] == "1"
     assert "SLURM_MEM_PER_CPU" not in made
     assert "SLURM_WHOLE" not in made
-
-
-def test_a_trial_is_good_that_made_one_world_of_all_ranks() -> None:
-    told = "world 2\nsome notice\nworld 2\n"
-    check_trial(Way.PMIX, 0, told, 2)
-    with pytest.raises(WorldError, match="srun --mpi=pmix"):
-        check_trial(Way.PMIX, 0, told, 3)
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "told"),
-    [
-        (0, "world 1\nworld 1\n", "srun --mpi=pmix started 2 worlds of one rank each"),
-        (None, "", "did not end in time"),
-        (16, "\n  unsupported PMI version\nworld 2\n", "ended with status 16: unsupported PMI version"),
-        (0, "world 2\n", "ended with status 0"),
-    ],
-)
-def test_a_trial_that_did_not_is_told_with_the_remedy(status: int | None, text: str, told: str) -> None:
-    with pytest.raises(WorldError, match=f"{told}.*OLLAMPI_SLURM_MPI"):
-        check_trial(Way.PMIX, status, text, 2)
