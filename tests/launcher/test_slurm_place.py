@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -43,6 +44,38 @@ def test_a_key_is_its_owners_and_stays_when_the_job_is_queued_again(tmp_path: Pa
     assert make_key(tmp_path)[1] != key
     path.write_text("broken")
     assert len(make_key(tmp_path)[1]) >= 32
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "no text"])
+def test_what_is_no_file_of_a_key_gives_way_to_one(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "keys"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"admin \xff")
+    assert make_key(tmp_path)[0] == path
+    assert path.is_file()
+    assert make_key(tmp_path)[1] in path.read_text()
+
+
+def test_a_key_that_cannot_be_written_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"key cannot be written to .*/keys: .*; remove what is there.*logging\.folder"
+    ):
+        make_key(tmp_path)
+    (tmp_path / "keys").rmdir()
+
+    def full(*_given: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(ConfigError, match=r"/keys: No space left on device; .*make room"):
+        make_key(tmp_path)
 
 
 def test_a_folder_for_logs_that_cannot_be_is_refused_with_the_remedy(tmp_path: Path) -> None:
