@@ -10,6 +10,7 @@ With slurm=true each point is a Slurm job. docs/sweeps.md has examples.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def plan(sweep: Sweep, digest: str, known: dict[str, Record]) -> str:
 def run(words: Sequence[str]) -> int:
     """Do what the line asks for; return the exit status. Raise ConfigError, ModelError, OSError."""
     sweep = read(words)
-    folder = Path(sweep.options["folder"]).expanduser().resolve()
+    folder = Path(os.path.expanduser(sweep.options["folder"])).resolve()
     only = sweep.options["only"]
     records = Records(folder, only[0] if only else "")
     known = records.read()

@@ -68,7 +68,7 @@ def options(given: Sequence[str]) -> dict[str, Any]:
 
 def find(given: str) -> Path:
     """Return the folder of a model by its path, that of its config.json, or the name of one that ships."""
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     found = model_path(str(path.parent if path.name == "config.json" else path)) or model_path(
         str(CONF / "models" / given)
     )
