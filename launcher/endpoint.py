@@ -187,6 +187,7 @@ def remove(where: Path, job_id: str) -> None:
 
 
 def _not_written(where: Path, error: OSError) -> ConfigError:
+    why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
     return ConfigError(
-        f"no endpoint file can be written to {where}: {error.strerror}; give a folder that all hosts see as {VARIABLE}"
+        f"no endpoint file can be written to {where}: {why}; give a folder that all hosts see as {VARIABLE}"
     )

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,7 +217,8 @@ def main() -> None:
 
 def say(text: str) -> None:
     """Print a message to the job's output."""
-    print(f"ollampi job: {text}", flush=True)
+    with suppress(OSError):  # a full disk must not end the server
+        print(f"ollampi job: {text}", flush=True)
 
 
 def _tried(line: Sequence[str], environ: Mapping[str, str]) -> tuple[int | None, str]:

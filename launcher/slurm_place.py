@@ -62,8 +62,9 @@ def make_logs(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as e:
+        why = "it is no folder" if isinstance(e, FileExistsError) else e.strerror
         raise ConfigError(
-            f"logs cannot be written to {folder}: {e.strerror}; submit from a folder that all nodes may write, or"
+            f"logs cannot be written to {folder}: {why}; submit from a folder that all nodes may write, or"
             " give one with logging.folder=…"
         ) from e
 

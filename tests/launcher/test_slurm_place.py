@@ -84,6 +84,8 @@ def test_a_folder_for_logs_that_cannot_be_is_refused_with_the_remedy(tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/logs: Not a directory; .*logging\.folder"):
         make_logs(tmp_path / "file" / "logs")
+    with pytest.raises(ConfigError, match=r"file: it is no folder; .*logging\.folder"):
+        make_logs(tmp_path / "file")
 
 
 def test_nodes_must_have_models_and_adapters_that_are_given_by_path(tmp_path: Path) -> None:
