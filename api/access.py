@@ -72,7 +72,9 @@ def read_keys(path: Path) -> Keys:
                 raise ConfigError(f"the file of keys {path} must be a plain file for its owner only: chmod 600 {path}")
             text = file.read(MAX_FILE_BYTES).decode(errors="replace")
     except OSError as e:
-        raise ConfigError(f"the file of keys {path} cannot be read: {e.strerror}; name one with server.keys=PATH") from e
+        raise ConfigError(
+            f"the file of keys {path} cannot be read: {e.strerror}; name one with server.keys=PATH"
+        ) from e
     roles = []
     for number, line in enumerate(text.splitlines(), 1):
         role, _, key = line.strip().partition(" ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,12 @@ HOSTS = "OLLAMPI_SWEEP_HOSTS"  # a laboratory of hosts: JSON with pids and agent
 _STOPS = "eos_token_id"
 _WITH_STOPS = ("config.json", "generation_config.json")
 _SAMPLE = "import os\nclass Value:\n    def name(self, other): return [1, 2.5, 'text', other] + {x: y}  # The quick fox"
+_TIED = """
+import os, sys
+from ollampi.mpiruntime.lifetime import die_with
+die_with(int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _OTHER = ("plan", "draft", "send", "sample", "deliver")  # phases of rank 0 besides the forward pass
 _OLD_S = 0.15  # what ranks have counted may be a tenth of a second old in an answer of /metrics
 _SETTLED_S = 10.0  # how long the counters of a finished answer may take to show it
@@ -217,13 +224,18 @@ def error_text(answer: Any) -> str:
 
 
 def start_line(ranks: int, program: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the line and the environment that run a program on so many ranks, over the hosts that HOSTS names."""
+    """Return the line and the environment that run a program on so many ranks, over the hosts that HOSTS names.
+
+    They are killed with this process, so that a sweep that is killed leaves no server behind.
+    """
     if HOSTS not in os.environ:
-        return mpirun(ranks, program)
-    told = json.loads(os.environ[HOSTS])
-    net = Lab(told["pids"], Path(told["agent"]))
-    count = len(net.pids)
-    return net.mpirun([(ranks + count - 1 - host) // count for host in range(count)], program)
+        line, environ = mpirun(ranks, program)
+    else:
+        told = json.loads(os.environ[HOSTS])
+        net = Lab(told["pids"], Path(told["agent"]))
+        count = len(net.pids)
+        line, environ = net.mpirun([(ranks + count - 1 - host) // count for host in range(count)], program)
+    return [sys.executable, "-c", _TIED, str(os.getpid()), *line], environ
 
 
 @contextmanager
