@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"no endpoint file can be written to .*; give a folder that all hosts see"):
         endpoint.write(ONE, tmp_path / "file" / "x")
-    with pytest.raises(ConfigError, match="file: it is no folder; .*OLLAMPI_ENDPOINTS"):
+    with pytest.raises(ConfigError, match=r"file: it is no folder; .*OLLAMPI_ENDPOINTS"):
         endpoint.prepare(tmp_path / "file")
 
 
