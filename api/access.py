@@ -66,13 +66,15 @@ def sent_key(authorization: str, api_key: str) -> str:
 def read_keys(path: Path) -> Keys:
     """Return the keys of a file with a line `ROLE KEY` for each; raise ConfigError, also where others can read it."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a FIFO waits
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode) or mode & 0o077:
                 raise ConfigError(f"the file of keys {path} must be a plain file for its owner only: chmod 600 {path}")
             text = file.read(MAX_FILE_BYTES).decode(errors="replace")
     except OSError as e:
-        raise ConfigError(f"the file of keys {path} cannot be read: {e.strerror}") from e
+        raise ConfigError(
+            f"the file of keys {path} cannot be read: {e.strerror}; name one with server.keys=PATH"
+        ) from e
     roles = []
     for number, line in enumerate(text.splitlines(), 1):
         role, _, key = line.strip().partition(" ")

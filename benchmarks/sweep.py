@@ -10,6 +10,7 @@ With slurm=true each point is a Slurm job. docs/sweeps.md has examples.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def plan(sweep: Sweep, digest: str, known: dict[str, Record]) -> str:
 def run(words: Sequence[str]) -> int:
     """Do what the line asks for; return the exit status. Raise ConfigError, ModelError, OSError."""
     sweep = read(words)
-    folder = Path(sweep.options["folder"]).expanduser().resolve()
+    folder = Path(os.path.expanduser(sweep.options["folder"])).resolve()
     only = sweep.options["only"]
     records = Records(folder, only[0] if only else "")
     known = records.read()
@@ -61,11 +62,12 @@ def run(words: Sequence[str]) -> int:
         print(plan(sweep, digest, known))
         return 0
     model = subject(sweep.options["model"], folder)
-    left, measuring = todo(sweep, digest, known), Run(sweep, model, records, say)
+    measuring = Run(sweep, model, records, say)
     if sweep.options["slurm"]:
-        submit(sweep, measuring.possible(left), words, records, model, say)
+        submit(sweep, measuring.possible(todo(sweep, digest, known)), words, records, model, say)
     else:
-        measuring.all(left)
+        with records.alone():
+            measuring.all(todo(sweep, digest, records.read()))
     return 0 if only else conclude(sweep, model, records, folder)
 
 
@@ -96,7 +98,9 @@ def main(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server goes too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the server goes too
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
         return run(words)
     except (ConfigError, ModelError) as e:

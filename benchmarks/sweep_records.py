@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sweep_points import OF_LOAD, Load, Point, Server
+
+from ollampi.mpiruntime.errors import ConfigError
 
 NAME = "sweep"
 
@@ -91,13 +95,38 @@ class Records:
 
     def add(self, record: Record) -> None:
         """Append a record; it is on disk when this returns."""
+        with self._opened() as file:
+            size = os.fstat(file).st_size
+            cut_off = bool(size) and os.pread(file, 1, size - 1) != b"\n"
+            rest = ("\n" * cut_off + record.line()).encode()
+            while rest:  # a disk that is nearly full takes a part, and says so only to the next call
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other sweeps from measuring for the same file until the block ends: they would disturb each other.
+
+        Raise ConfigError where another does. The kernel lets go of it with this process.
+        """
+        with self._opened() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise ConfigError(
+                    f"another sweep is measuring in {self.folder}; wait until it is done, or give another folder=PATH"
+                ) from e
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Give the descriptor of the file, which is made unless it is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            size = os.fstat(file).st_size
-            cut_off = bool(size) and os.pread(file, 1, size - 1) != b"\n"
-            os.write(file, ("\n" * cut_off + record.line()).encode())
-            os.fsync(file)
+            yield file
         finally:
             os.close(file)
 

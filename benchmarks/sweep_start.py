@@ -18,20 +18,29 @@ from ollampi.launcher.waiting import waiting
 from ollampi.mpiruntime.errors import ConfigError
 
 HOSTS = "OLLAMPI_SWEEP_HOSTS"  # a laboratory of hosts: JSON with pids and agent of support.netlab's Lab
+_TIED = """
+import os, sys
+from ollampi.mpiruntime.lifetime import die_with
+die_with(int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _IN_JOB = ("SLURM_JOB_ID", "SLURMD_NODENAME")  # a shell of salloc has the first alone, and may be on another host
 
 
 def start_line(ranks: int, program: list[str]) -> tuple[list[str], dict[str, str]]:
     """Return the line and the environment that run a program on so many ranks.
 
-    They are on the hosts that HOSTS names, in a batch script of Slurm on its job's nodes, else on this host. Raise
-    ConfigError or WorldError where that cannot be.
+    They are on the hosts that HOSTS names, in a batch script of Slurm on its job's nodes, else on this host, and are
+    killed with this process, so that a sweep that is killed leaves no server behind. Raise ConfigError or WorldError
+    where that cannot be.
     """
     if HOSTS in os.environ:
-        return _laboratory_line(ranks, program)
-    if all(os.environ.get(name) for name in _IN_JOB):
-        return _job_line(ranks, program)
-    return mpirun(ranks, program)
+        line, environ = _laboratory_line(ranks, program)
+    elif all(os.environ.get(name) for name in _IN_JOB):
+        line, environ = _job_line(ranks, program)
+    else:
+        line, environ = mpirun(ranks, program)
+    return [sys.executable, "-c", _TIED, str(os.getpid()), *line], environ
 
 
 def first_tasks(nodes: Sequence[Node], ranks: int) -> list[Node]:

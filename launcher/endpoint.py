@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ollampi.mpiruntime.errors import ConfigError
 
 VARIABLE = "OLLAMPI_ENDPOINTS"
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")  # 12, or 12_0 for a task of an array
+_LONGEST = 1 << 20  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,12 @@ def read(where: Path, job_id: str) -> Endpoint | None:
     """Return what a job's file says, None where there is no file; raise ConfigError for one that is not such a file."""
     path = path_of(where, job_id)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(own_text(path, _LONGEST))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the endpoint file {path} cannot be read ({error}); remove it") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"the endpoint file {path} cannot be read ({why}); remove it") from error
     kinds = {each.name: int if each.name in ("port", "ranks") else str for each in fields(Endpoint)}
     if not isinstance(found, dict):
         found = {}
@@ -134,6 +137,25 @@ def read(where: Path, job_id: str) -> Endpoint | None:
     if wrong or held["job_id"] != job_id:
         raise ConfigError(f"the endpoint file {path} has no usable {', '.join(wrong) or 'job_id'}; remove it")
     return Endpoint(**held)
+
+
+def own_text(path: Path, longest: int) -> str:
+    """Return what is in a file of this user's; raise OSError where there is none that ends, ValueError for no text.
+
+    longest: bytes. Another's file is not believed, and a FIFO or a device would be read for ever.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is no plain file")
+        if status.st_uid not in (0, os.getuid()):
+            raise OSError(0, "it is another user's")
+        if status.st_size > longest:
+            raise OSError(0, f"it has more than {longest} bytes")
+        return os.read(number, longest).decode()
+    finally:
+        os.close(number)
 
 
 def read_all(where: Path) -> tuple[dict[str, Endpoint], list[str]]:
@@ -165,6 +187,7 @@ def remove(where: Path, job_id: str) -> None:
 
 
 def _not_written(where: Path, error: OSError) -> ConfigError:
+    why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
     return ConfigError(
-        f"no endpoint file can be written to {where}: {error.strerror}; give a folder that all hosts see as {VARIABLE}"
+        f"no endpoint file can be written to {where}: {why}; give a folder that all hosts see as {VARIABLE}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections import Counter
@@ -12,9 +13,10 @@ from enum import Enum
 from pathlib import Path
 
 from ollampi.launcher.slurm_lists import counts_in, names_in
-from ollampi.mpiruntime.errors import ConfigError
+from ollampi.mpiruntime.errors import ConfigError, quoted
 
 Resolve = Callable[[str], object]  # raises OSError for a name that is no host's
+MOST_RANKS = 65536  # of a host, and of a job
 _NAME = re.compile(r"(?:[\w.-]+@)?([A-Za-z0-9][\w.-]*)")  # no option of mpirun or ssh begins so
 _SLOTS = re.compile(r"\s*\b(max[-_]slots|slots)\s*=\s*(\S+)")
 _HERE = ("localhost", "127.0.0.1")
@@ -71,7 +73,7 @@ def listed(text: str) -> Hosts:
 def from_file(path: str) -> Hosts:
     """Return the hosts of a hostfile, in the form of any MPI; raise ConfigError with the line that is wrong."""
     try:
-        lines = Path(path).expanduser().read_text().splitlines()
+        lines = Path(file := os.path.expanduser(path)).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"--hostfile names {path}, which cannot be read: {why}; give a file of hosts") from error
@@ -85,7 +87,7 @@ def from_file(path: str) -> Hosts:
         raise ConfigError(f"--hostfile names {path}, which has no hosts: write a line for each, such as {_examples()}")
     if {Form.OPEN_MPI, Form.HYDRA} <= forms:
         raise ConfigError(f"{path} has lines such as {_examples()}: write all in one of these forms")
-    return Hosts(_merged(found), path, next(iter(forms - {Form.PLAIN}), Form.PLAIN))
+    return Hosts(_merged(found), file, next(iter(forms - {Form.PLAIN}), Form.PLAIN))
 
 
 def chosen_hosts(listing: str | None, hostfile: str | None) -> Hosts | None:
@@ -165,8 +167,11 @@ def _name(word: str, place: str) -> str:
 
 
 def _count(text: str, place: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65536:
-        raise ConfigError(f"{place} gives {text!r} as a number of ranks: it must be a whole number, 1 or more")
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_RANKS:
+        if ":" in text:
+            raise ConfigError(f"{place} has an IPv6 address, which mpirun does not take: give the name of the host")
+        told = quoted(text)
+        raise ConfigError(f"{place} gives {told} as a number of ranks: it must be a whole number, 1 to {MOST_RANKS}")
     return int(text)
 
 

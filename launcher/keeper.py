@@ -184,7 +184,7 @@ class _Keeper:
         if len(self._early) > 1:
             times = f"{len(self._early)} times in a row"
             _say(f"the ranks ended {times} before they were ready; the first time, with status {first.status}:")
-            print(first.words, file=sys.stderr, flush=True)
+            _print(first.words)
         elif self._settings.restarts:
             _say(f"the ranks ended with status {ended.status}, and all {self._settings.restarts} restarts are used up")
         return first.status or 1  # whatever mpirun says, nobody asked for this end
@@ -214,7 +214,12 @@ def main() -> None:
 
 def _say(text: str) -> None:
     """Print a line to the operator."""
-    print(f"ollampi: {text}", file=sys.stderr, flush=True)
+    _print(f"ollampi: {text}")
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # a full disk, or a reader that left, must not end the server
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

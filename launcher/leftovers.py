@@ -64,7 +64,7 @@ def _mapped(folder: Path) -> set[str]:
         if not entry.name.isdigit():
             continue
         with suppress(OSError):
-            for line in (entry / "maps").read_text().splitlines():
+            for line in (entry / "maps").read_text(errors="replace").splitlines():
                 path = line.partition("/")[2]
                 if path and Path(f"/{path}").parent == folder:
                     names.add(Path(path.removesuffix(" (deleted)")).name)

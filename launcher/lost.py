@@ -59,7 +59,7 @@ class Lost:
 def _outlive(starter: int) -> None:
     """Have what started this rank killed later: Open MPI's waits for ever for a host that is cut off."""
     with suppress(OSError):
-        name = Path(f"/proc/{starter}/comm").read_text().strip()
+        name = Path(f"/proc/{starter}/comm").read_text(errors="replace").strip()
         if name in (*_STARTERS, *_REMOTE_STARTERS):
             after_s = _STARTER_S if name in _STARTERS else _REMOTE_STARTER_S
             line = ["sh", "-c", _KILL, str(starter), name, str(after_s)]

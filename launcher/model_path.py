@@ -26,7 +26,7 @@ def find_model(given: str) -> Path:
 
     Raise ModelError where there is none.
     """
-    path, shipped = Path(given).expanduser(), CONF / "models"
+    path, shipped = Path(os.path.expanduser(given)), CONF / "models"
     found = model_path(str(path.parent if path.name == "config.json" else path)) or model_path(str(shipped / given))
     if found is None:
         raise ModelError(no_model(given, [path.name for path in shipped.iterdir()]))

@@ -23,7 +23,7 @@ from pathlib import Path
 from ollampi.launcher.binding import Binding, hydra_words, intel_variables, open_mpi_words
 from ollampi.launcher.home import home
 from ollampi.launcher.host_words import intel_words, mpich_hosts, open_mpi_hosts
-from ollampi.launcher.hosts import Hosts
+from ollampi.launcher.hosts import MOST_RANKS, Hosts
 from ollampi.mpiruntime.errors import ConfigError, quoted
 from ollampi.mpiruntime.interface import interface_variables
 
@@ -101,8 +101,8 @@ def command(
 
     Without hosts mpirun asks Slurm, where it runs in an allocation.
     """
-    if ranks < 1:
-        raise ConfigError(f"cannot start {ranks} ranks: ask for at least 1")
+    if not 1 <= ranks <= MOST_RANKS:
+        raise ConfigError(f"cannot start {ranks} ranks: ask for at least 1, and at most {MOST_RANKS}")
     if mpi.vendor is Vendor.OPEN_MPI:
         words = open_mpi_words(binding, is_old=mpi.version < (5,))
         return [mpi.mpirun, *words, *open_mpi_hosts(hosts), "-n", str(ranks), *program]

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,10 +166,11 @@ def prepare(given: Sequence[str], environ: Mapping[str, str]) -> Job:
     return job
 
 
-def serve(job: Job) -> tuple[int, set[int]]:
-    """Return the exit status of the job, which serves until it is told to end, and the signals that told it.
+def serve(job: Job, sent: set[int]) -> int:
+    """Return the exit status of the job, which serves until it is told to end.
 
-    Raise OllampiError where it cannot serve.
+    sent: the signals that told it, to which those that come are added: one that came before ends the job at once. Raise
+    OllampiError where it cannot serve.
     """
     wanted = job.settings.get("server.port", _PORT)
     assert isinstance(wanted, int)
@@ -176,9 +178,8 @@ def serve(job: Job) -> tuple[int, set[int]]:
     try:
         for _ in range(_PORTS):
             job.port = free_port(job.place.bound_to, wanted)
-            keeping = Keeping(compose_config(job.settled(), job.environ), None, job.ready)
             try:
-                return keep(job.build, keeping), keeping.sent
+                return keep(job.build, Keeping(compose_config(job.settled(), job.environ), None, job.ready, sent))
             except ConfigError as e:
                 if _PORT_TAKEN not in str(e):
                     raise
@@ -190,12 +191,12 @@ def serve(job: Job) -> tuple[int, set[int]]:
 
 def main() -> None:
     """Serve; the exit status is 1, with one message, where the job cannot."""
-    early: set[int] = set()
-    for number in SENT_ON:  # before the keeper takes them
-        signal.signal(number, lambda number, _frame: early.add(number))
+    sent: set[int] = set()
+    for number in SENT_ON:  # until the keeper takes them, which may be long after the preparation
+        signal.signal(number, lambda number, _frame: sent.add(SENT_ON[signal.Signals(number)]))
     try:
         job = prepare(sys.argv[1:], os.environ)
-        status, sent = (0, early) if early else serve(job)
+        status = 0 if sent else serve(job, sent)
     except OllampiError as e:
         sys.exit(f"ollampi: {e}")
     if signal.SIGUSR1 in sent and signal.SIGTERM not in sent and os.environ.get(REQUEUE) == "1":
@@ -205,7 +206,8 @@ def main() -> None:
 
 def say(text: str) -> None:
     """Print a message to the job's output."""
-    print(f"ollampi job: {text}", flush=True)
+    with suppress(OSError):  # a full disk must not end the server
+        print(f"ollampi job: {text}", flush=True)
 
 
 if __name__ == "__main__":

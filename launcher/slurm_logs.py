@@ -14,6 +14,7 @@ from ollampi.mpiruntime.errors import ConfigError
 from ollampi.mpiruntime.log_files import parts
 
 _PIECE = 1 << 16
+_ANY = re.compile(".+")
 _LOOK_S, _ASK_S = 0.5, 5.0
 _DEFAULT = "ollampi-{}.log"  # what `slurm render` has, for a job that Slurm has forgotten
 
@@ -122,8 +123,8 @@ def whole(path: Path) -> Iterator[str]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def last_line(path: Path) -> str:
-    """Return the last line of a file that says anything, "" where there is none."""
+def last_line(path: Path, form: re.Pattern[str] = _ANY) -> str:
+    """Return the last line near the end of a file that is of a form, by default not empty; "" where there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -131,7 +132,7 @@ def last_line(path: Path) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if form.fullmatch(line.strip())), "")
 
 
 def _utf8() -> codecs.IncrementalDecoder:

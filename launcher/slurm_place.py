@@ -10,14 +10,16 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ollampi.launcher.endpoint import Endpoint
+from ollampi.launcher.endpoint import Endpoint, own_text
 from ollampi.launcher.kinds import Value
 from ollampi.launcher.model_path import model_path, served_name
 from ollampi.mpiruntime.errors import ConfigError
 
 _KEY_FILE = "keys"
+_LONGEST_KEY = 1000  # bytes
 _PORTS = range(20000, 32000)  # below those that Linux gives to connections
 
 
@@ -60,25 +62,33 @@ def make_logs(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as e:
+        why = "it is no folder" if isinstance(e, FileExistsError) else e.strerror
         raise ConfigError(
-            f"logs cannot be written to {folder}: {e.strerror}; submit from a folder that all nodes may write, or"
+            f"logs cannot be written to {folder}: {why}; submit from a folder that all nodes may write, or"
             " give one with logging.folder=…"
         ) from e
 
 
 def make_key(folder: Path) -> tuple[Path, str]:
-    """Return the file with the key that clients must send, and the key: as it was before the job was queued again."""
+    """Return the file with the key that clients must send, and the key: as it was before the job was queued again.
+
+    Raise ConfigError where it cannot be written.
+    """
     path = folder / _KEY_FILE
-    try:
-        role, key = path.read_text().split()
+    with suppress(OSError, ValueError):
+        role, key = own_text(path, _LONGEST_KEY).split()
         if role == "admin" and path.stat().st_mode & 0o077 == 0:
             return path, key
-        path.unlink()
-    except (FileNotFoundError, ValueError):
-        path.unlink(missing_ok=True)
     key = secrets.token_urlsafe(24)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"admin {key}\n")
+    try:
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"admin {key}\n")
+    except OSError as e:
+        raise ConfigError(
+            f"the server's key cannot be written to {path}: {e.strerror}; remove what is there, make room, or give"
+            " another folder with logging.folder=…"
+        ) from e
     return path, key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from ollampi.launcher.slurm_wait import EndedEarlyError, LateError, stamps, wait
 from ollampi.launcher.words import one_line
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
+_SAYS_WHY = re.compile(r"ollampi: .*[^:]")  # behind it may be more of srun or mpirun
 Say = Callable[[str], None]
 
 
@@ -104,10 +106,10 @@ def _check_output(output: str) -> None:
 
 
 def _last_words(job_id: str) -> str:
-    """Return the last line that a job wrote, and where the others are."""
+    """Return the line of what a job wrote that says most likely why it ended, and where the others are."""
     try:
         path = log_file(job_id, None, None)
     except OllampiError:
         return f"; `ollampi slurm logs {job_id}` prints what it wrote"
-    last = one_line(last_line(path)).removeprefix("ollampi: ").removeprefix("Error: ")
+    last = one_line(last_line(path, _SAYS_WHY) or last_line(path)).removeprefix("ollampi: ").removeprefix("Error: ")
     return f": {last}; {path} has it all" if last else f"; it wrote nothing to {path}"

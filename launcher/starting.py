@@ -102,7 +102,7 @@ def _processes() -> dict[int, _Process]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has just ended
-                state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+                state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 found[int(entry.name)] = _Process(int(parent), state == "T")
     return found
 
@@ -161,7 +161,7 @@ def _outlive(starter: int, name: str) -> None:
 def _name(pid: int) -> str:
     """Return the name of a process, "" where there is none."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return ""
 

@@ -15,8 +15,9 @@ SENT_ON = {  # Ctrl-C, a closed terminal and `kill` all mean one thing; USR1 dra
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
 }
-# What Open MPI's mpirun reports after it, however well every rank ended; and where it had not begun to listen.
-_ENDED = (1, 128 + signal.SIGTERM)
+# What Open MPI's mpirun reports after it, however well every rank ended; where it had not begun to listen; and srun,
+# which kills a step that it has sent another signal before.
+_ENDED = (1, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _DRAINED_EARLY = 128 + signal.SIGUSR1  # ranks that had not begun to listen to signals
 
 

@@ -84,7 +84,7 @@ def start(expected_size: int) -> Mpi:
 
 def _unlink_mapped() -> set[str]:
     """Remove the names of all shared-memory files of the MPI library in this process; return them."""
-    paths = set(_SEGMENT.findall(Path("/proc/self/maps").read_text()))
+    paths = set(_SEGMENT.findall(Path("/proc/self/maps").read_text(errors="surrogateescape")))
     for path in paths:
         Path(path).unlink(missing_ok=True)
     return paths

@@ -20,7 +20,7 @@ def place() -> str:
 def start_of(pid: int) -> str:
     """Return when a process began, in ticks since the machine did: a number may be given again; "" if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -88,5 +89,8 @@ def test_files_that_others_can_read_are_refused(key_file):
     key_file.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
         read_keys(key_file)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"cannot be read.*; name one with server.keys=PATH"):
         read_keys(key_file.with_name("missing"))
+    os.mkfifo(key_file.with_name("fifo"), 0o600)
+    with pytest.raises(ConfigError, match="must be a plain file"):
+        read_keys(key_file.with_name("fifo"))

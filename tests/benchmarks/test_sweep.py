@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.servers import DEMO, wait_until
+from support.servers import DEMO, alive, descendants, wait_until
 from sweep_points import Load, Point, Server
 from sweep_records import Record, Records
 from sweep_server import subject
@@ -75,6 +75,26 @@ def test_a_sweep_is_interrupted_goes_on_and_reports(tmp_path: Path) -> None:
     assert "2 of 4 points failed; retry=true measures them again" in second.stdout
     assert "2 shards are best for memory" in second.stdout.splitlines()[-1]
     assert (tmp_path / "sweep.csv").read_text().count("\n") == 5
+
+
+def test_the_server_of_a_sweep_that_is_killed_goes_too(tmp_path: Path) -> None:
+    rank = "import os, time; from ollampi.mpiruntime.lifetime import die_with; die_with(os.getppid()); "
+    rank += (
+        "print(os.getpid(), file=open('pids', 'a'), flush=True); time.sleep(600)"  # ranks die with what started them
+    )
+    code = "import subprocess, sys, time\nfrom sweep_server import start_line\n"
+    code += f"line, env = start_line(2, [sys.executable, '-W', 'ignore', '-c', {rank!r}])\n"
+    code += "subprocess.Popen(line, env=env, start_new_session=True, stdin=subprocess.DEVNULL)\ntime.sleep(600)"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pids = tmp_path / "pids"
+    with subprocess.Popen([sys.executable, "-c", code], env=environ, cwd=tmp_path) as process:
+        try:
+            wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 100, "two ranks")
+            started = descendants(process.pid)
+        finally:
+            process.kill()
+    assert len(started) >= 3
+    wait_until(lambda: not any(map(alive, started)), 60, f"{started} to end")
 
 
 def test_a_model_refuses_what_it_cannot_do(tmp_path: Path) -> None:

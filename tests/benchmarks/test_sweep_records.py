@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sweep_points import Load, Point, Server
 from sweep_records import Record, Records, Repeat, merged, of_sweep, record_of
+
+from ollampi.mpiruntime.errors import ConfigError
 
 REPEAT = Repeat(2.0, [0.5, 0.6], [0.1, 0.2], 20, [1.0], [0.25], 0.1)
 RECORD = Record(
@@ -53,6 +57,24 @@ def test_a_success_wins_over_failures_and_the_latest_of_them_counts(tmp_path: Pa
     records.add(RECORD)
     records.add(failed)
     assert records.read() == {"k1": RECORD}
+
+
+def test_a_record_is_whole_where_the_disk_takes_it_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:100]))
+    Records(tmp_path).add(RECORD)
+    assert Records(tmp_path).read() == {"k1": RECORD}
+
+
+def test_one_sweep_at_a_time_measures_for_a_file(tmp_path: Path) -> None:
+    with Records(tmp_path).alone():
+        refused = f"another sweep is measuring in {tmp_path}; wait .* another folder=PATH"
+        with pytest.raises(ConfigError, match=refused), Records(tmp_path).alone():
+            pass
+        with Records(tmp_path, "job").alone():
+            Records(tmp_path).add(RECORD)
+    with Records(tmp_path).alone():
+        assert Records(tmp_path).read() == {"k1": RECORD}
 
 
 def test_records_of_several_starts_are_one_with_all_repeats() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,10 +47,17 @@ def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def started(ranks: int) -> tuple[list[str], dict[str, str]]:
+    """Return line and environment of a start, without what ends it with this process."""
+    line, environ = start_line(ranks, PROGRAM)
+    assert (line[:2], line[3]) == ([sys.executable, "-c"], str(os.getpid()))
+    return line[4:], environ
+
+
 def test_ranks_are_the_first_tasks_of_the_job_and_srun_starts_them(
     srun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line, environ = start_line(3, PROGRAM)
+    line, environ = started(3)
     assert line[0] == "srun"
     assert {"--mpi=pmix", "--ntasks=3", "--nodelist=n1,n1,n2", "--cpus-per-task=3"} < set(line)
     assert line[-len(PROGRAM) :] == PROGRAM
@@ -60,7 +68,7 @@ def test_ranks_are_the_first_tasks_of_the_job_and_srun_starts_them(
 
 def test_the_way_that_the_user_wants_is_taken(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "mpirun")
-    line, environ = start_line(5, PROGRAM)
+    line, environ = started(5)
     assert Path(line[0]).name == "mpirun"
     assert "n1:2,n2:2,n3:1" in line
     assert environ["SLURM_WHOLE"] == "1"
@@ -82,4 +90,4 @@ def test_a_job_with_too_few_tasks_fails_the_point_with_the_remedy(srun: Path) ->
 
 def test_outside_of_a_batch_script_the_ranks_are_on_this_host(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURMD_NODENAME")
-    assert start_line(2, PROGRAM)[0][0] != "srun"
+    assert started(2)[0][0] != "srun"

@@ -142,6 +142,22 @@ def test_submit_waits_for_all_replicas(slurm: FakeSlurm) -> None:
     assert "--array=0-1" in sbatch_words(slurm.calls("sbatch")[0]["stdin"])
 
 
+def test_what_srun_says_last_does_not_hide_why_a_server_ended(slurm: FakeSlurm) -> None:
+    output = slurm.cwd / "x.log"
+    said = "ollampi: the ranks ended 3 times in a row before they were ready; the first time, with status 1:\n"
+    output.write_text(
+        f"{said}ollampi: model 'x' not found\nsrun: error: n1: task 0: Exited with exit code 1\nsrun: so\n"
+    )
+    told = f"JobId=100 JobName=x\n   StdOut={output}\n   WorkDir=/\n"
+    slurm.answer(sbatch={"out": "100\n"}, squeue={"out": row("100", "FAILED")}, scontrol={"out": told})
+    told = f"FAILED: model 'x' not found; {output} has it all"
+    assert slurm.run("submit", "--wait").stderr.splitlines()[-1].endswith(told)
+    output.write_text(f"{said}Traceback\nValueError: no\n")
+    assert (
+        slurm.run("submit", "--wait").stderr.splitlines()[-1].endswith(f"FAILED: ValueError: no; {output} has it all")
+    )
+
+
 def test_a_server_that_ends_early_takes_the_other_replicas_with_it(slurm: FakeSlurm) -> None:
     output = slurm.cwd / "x.log"
     output.write_text("serving...\nError: model 'x' not found\n\n")

@@ -124,6 +124,28 @@ def test_rubbish_is_named(tmp_path: Path, text: str) -> None:
         endpoint.read(tmp_path, "12")
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "long", "another's"])
+def test_what_may_not_end_or_be_believed_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "12.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "long":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    elif os.geteuid() == 0:
+        os.chown(endpoint.write(ONE, tmp_path), 65534, -1)
+    else:
+        pytest.skip("only root can give a file to somebody else")
+    found, wrong = endpoint.read_all(tmp_path)
+    assert (found, len(wrong)) == ({}, 1)
+    assert wrong[0].startswith(f"the endpoint file {path} cannot be read (")
+    assert (wrong[0].endswith("; remove it"), wrong[0].count(str(path))) == (True, 1)
+
+
 def test_what_a_later_version_adds_is_left_out(tmp_path: Path) -> None:
     path = endpoint.write(ONE, tmp_path)
     held = json.loads(path.read_text()) | {"colour": "blue"}
@@ -136,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"no endpoint file can be written to .*; give a folder that all hosts see"):
         endpoint.write(ONE, tmp_path / "file" / "x")
-    with pytest.raises(ConfigError, match="OLLAMPI_ENDPOINTS"):
+    with pytest.raises(ConfigError, match=r"file: it is no folder; .*OLLAMPI_ENDPOINTS"):
         endpoint.prepare(tmp_path / "file")
 
 

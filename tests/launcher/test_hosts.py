@@ -44,11 +44,13 @@ def test_a_list(text: str, each: tuple[Host, ...], slots: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "a,,b", "-x", "a b", "a;id", "$(id)", "a:2:3", "[::1]", "a/b", "@a"])
 def test_a_name_that_can_be_no_host_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--host .*(which can be no host|as a number of ranks)"):
+    with pytest.raises(ConfigError, match=r"--host .*(which can be no host|as a number of ranks|an IPv6 address)"):
         listed(text)
 
 
-@pytest.mark.parametrize("count", ["0", "-1", "x", "", "1.5", "99999999"])
+@pytest.mark.parametrize(
+    "count", ["0", "-1", "x", "", "1.5", "99999999", "65537", "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT TWO}"]
+)
 def test_a_count_that_is_none_is_refused(count: str) -> None:
     with pytest.raises(ConfigError, match=f"gives '{count}' as a number of ranks"):
         listed(f"a:{count}")
@@ -86,6 +88,26 @@ def test_a_file_that_says_no_hosts_is_refused(tmp_path: Path, text: bytes, why: 
     (tmp_path / "hosts").write_bytes(text)
     with pytest.raises(ConfigError, match=why):
         from_file(str(tmp_path / "hosts"))
+
+
+def test_a_count_of_many_digits_is_refused_and_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text(f"a slots={'9' * 5000}\n")
+    with pytest.raises(ConfigError, match=r"line 1 gives '9{200}'\.\.\. \(5000 characters\) as a number of ranks"):
+        from_file(str(tmp_path / "hosts"))
+
+
+@pytest.mark.parametrize("text", ["fe80::1", "fe80::1:2", "a:1:2"])
+def test_an_address_of_ipv6_is_told_from_a_count(text: str) -> None:
+    with pytest.raises(ConfigError, match="has an IPv6 address, which mpirun does not take: give the name of the host"):
+        listed(text)
+
+
+def test_mpirun_is_given_the_path_of_a_file_in_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "hosts").write_text("a slots=2\n")
+    assert from_file("~/hosts").file == str(tmp_path / "hosts")
+    with pytest.raises(ConfigError, match="--hostfile names ~nosuchuser/hosts, which cannot be read: No such file"):
+        from_file("~nosuchuser/hosts")
 
 
 def test_a_folder_is_no_file_of_hosts(tmp_path: Path) -> None:

@@ -162,6 +162,16 @@ sys.exit(keep(lambda number: (sys.argv[2:], os.environ), Keeping(config, None)))
 """
 
 
+def test_what_nobody_can_read_any_more_ends_nothing(tmp_path: Path) -> None:
+    """As where the disk of the log is full, or `| tee` was killed."""
+    mark = tmp_path / "mark"
+    line = ["sh", "-c", f"echo started >> {mark}; exit 9"]
+    environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    with open("/dev/full", "w") as full:
+        subprocess.run([sys.executable, "-c", _PROGRAM, str(free_port()), *line], env=environ, stderr=full, timeout=50)
+    assert mark.read_text().split() == ["started"] * 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("moment", ["running", "between"])
 def test_a_signal_ends_the_loop(number: signal.Signals, moment: str, tmp_path: Path) -> None:

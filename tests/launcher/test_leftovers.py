@@ -41,6 +41,15 @@ def test_shared_memory_that_nobody_maps_goes(tmp_path: Path) -> None:
     assert Leftovers(tmp_path / "nowhere").sweep() == []
 
 
+def test_a_name_that_is_no_text_is_borne(tmp_path: Path) -> None:
+    """One process of the host that maps such a file must not end a server."""
+    odd = write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+    leftovers = Leftovers(tmp_path)
+    write(tmp_path / "mpich_shm_1")
+    with odd.open("rb") as file, mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ):
+        assert leftovers.sweep() == ["mpich_shm_1"]
+
+
 def test_only_the_folder_of_that_mpirun_goes(tmp_path: Path) -> None:
     for name in ("ompi.7", "ompi.77"):
         (tmp_path / name / "1").mkdir(parents=True)

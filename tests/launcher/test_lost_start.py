@@ -16,6 +16,7 @@ import pytest
 from support import stopping
 from support.servers import DEMO, alive, descendants, free_port, mpirun, wait_until
 
+from ollampi.launcher import starting as module
 from ollampi.launcher.starting import Starting, awaited
 
 ENDED_S = 90.0
@@ -112,3 +113,13 @@ def test_the_watch_ends_with_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     starting.over()
     starting.over()
     assert not alive(pid)
+
+
+def test_names_of_processes_that_are_no_text_are_borne(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel cuts names after 15 bytes, which may be within a character."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "stat").write_bytes(b"7 (na\xc3\xafve na\xc3) T 1 7 7 0")
+    (tmp_path / "7" / "comm").write_bytes(b"na\xc3\n")
+    monkeypatch.setattr(module, "Path", lambda path: Path(str(path).replace("/proc", str(tmp_path))))
+    found = module._processes()[7]
+    assert (found.parent, found.stopped, module._name(7)) == (1, True, "na\N{REPLACEMENT CHARACTER}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -45,12 +46,46 @@ def test_a_key_is_its_owners_and_stays_when_the_job_is_queued_again(tmp_path: Pa
     assert len(make_key(tmp_path)[1]) >= 32
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device", "no text"])
+def test_what_is_no_file_of_a_key_gives_way_to_one(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "keys"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"admin \xff")
+    assert make_key(tmp_path)[0] == path
+    assert path.is_file()
+    assert make_key(tmp_path)[1] in path.read_text()
+
+
+def test_a_key_that_cannot_be_written_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"key cannot be written to .*/keys: .*; remove what is there.*logging\.folder"
+    ):
+        make_key(tmp_path)
+    (tmp_path / "keys").rmdir()
+
+    def full(*_given: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(ConfigError, match=r"/keys: No space left on device; .*make room"):
+        make_key(tmp_path)
+
+
 def test_a_folder_for_logs_that_cannot_be_is_refused_with_the_remedy(tmp_path: Path) -> None:
     make_logs(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/logs: Not a directory; .*logging\.folder"):
         make_logs(tmp_path / "file" / "logs")
+    with pytest.raises(ConfigError, match=r"file: it is no folder; .*logging\.folder"):
+        make_logs(tmp_path / "file")
 
 
 def test_nodes_must_have_models_and_adapters_that_are_given_by_path(tmp_path: Path) -> None:

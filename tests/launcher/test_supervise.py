@@ -49,7 +49,7 @@ def supervised(program: str, *before: str) -> Iterator[tuple["subprocess.Popen[s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(("status", "told"), [(0, 0), (1, 0), (3, 3)])
+@pytest.mark.parametrize(("status", "told"), [(0, 0), (1, 0), (137, 0), (3, 3)])
 def test_an_end_that_was_asked_for_is_no_failure(number: int, status: int, told: int) -> None:
     with supervised(_MPIRUN.format(status=status)) as (process, _):
         assert process.stdout is not None
