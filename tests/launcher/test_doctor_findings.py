@@ -171,8 +171,12 @@ def test_a_line_for_each_check_and_status_worst_first() -> None:
         ["warning", "latency"],
         ["ok", "latency"],
     ]
-    assert told[1].startswith("error    start              no rank \ufffd[1m (d); wanted: all hosts; remedy: look at the host")
-    assert told[2].startswith("warning  latency            3.25 ms (a - c); wanted: 2 ms; remedy: use hosts that are closer")
+    assert told[1].startswith(
+        "error    start              no rank \ufffd[1m (d); wanted: all hosts; remedy: look at the host"
+    )
+    assert told[2].startswith(
+        "warning  latency            3.25 ms (a - c); wanted: 2 ms; remedy: use hosts that are closer"
+    )
     assert told[3] == "ok       latency            0.25 to 0.5 ms (a - b, b - c)"
     assert failed(findings)
     assert not failed(findings[:4])
