@@ -19,24 +19,34 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from sweep_points import Sweep, read  # noqa: E402
+from sweep_points import Point, Sweep, read  # noqa: E402
 from sweep_records import Record, Records, of_sweep  # noqa: E402
 from sweep_report import report  # noqa: E402
 from sweep_run import Run, span_text, time_left_s, todo  # noqa: E402
 from sweep_server import Subject, model_of, subject  # noqa: E402
 from sweep_slurm import submit  # noqa: E402
 
+from ollampi.api.model import Model  # noqa: E402
 from ollampi.mpiruntime.errors import ConfigError, ModelError  # noqa: E402
 
 
-def plan(sweep: Sweep, digest: str, known: dict[str, Record]) -> str:
+def plan(sweep: Sweep, model: Model, known: dict[str, Record]) -> str:
     """Return the points with their keys and what is known of them, and about how long the rest takes."""
-    left = todo(sweep, digest, known)
+    asked = Subject(model, model.path)
+    found = todo(sweep, model.digest, known)
+    refused = {point: reason for point in found if (reason := asked.refuses(point))}
+    left = [point for point in found if point not in refused]
     lines = []
     for point in sweep.points:
-        key = sweep.key(point, digest)
-        state = "to do" if point in left else "failed" if key in known and known[key].error else "done"
-        lines.append(f"{key}  {state:6}  {point.text}")
+        key, reason = sweep.key(point, model.digest), refused.get(point, "")
+        past = "failed" if key in known and known[key].error else "done"
+        state = "cannot" if reason else "to do" if point in left else past
+        lines.append(f"{key}  {state:6}  {point.text}" + (f": {reason}" if reason else ""))
+    return "\n".join([*lines, amount(sweep, left, len(refused), known)])
+
+
+def amount(sweep: Sweep, left: Sequence[Point], refused: int, known: dict[str, Record]) -> str:
+    """Return how many points there are and are left, and about how long these take; refused: by the model."""
     rounds = sweep.options["warmups"] + sweep.options["repeats"]
     servers = len({point.server for point in left})
     took = span_text(time_left_s(left, list(known.values()), rounds))
@@ -46,8 +56,11 @@ def plan(sweep: Sweep, digest: str, known: dict[str, Record]) -> str:
         else "assumed, nothing is measured yet"
     )
     on = f"{servers} server{'s' * (servers != 1)}"
-    lines.append(f"{len(sweep.points)} points, {len(left)} to do on {on}: about {took} ({source})")
-    return "\n".join(lines)
+    count, starts = len(sweep.points), sweep.options["starts"]
+    points = f"{count} point{'s' * (count != 1)}"
+    points += f" ({count // starts} in each of {starts} starts)" if starts > 1 else ""
+    points += f", {refused} that the model cannot do" if refused else ""
+    return f"{points}, {len(left)} to do on {on}: about {took} ({source})"
 
 
 def run(words: Sequence[str]) -> int:
@@ -57,17 +70,20 @@ def run(words: Sequence[str]) -> int:
     only = sweep.options["only"]
     records = Records(folder, only[0] if only else "")
     known = records.read()
-    digest = model_of(sweep.options["model"]).digest
+    asked = model_of(sweep.options["model"])
     if sweep.options["dry_run"]:
-        print(plan(sweep, digest, known))
+        print(plan(sweep, asked, known))
         return 0
     model = subject(sweep.options["model"], folder)
     measuring = Run(sweep, model, records, say)
+    left = todo(sweep, asked.digest, known)
+    if left and not only:  # a server may take minutes before the first point is told
+        say(amount(sweep, left, 0, known))
     if sweep.options["slurm"]:
-        submit(sweep, measuring.possible(todo(sweep, digest, known)), words, records, model, say)
+        submit(sweep, measuring.possible(left), words, records, model, say)
     else:
         with records.alone():
-            measuring.all(todo(sweep, digest, records.read()))
+            measuring.all(todo(sweep, asked.digest, records.read()))
     return 0 if only else conclude(sweep, model, records, folder)
 
 

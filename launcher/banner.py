@@ -11,6 +11,8 @@ from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.memory import human
 from ollampi.mpiruntime.world import RankFacts
 
+KEY_HEADER = '-H "Authorization: Bearer $OLLAMA_API_KEY" '  # of curl; a shell puts the key there
+
 
 def exposure(bound: tuple[str, int], has_keys: bool) -> str:
     """Return a warning where other machines can reach the server, empty where they cannot."""
@@ -31,11 +33,12 @@ def banner(
     choice: Choice,
     address: str,
     warning: str = "",
+    header: str = "",
 ) -> str:
     """Return one table with a line per rank, the URL and a curl line to paste.
 
     library: whose MPI it is; exchange: how the ranks exchange tensors, empty where there is one; choice: the kernels;
-    warning: what `exposure` says.
+    warning: what `exposure` says; header: KEY_HEADER where requests must have a key.
     """
     on_gpus = any(fact.gpu for fact in facts)
     devices = ["device"] if on_gpus else []
@@ -69,7 +72,7 @@ def banner(
         lines.append(f"{len(unread)} tensors of the checkpoint are not used, such as {unread[0]}")
     name = hosted.ref.name.removesuffix(":latest")
     route, body = _first_request(hosted)
-    curl = f"  curl {address}/api/{route} -d '{json.dumps({'model': name, **body})}'"
+    curl = f"  curl {header}{address}/api/{route} -d '{json.dumps({'model': name, **body})}'"
     return "\n".join([*lines, "", f"serving at {address}", *([warning] if warning else []), curl, ""])
 
 

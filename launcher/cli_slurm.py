@@ -38,9 +38,12 @@ _JOB_OPTIONS = (
     click.option("-C", "--constraint", metavar="FEATURES", help="Features of nodes, such as a100&ib."),
     click.option("-x", "--exclude", metavar="NODES", help="Nodes to leave out, such as n[1-3],m7."),
     click.option("-J", "--job-name", "name", metavar="NAME", default="ollampi", help="Name.  [default: ollampi]"),
-    click.option("--array", "replicas", metavar="N", type=int, default=0, help="N replicas, each a server of its own."),
+    click.option("--array", "replicas", metavar="N", type=int, help="N replicas, each a server of its own."),
     click.option(
-        "-o", "--output", metavar="FILE", help="Where the job writes to.  [default: ollampi-%j.log, %j its id]"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Where the job writes to.  [default: ollampi-%j.log, %j its id; ollampi-%A_%a.log with --array]",
     ),
     click.option(
         "--requeue/--no-requeue",

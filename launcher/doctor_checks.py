@@ -251,7 +251,7 @@ def lines(findings: Sequence[Finding]) -> str:
         said = one_line(f"{_values(group)} {first.unit}".strip())
         where = _where(group)
         told = f"{first.status:<8} {first.check:<18} {said}" + (f" ({where})" if where else "")
-        rows.append(told + (f"; remedy: {first.remedy}" if first.remedy else ""))
+        rows.append(told + (f"; wanted: {_wanted(first)}; remedy: {first.remedy}" if first.remedy else ""))
     return "".join(f"{row}\n" for row in rows)
 
 
@@ -284,6 +284,12 @@ def _values(group: Sequence[Finding]) -> str:
     texts = list(dict.fromkeys(str(each.value) for each in group))
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
+
+
+def _wanted(finding: Finding) -> str:
+    """Return what a finding should be, as the table has it."""
+    limit = finding.limit
+    return f"{limit:g} {finding.unit}".strip() if isinstance(limit, int | float) else str(limit)
 
 
 def _where(group: Sequence[Finding]) -> str:

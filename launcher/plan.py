@@ -98,6 +98,9 @@ def _replica(
     """Return what the ranks of a replica hold; raise ConfigError or ModelError where there can be none."""
     if wanted.size > values["ranks"]:
         raise ConfigError(f"shards is {wanted.size}; there are {values['ranks']} ranks, and each has one at most")
+    if values["shards"] and wanted.size > config.num_heads:
+        cut = f"cannot cut {config.num_heads} attention heads into {wanted.size} shards"
+        raise ModelError(f"{cut}; give shards={config.num_heads} or less")
     try:
         return plan(config, wanted, sources)
     except WorldError as e:

@@ -63,10 +63,9 @@ def told(made: Planned, values: dict[str, Any]) -> str:
     fits += f" into {human(made.held.memory_bytes)} ({'given' if values['memory'] else 'free here'})"
     lines = [_head(made.folder, config), "", table(_rows(made.held.ranks, context)).rstrip(), ""]
     if made.held.replicas > 1 or made.held.left:
-        left = f"; {made.held.left} ranks are left over" if made.held.left else ""
-        lines += [
-            f"{made.held.replicas} replica{'s' * (made.held.replicas > 1)} of {len(made.held.ranks)} shards{left}"
-        ]
+        count, size, rest = made.held.replicas, len(made.held.ranks), made.held.left
+        left = f"; {rest} rank{'s are' if rest > 1 else ' is'} left over" if rest else ""
+        lines.append(f"{count} replica{'s' * (count > 1)} of {size} shard{'s' * (size > 1)}{left}")
     of_model = " (the model's limit)" if context < values["ctx"] else ""
     lines += [
         f"per host: at most {human(made.held.needed_bytes)} with a context of {context} tokens{of_model}, which {fits}"

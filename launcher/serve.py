@@ -15,7 +15,7 @@ from functools import partial
 from typing import NoReturn
 
 from ollampi.launcher import assemble
-from ollampi.launcher.banner import banner, exposure
+from ollampi.launcher.banner import KEY_HEADER, banner, exposure
 from ollampi.launcher.config import compose_given
 from ollampi.launcher.doors import Doors, KeptDoors, OwnDoors
 from ollampi.launcher.given import given
@@ -183,9 +183,9 @@ def _coordinate(
         hosted = models.pin(assemble.find_adapted(config), draft)
         hosted.keep(None)
         preload(config, models)
-        warning = exposure(doors.bound, config.server.keys is not None)
-        address = url(doors.bound)
-        print(banner(hosted, runner.facts, library, exchange, runner.choice, address, warning), flush=True)
+        has_keys, address = config.server.keys is not None, url(doors.bound)
+        words = exposure(doors.bound, has_keys), KEY_HEADER if has_keys else ""
+        print(banner(hosted, runner.facts, library, exchange, runner.choice, address, *words), flush=True)
         _log.info("serving %s at %s", hosted.ref.name, address)
         progress.moving = False  # from now on others write too
         gc.freeze()  # what starting made stays: collections between steps need not look through it

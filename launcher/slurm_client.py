@@ -144,7 +144,14 @@ def described(job_id: str) -> dict[str, str]:
     Values with blanks are whole where they have lines of their own, as paths do, and for the name.
     """
     found: dict[str, str] = {}
-    for text in call(["scontrol", "show", "job", check_job_id(job_id)]).splitlines():
+    try:
+        shown = call(["scontrol", "show", "job", check_job_id(job_id)])
+    except SlurmError as error:
+        if str(error) != refusal("scontrol", "", 1):
+            raise
+        # without a word: of a task that its array does not have
+        raise SlurmError(f"Slurm knows no job {job_id}; `ollampi slurm status` lists yours") from None
+    for text in shown.splitlines():
         if not text.strip():
             break  # of several tasks the first
         pairs = [pair.partition("=") for pair in text.split()]

@@ -137,12 +137,14 @@ def words(made: Endpoint, key_file: Path | None, login: str, file: Path) -> str:
     loopback = made.host.startswith("127.") or made.host == "localhost"
     node = socket.gethostname() if loopback else made.host
     way = f"11434:127.0.0.1:{made.port} -J {login} {node}" if loopback else f"11434:{made.host}:{made.port} {login}"
-    body = shlex.quote(json.dumps({"model": made.model, "prompt": "Hello", "stream": False}))
+    body = shlex.quote(
+        json.dumps({"model": made.model, "prompt": "Hello", "stream": False, "options": {"num_predict": 32}})
+    )
     key = f"-H \"Authorization: Bearer $(cut -d' ' -f2 {shlex.quote(str(key_file))})\" " if key_file else ""
     return "\n".join(
         [
             f"job {made.job_id} serves {made.model} at {made.url} with {made.ranks} ranks; see {file}",
-            f"  from your machine: ssh -N -L {way}",
+            f"  from your machine, then http://localhost:11434: ssh -N -L {way}",
             f"  on the cluster: curl {key}{made.url}/api/generate -d {body}",
         ]
     )

@@ -48,6 +48,7 @@ _REMEDIES = (
 )
 # Why a job waits: what that means, and what can be done.
 _REASONS = {
+    "None": "Slurm has not looked at it yet",
     "Resources": "waits until nodes are free",
     "Priority": "others are before it",
     "Dependency": "waits for another job",

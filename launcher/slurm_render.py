@@ -37,8 +37,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 class Job:
     """What a job shall get; None and 0: what Slurm gives by itself.
 
-    ntasks: ranks, by default one for each node; replicas: tasks of an array, each with a server of its own, 0 for a job
-    that is none; lead_s: how long before the time limit the server drains; the others are as sbatch has them.
+    ntasks: ranks, by default one for each node; replicas: tasks of an array, each with a server of its own, None for a
+    job that is none; lead_s: how long before the time limit the server drains; the others are as sbatch has them.
     """
 
     nodes: int | None = None
@@ -53,7 +53,7 @@ class Job:
     constraint: str | None = None
     exclude: str | None = None
     name: str = "ollampi"
-    replicas: int = 0
+    replicas: int | None = None
     output: str | None = None
     requeue: bool = True
     lead_s: int = LEAD_S
@@ -135,7 +135,7 @@ def _checked(option: str, value: str | None) -> str | None:
 
 
 def _check_numbers(job: Job) -> None:
-    least = {"nodes": 1, "ntasks": 1, "cpus-per-task": 1, "gpus-per-node": 0, "array": 0}
+    least = {"nodes": 1, "ntasks": 1, "cpus-per-task": 1, "gpus-per-node": 0, "array": 1}
     given = (job.nodes, job.ntasks, job.cpus_per_task, job.gpus_per_node, job.replicas)
     for (option, low), value in zip(least.items(), given, strict=True):
         if value is not None and not low <= value <= 1_000_000:

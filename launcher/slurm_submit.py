@@ -50,7 +50,7 @@ def submit_job(
         say(warning)
     answer(job_id)
     if wait:
-        job_ids = [f"{job_id}_{number}" for number in range(job.replicas)] or [job_id]
+        job_ids = [f"{job_id}_{number}" for number in range(job.replicas or 0)] or [job_id]
         for url in _urls(job_id, job_ids, where, before, say, timeout_s):
             answer(url)
 

@@ -191,6 +191,20 @@ def test_a_dry_run_prints_points_and_an_estimate_and_starts_nothing(
     assert lab.starts == []
 
 
+def test_a_dry_run_says_what_the_model_cannot_do_and_how_often_servers_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lab: Lab
+) -> None:
+    assert sweep.main(["--dry-run", "shards=1,101", f"folder={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:4]] == ["to", "cannot", "to", "cannot"]
+    assert lines[1].endswith(": cannot cut 8 attention heads into 101 shards; use fewer")
+    assert lines[2].endswith(" start=1")
+    assert lines[4].startswith(
+        "4 points (2 in each of 2 starts), 2 that the model cannot do, 2 to do on 2 servers: about"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_used_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     for words in (["shards=no"], ["model=/nowhere"], [f"folder={tmp_path}/file/x"], ["--frobnicate"]):

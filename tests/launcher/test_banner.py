@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from ollampi.kernels.choice import NATIVE, Choice
-from ollampi.launcher.banner import banner
+from ollampi.launcher.banner import KEY_HEADER, banner
 from ollampi.mpiruntime.hosted_model import HostedModel
 from ollampi.mpiruntime.request import ModelRef
 
@@ -65,6 +65,12 @@ def test_the_table_has_the_device_of_each_rank_where_there_are_gpus() -> None:
     assert lines[5].split()[:6] == ["1", "h", "cuda:1", "(NVIDIA", "H)", "1"]
     assert "tensors are exchanged through NCCL" in lines
     assert not any("are multiplied by" in line for line in lines)  # what kernels of CPUs do is of no interest
+
+
+def test_the_first_request_has_a_key_where_the_server_asks_for_one() -> None:
+    facts: Any = [SimpleNamespace(rank=0, host="h", cores=[0], threads=1, gpu="")]
+    last = banner(hosted(16, 16), facts, "no MPI", "", NATIVE, "http://h:1", header=KEY_HEADER).splitlines()[-1]
+    assert last.startswith('  curl -H "Authorization: Bearer $OLLAMA_API_KEY" http://h:1/api/generate -d ')
 
 
 @pytest.mark.parametrize(("has_head", "pools"), [(True, False), (True, True), (False, False)])

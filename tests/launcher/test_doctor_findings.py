@@ -171,7 +171,12 @@ def test_a_line_for_each_check_and_status_worst_first() -> None:
         ["warning", "latency"],
         ["ok", "latency"],
     ]
-    assert told[1].startswith("error    start              no rank \ufffd[1m (d); remedy: look at the host: is it on")
+    assert told[1].startswith(
+        "error    start              no rank \ufffd[1m (d); wanted: all hosts; remedy: look at the host"
+    )
+    assert told[2].startswith(
+        "warning  latency            3.25 ms (a - c); wanted: 2 ms; remedy: use hosts that are closer"
+    )
     assert told[3] == "ok       latency            0.25 to 0.5 ms (a - b, b - c)"
     assert failed(findings)
     assert not failed(findings[:4])
@@ -181,7 +186,7 @@ def test_what_is_well_on_many_hosts_names_none_of_them() -> None:
     told = lines([found("cores", "ok", 8, [f"n{i}"]) for i in range(9)])
     assert told == "ok       cores              8 (9 of 9)\n"
     told = lines([found("python", "warning", f"3.{i}", [f"n{i}"]) for i in range(5)])
-    assert "3.0; 3.1; 3.2; and 2 more (n0, n1, n2, n3, n4); remedy:" in told
+    assert "3.0; 3.1; 3.2; and 2 more (n0, n1, n2, n3, n4); wanted: the same on all hosts; remedy:" in told
 
 
 def test_objects_have_the_fields_that_are_documented() -> None:

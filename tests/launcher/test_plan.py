@@ -127,7 +127,7 @@ def test_layers_are_streamed_where_not_all_fit(capsys: pytest.CaptureFixture[str
         (["demo", "ranks"], "'ranks' is no option of plan"),
         (["demo", "ranks=0"], "ranks is 0; it must be a whole number from 1 to 4096"),
         (["demo", "ranks=9"], "cannot cut 8 attention heads into 9 shards; use at most 8 ranks, or name shards, so"),
-        (["demo", "ranks=9", "shards=9"], "cannot cut 8 attention heads into 9 shards; use at most 8 ranks"),
+        (["demo", "ranks=9", "shards=9"], "cannot cut 8 attention heads into 9 shards; give shards=8 or less\n"),
         (["demo", "ranks=2", "shards=3"], "shards is 3; there are 2 ranks, and each has one at most"),
         (["demo", "shards=0"], "shards is 0; it must be a whole number from 1 to 4096 or null"),
         (["demo", "gbit=0"], "gbit is 0; it must be a number from 1e-06 to 1000000000.0 or null (between hosts)"),

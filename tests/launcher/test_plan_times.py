@@ -95,6 +95,10 @@ def test_many_hosts_hold_replicas(large: Path, capsys: pytest.CaptureFixture[str
     assert found["host_bytes"] == max(8 * found["ranks"][0]["total_bytes"], 8 * found["ranks"][-1]["total_bytes"])
     assert main([str(large), *HOST, "ranks=10", "shards=4"]) == 0
     assert "2 replicas of 4 shards; 2 ranks are left over" in capsys.readouterr().out
+    assert main(["demo", "ranks=3", "shards=2"]) == 0
+    assert "1 replica of 2 shards; 1 rank is left over" in capsys.readouterr().out
+    assert main(["demo", "ranks=2", "shards=1"]) == 0
+    assert "2 replicas of 1 shard\n" in capsys.readouterr().out
     fits = {n: row["fits"] for n, row in by_shards(planned(large, capsys, "ranks=4", "memory=20GiB")).items()}
     assert fits == {1: False, 2: False, 4: True}  # 4 ranks share a host's 20 GiB: one copy fits
 

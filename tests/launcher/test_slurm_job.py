@@ -70,7 +70,8 @@ def taken() -> Iterator[int]:
 def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(made: Made, taken: int) -> None:
     free = free_port()
     made.chosen = [taken, taken, free]
-    assert serve(made.job) == (7, {10})
+    sent = set[int]()
+    assert (serve(made.job, sent), sent) == (7, {10})
     assert (made.wanted, made.listened) == ([4711] * 3, [free])
     assert made.job.port == free  # of which the endpoint file tells
     assert f"server.port={free}" in made.job.settled()
@@ -79,7 +80,7 @@ def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(made: Made, tak
 def test_nothing_stays_where_all_ports_are_taken(made: Made, taken: int) -> None:
     made.chosen = [taken] * 20
     with pytest.raises(ConfigError, match="10 ports in turn were taken between the choice and the start; try again"):
-        serve(made.job)
+        serve(made.job, set())
     assert (len(made.chosen), made.listened, made.closed) == (10, [], 1)
     assert endpoint.read(made.job.place.endpoints, "100") is None
 
@@ -91,6 +92,6 @@ def test_what_another_port_does_not_mend_is_told_at_once(made: Made, monkeypatch
     monkeypatch.setattr(slurm_job, "keep", keep)
     made.chosen = [4711, 4712]
     with pytest.raises(ConfigError, match="no keys"):
-        serve(made.job)
+        serve(made.job, set())
     assert (made.chosen, made.closed) == ([4712], 1)
     assert endpoint.read(made.job.place.endpoints, "100") is None

@@ -49,6 +49,9 @@ def test_a_job_that_slurm_forgot_is_looked_for_here(slurm: FakeSlurm) -> None:
     slurm.answer(scontrol=GONE)
     with pytest.raises(SlurmError, match="Invalid job id"):
         log_file("100", None, None)
+    slurm.answer(scontrol={"status": 1})  # all that Slurm tells of a task that its array does not have
+    with pytest.raises(SlurmError, match="Slurm knows no job 100_9; `ollampi slurm status` lists yours"):
+        log_file("100_9", None, None)
     (slurm.cwd / "ollampi-100.log").touch()
     assert log_file("100", None, None) == Path("ollampi-100.log")
     told(slurm, "(null)")

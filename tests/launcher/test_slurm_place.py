@@ -117,3 +117,5 @@ def test_the_lines_to_paste_tell_the_key_file_but_not_the_key(host: str, tunnel:
     assert tunnel in told
     assert f"'/a b/keys')\" http://{host}:20000/api/generate" in told
     assert "SECRET" not in told
+    assert '"options": {"num_predict": 32}' in told  # a first answer that ends soon, wherever it is computed
+    assert "  from your machine, then http://localhost:11434: ssh -N " in told

@@ -198,7 +198,7 @@ def test_a_value_arrives_as_one_word_of_sbatch_or_is_refused(option: str, old: b
         ({"ntasks": -1}, "--ntasks is -1; it must be at least 1"),
         ({"cpus_per_task": 0}, "--cpus-per-task is 0; it must be at least 1"),
         ({"gpus_per_node": -1}, "--gpus-per-node is -1; it must be at least 0"),
-        ({"replicas": -1}, "--array is -1; it must be at least 0"),
+        ({"replicas": 0}, "--array is 0; it must be at least 1"),
         ({"nodes": 3, "ntasks": 2}, "2 ranks cannot be spread over 3 nodes; give --ntasks 3 or more, or fewer --nodes"),
     ],
 )

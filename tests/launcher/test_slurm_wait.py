@@ -49,12 +49,14 @@ def test_the_endpoint_is_there_when_the_file_is(tmp_path: Path) -> None:
     one = an_endpoint()
 
     def queue(now: float) -> list[Queued]:
-        return [job(state="PENDING", reason="Resources" if now < 20 else "Priority") if now < 30 else job()]
+        reason = "None" if now < 10 else "Resources" if now < 20 else "Priority"
+        return [job(state="PENDING", reason=reason) if now < 30 else job()]
 
     world = World(tmp_path, queue, {60.0: lambda: endpoint.write(one, tmp_path)})
     assert world.wait("100") == [one.url]
     assert world.now == 60.0
     assert world.said == [
+        "job 100 is PENDING (None: Slurm has not looked at it yet)",
         "job 100 is PENDING (Resources: waits until nodes are free)",
         "job 100 is PENDING (Priority: others are before it)",
         "job 100 is RUNNING",
