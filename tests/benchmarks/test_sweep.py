@@ -79,7 +79,9 @@ def test_a_sweep_is_interrupted_goes_on_and_reports(tmp_path: Path) -> None:
 
 def test_the_server_of_a_sweep_that_is_killed_goes_too(tmp_path: Path) -> None:
     rank = "import os, time; from ollampi.mpiruntime.lifetime import die_with; die_with(os.getppid()); "
-    rank += "print(os.getpid(), file=open('pids', 'a'), flush=True); time.sleep(600)"  # ranks die with what started them
+    rank += (
+        "print(os.getpid(), file=open('pids', 'a'), flush=True); time.sleep(600)"  # ranks die with what started them
+    )
     code = "import subprocess, sys, time\nfrom sweep_server import start_line\n"
     code += f"line, env = start_line(2, [sys.executable, '-W', 'ignore', '-c', {rank!r}])\n"
     code += "subprocess.Popen(line, env=env, start_new_session=True, stdin=subprocess.DEVNULL)\ntime.sleep(600)"

@@ -13,7 +13,7 @@ import pytest
 from support.fake_slurm import FakeSlurm, an_endpoint, row
 from support.sbatch_lines import sbatch_words
 
-from ollampi.launcher import slurm_submit
+from ollampi.launcher import slurm_submit, slurm_wait
 
 AWAY = {"err": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", "status": 1}
 GONE = {"err": "slurm_load_jobs error: Invalid job id specified\n", "status": 1}
@@ -142,16 +142,32 @@ def test_submit_waits_for_all_replicas(slurm: FakeSlurm) -> None:
     assert "--array=0-1" in sbatch_words(slurm.calls("sbatch")[0]["stdin"])
 
 
+def test_a_job_that_can_never_start_is_cancelled(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_wait, "_ASK_S", 0.01)
+    slurm.answer(sbatch={"out": "100\n"}, squeue={"out": row("100", "PENDING", reason="PartitionNodeLimit")})
+    result = slurm.run("submit", "--wait", "--nodes", "9")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        1,
+        "Error: job 100 would wait for ever: PartitionNodeLimit: its --nodes are more than the partition allows;"
+        " ask for less, or another --partition; it is cancelled",
+    )
+    assert slurm.words("scancel") == [["scancel", "100"]]
+
+
 def test_what_srun_says_last_does_not_hide_why_a_server_ended(slurm: FakeSlurm) -> None:
     output = slurm.cwd / "x.log"
     said = "ollampi: the ranks ended 3 times in a row before they were ready; the first time, with status 1:\n"
-    output.write_text(f"{said}ollampi: model 'x' not found\nsrun: error: n1: task 0: Exited with exit code 1\nsrun: so\n")
+    output.write_text(
+        f"{said}ollampi: model 'x' not found\nsrun: error: n1: task 0: Exited with exit code 1\nsrun: so\n"
+    )
     told = f"JobId=100 JobName=x\n   StdOut={output}\n   WorkDir=/\n"
     slurm.answer(sbatch={"out": "100\n"}, squeue={"out": row("100", "FAILED")}, scontrol={"out": told})
     told = f"FAILED: model 'x' not found; {output} has it all"
     assert slurm.run("submit", "--wait").stderr.splitlines()[-1].endswith(told)
     output.write_text(f"{said}Traceback\nValueError: no\n")
-    assert slurm.run("submit", "--wait").stderr.splitlines()[-1].endswith(f"FAILED: ValueError: no; {output} has it all")
+    assert (
+        slurm.run("submit", "--wait").stderr.splitlines()[-1].endswith(f"FAILED: ValueError: no; {output} has it all")
+    )
 
 
 def test_a_server_that_ends_early_takes_the_other_replicas_with_it(slurm: FakeSlurm) -> None:
