@@ -80,7 +80,7 @@ class _Watch:
         self._missed = dict.fromkeys(job_ids, 0)
 
     def note(self, job_ids: Sequence[str], look: Callable[[], Iterable[Queued]]) -> None:
-        """Ask the queue and tell what changed; raise EndedEarlyError, or NeverStartsError where the queue says it twice."""
+        """Ask the queue and tell what changed; raise EndedEarlyError, or NeverStartsError at the second time."""
         try:
             jobs = {job.job_id: job for job in look()}
         except SlurmError as error:  # the job goes on without Slurm's controller
