@@ -1,6 +1,7 @@
 """Offer the command that looks whether hosts, network and MPI are fit for a server."""
 
 import json
+import math
 import os
 import sys
 
@@ -13,6 +14,7 @@ from ollampi.launcher.doctor import Wish, diagnose
 from ollampi.launcher.doctor_checks import failed, lines, objects
 from ollampi.launcher.doctor_server import server_findings
 from ollampi.launcher.hosts import check_hosts, chosen_hosts, num_ranks, slurm_tasks
+from ollampi.mpiruntime.errors import ConfigError
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -52,6 +54,8 @@ def doctor(
     A line for each check: ok, warning or error, what it is, its value, and where it is not well the remedy. The status
     is 1 where there is an error. OVERRIDES are settings such as server.port=11500 or exchange.interface=eth1.
     """
+    if math.isnan(timeout):  # which is in any range
+        raise ConfigError("--timeout is nan; it must be a number of seconds from 1 to 3600")
     if server is not None:
         client = Client(parse_address(server, "--server").url, os.environ.get("OLLAMA_API_KEY", ""))
         findings = server_findings(client)

@@ -96,6 +96,8 @@ class _Keeper:
         number = 0
         while True:
             ended = self._start(number)
+            if self._sent and ended.start.ready_at is None:  # killed by signals that they did not take yet
+                return 0
             if self._sent or ended.start.is_done:
                 return told(ended.status, self._sent)
             if (status := self._front.poll()) is not None:

@@ -63,6 +63,7 @@ _REASONS = {
     "ReqNodeNotAvail": "the nodes that it needs are down or reserved",
     "launch failed requeued held": "could not be started; `scontrol release JOB` tries again",
 }
+_FOR_EVER = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")  # unless the partition or the job is changed
 _LIMIT = ("QOS", "Assoc")  # beginnings of reasons such as QOSMaxCpuPerUserLimit, AssocGrpGRES
 
 
@@ -87,6 +88,11 @@ def reason_words(reason: str) -> str:
     name = reason.split(",")[0].strip("()")
     meaning = _REASONS.get(name) or ("a limit of the account or its quality" if name.startswith(_LIMIT) else "")
     return f"{reason}: {meaning}" if meaning else reason
+
+
+def is_for_ever(reason: str) -> bool:
+    """Return whether a job that waits for this reason will never start."""
+    return reason.split(",")[0].strip("()") in _FOR_EVER
 
 
 def _said(program: str, lines: Sequence[str]) -> str:

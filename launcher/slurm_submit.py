@@ -15,7 +15,7 @@ from ollampi.launcher import endpoint
 from ollampi.launcher.slurm_client import SlurmError, cancel, queue, submit
 from ollampi.launcher.slurm_logs import last_line, log_file
 from ollampi.launcher.slurm_render import COMMENT, Job, output_of
-from ollampi.launcher.slurm_wait import EndedEarlyError, LateError, stamps, wait_ready
+from ollampi.launcher.slurm_wait import EndedEarlyError, LateError, NeverStartsError, stamps, wait_ready
 from ollampi.launcher.words import one_line
 from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
@@ -72,6 +72,9 @@ def _urls(
         raise
     except LateError as error:
         raise SlurmError(f"{error}; {stays}") from error
+    except NeverStartsError as error:
+        cancel([job_id])
+        raise SlurmError(f"{error}; it is cancelled") from error
     except EndedEarlyError as error:
         with suppress(OllampiError):  # most often it is over already
             cancel([job_id])

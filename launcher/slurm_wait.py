@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ollampi.launcher.endpoint import Endpoint, path_of, read, read_all
 from ollampi.launcher.slurm_client import Queued, SlurmError
-from ollampi.launcher.slurm_refused import reason_words
+from ollampi.launcher.slurm_refused import is_for_ever, reason_words
 from ollampi.launcher.words import one_line
 
 _LOOK_S = 0.5  # between two looks for files
@@ -23,6 +23,10 @@ class EndedEarlyError(SlurmError):
     def __init__(self, job_id: str, state: str) -> None:
         super().__init__(f"job {job_id} ended before its server was ready: {one_line(state)}")
         self.job_id = job_id
+
+
+class NeverStartsError(SlurmError):
+    """A job waits for what never comes."""
 
 
 class LateError(SlurmError):
@@ -48,7 +52,7 @@ def wait_ready(
     """Return the endpoints of jobs in their order, once all are ready.
 
     where: the folder of the files; before: what `stamps` returned before the jobs were submitted; look: asks the queue;
-    say: gets each change. Raise EndedEarlyError for a job that ends, LateError after timeout_s.
+    say: gets each change. Raise EndedEarlyError for a job that ends, NeverStartsError, LateError after timeout_s.
     """
     watch, begin = _Watch(job_ids, say), clock()
     asked = begin - _ASK_S
@@ -76,7 +80,7 @@ class _Watch:
         self._missed = dict.fromkeys(job_ids, 0)
 
     def note(self, job_ids: Sequence[str], look: Callable[[], Iterable[Queued]]) -> None:
-        """Ask the queue and tell what changed; raise EndedEarlyError."""
+        """Ask the queue and tell what changed; raise EndedEarlyError, or NeverStartsError at the second time."""
         try:
             jobs = {job.job_id: job for job in look()}
         except SlurmError as error:  # the job goes on without Slurm's controller
@@ -98,6 +102,9 @@ class _Watch:
         words = one_line(f"{job.state} ({reason_words(job.reason)})" if job.is_pending else job.state)
         if self.said.get(job.job_id) != words:
             self._say(f"job {job.job_id} is {words}")
+        elif job.is_pending and is_for_ever(job.reason):
+            why = one_line(reason_words(job.reason))
+            raise NeverStartsError(f"job {job.job_id} would wait for ever: {why}; ask for less, or another --partition")
         self.said[job.job_id] = words
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.fake_slurm import FakeSlurm, an_endpoint, row
 from support.sbatch_lines import sbatch_words
 
-from ollampi.launcher import slurm_submit
+from ollampi.launcher import slurm_submit, slurm_wait
 
 AWAY = {"err": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", "status": 1}
 GONE = {"err": "slurm_load_jobs error: Invalid job id specified\n", "status": 1}
@@ -140,6 +140,18 @@ def test_submit_waits_for_all_replicas(slurm: FakeSlurm) -> None:
     result = slurm.run("submit", "--wait", "--array", "2")
     assert (result.exit_code, result.stdout) == (0, "100\nhttp://n1:47_0\nhttp://n1:47_1\n")
     assert "--array=0-1" in sbatch_words(slurm.calls("sbatch")[0]["stdin"])
+
+
+def test_a_job_that_can_never_start_is_cancelled(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_wait, "_ASK_S", 0.01)
+    slurm.answer(sbatch={"out": "100\n"}, squeue={"out": row("100", "PENDING", reason="PartitionNodeLimit")})
+    result = slurm.run("submit", "--wait", "--nodes", "9")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        1,
+        "Error: job 100 would wait for ever: PartitionNodeLimit: its --nodes are more than the partition allows;"
+        " ask for less, or another --partition; it is cancelled",
+    )
+    assert slurm.words("scancel") == [["scancel", "100"]]
 
 
 def test_what_srun_says_last_does_not_hide_why_a_server_ended(slurm: FakeSlurm) -> None:

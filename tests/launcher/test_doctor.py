@@ -160,6 +160,7 @@ def test_without_an_mpirun_this_host_is_looked_at(job: dict[str, Any], monkeypat
         (["--model", "nothing"], "Error: --model nothing: model 'nothing' not found"),
         (["server.prot=1"], "Error: unknown setting 'server.prot'"),
         (["-n", "0"], "Error: cannot start 0 ranks: ask for at least 1"),
+        (["--timeout", "nan"], "Error: --timeout is nan; it must be a number of seconds from 1 to 3600"),
     ],
 )
 def test_what_cannot_be_looked_at_is_one_message(args: list[str], text: str) -> None:

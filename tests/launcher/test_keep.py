@@ -193,6 +193,20 @@ def test_a_signal_ends_the_loop(number: signal.Signals, moment: str, tmp_path: P
         assert not alive(int(mark.read_text()))
 
 
+@pytest.mark.parametrize("status", [1, 14, 137, 143])
+def test_ranks_that_are_told_to_end_before_they_serve_have_not_failed(tmp_path: Path, status: int) -> None:
+    mark = tmp_path / "mark"
+    line = ["sh", "-c", f"trap 'exit {status}' USR1; echo started > {mark}; while :; do sleep 0.1; done"]
+    environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    with subprocess.Popen([sys.executable, "-c", _PROGRAM, str(free_port()), *line], env=environ) as process:
+        try:
+            wait_until(lambda: mark.exists() and mark.read_text() != "", 50, "the job to start")
+            process.send_signal(signal.SIGUSR1)
+            assert process.wait(50) == 0
+        finally:
+            process.kill()
+
+
 def test_without_ranks_the_http_process_answers(tmp_path: Path) -> None:
     port = free_port()
     environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
