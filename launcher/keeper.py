@@ -148,6 +148,9 @@ class _Keeper:
         """Return the status of mpirun when it has ended; pass signals on to it meanwhile."""
         start, is_told, is_ending = self._meeting.start, False, False
         while (status := child.poll()) is None:
+            if not is_ending and self._front.poll() is not None:
+                is_ending = True
+                child.terminate()
             left_s = None if start.left_at is None else start.left_at + _LINGER_S - time.monotonic()
             if left_s is not None and left_s <= 0:
                 with suppress(ProcessLookupError):
@@ -156,10 +159,10 @@ class _Keeper:
             self._take(self._wake.wait(left_s), child)
             if start.ready_at is not None and not is_told:
                 is_told = True
-                self._settings.ready(url(self._meeting.bound))
-            if not is_ending and self._front.poll() is not None:
-                is_ending = True
-                child.terminate()
+                if self._sent:  # what starts the ranks may have lost a signal that came before these were there
+                    self._pass_on(self._sent, child)
+                else:
+                    self._settings.ready(url(self._meeting.bound))
         return status
 
     def _take(self, numbers: set[int], child: subprocess.Popen[bytes] | None) -> None:
@@ -167,8 +170,13 @@ class _Keeper:
         for number in numbers:
             self._sent.add(SENT_ON[signal.Signals(number)])
             self._meeting.tell("ended", "the server is ending")
-            if child is not None:
-                child.send_signal(SENT_ON[signal.Signals(number)])
+        if child is not None:
+            self._pass_on(numbers, child)
+
+    def _pass_on(self, numbers: set[int], child: subprocess.Popen[bytes]) -> None:
+        """Send mpirun the signals that stand for some."""
+        for number in numbers:
+            child.send_signal(SENT_ON[signal.Signals(number)])
 
     def _count(self, ended: _Ended) -> None:
         """Note whether an end was early, and how long to wait after it."""

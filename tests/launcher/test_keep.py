@@ -145,7 +145,9 @@ def test_what_fails_when_ranks_are_ready_ends_them(starts: list[int], mark: Path
 def test_the_end_of_the_http_process_is_that_of_all(starts: list[int], capfd: pytest.CaptureFixture[str]) -> None:
     def kill(number: int) -> Job:
         wait_until(lambda: bool(fronts(os.getpid())), 20, "the HTTP process")
-        os.kill(fronts(os.getpid())[0], signal.SIGKILL)
+        front = fronts(os.getpid())[0]
+        os.kill(front, signal.SIGKILL)
+        wait_until(lambda: ") Z " in Path(f"/proc/{front}/stat").read_text(), 20, "its end")  # which is told now
         return ["sleep", "600"], dict(os.environ)
 
     assert run(starts, kill, None)[0] == 1
@@ -202,6 +204,35 @@ def test_ranks_that_are_told_to_end_before_they_serve_have_not_failed(tmp_path: 
         try:
             wait_until(lambda: mark.exists() and mark.read_text() != "", 50, "the job to start")
             process.send_signal(signal.SIGUSR1)
+            assert process.wait(50) == 0
+        finally:
+            process.kill()
+
+
+_LATE = """
+import os, signal, sys, time
+from pathlib import Path
+from ollampi.launcher.keeper_link import KeeperLink
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+link = KeeperLink("unix:@ollampi-nobody-is-here", os.environ)
+Path(sys.argv[1], "started").touch()
+while not Path(sys.argv[1], "sent").exists():
+    time.sleep(0.01)
+signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(0))
+link.tell("ready")
+time.sleep(300)
+"""
+
+
+def test_a_signal_that_was_lost_before_the_ranks_were_there_is_sent_again(tmp_path: Path) -> None:
+    """As srun loses those that come before it has started its step."""
+    environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    line = [sys.executable, "-c", _PROGRAM, str(free_port()), sys.executable, "-c", _LATE, str(tmp_path)]
+    with subprocess.Popen(line, env=environ) as process:
+        try:
+            wait_until((tmp_path / "started").exists, 50, "the job to start")
+            process.send_signal(signal.SIGUSR1)
+            (tmp_path / "sent").touch()
             assert process.wait(50) == 0
         finally:
             process.kill()
