@@ -171,7 +171,9 @@ def _gpus(per_task: str, nodes: Sequence[Node]) -> dict[str, str]:
     """Return what asks for the GPUs of all tasks of a node.
 
     per_task: such as 1 or h100:1, "" where tasks have none of their own. A step has the GPUs of one task otherwise,
-    also where no variable says so: the job does. Nodes get what the one with the fewest tasks can give.
+    also where no variable says so: the job does. Nodes get what the one with the fewest tasks can give, and ranks share
+    GPUs on the others: a step has one number for all nodes, and of a sum (SLURM_GPUS) Slurm 22.05 gave the first node
+    one, whatever its tasks had. srun's own tasks (PMIX, PMI2) have theirs in any case.
     """
     kind, colon, count = per_task.rpartition(":")
     if not count.isdigit():

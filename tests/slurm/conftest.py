@@ -1,4 +1,4 @@
-"""Give a Slurm to the tests of a file, or skip them where there can be none."""
+"""Give a Slurm to the tests, or skip them where there can be none."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from support.slurmlab import Slurm, lab, missing
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def slurm() -> Iterator[Slurm]:
-    """Give a Slurm of three nodes."""
+    """Give a Slurm of three nodes, which tests leave as they found it; starting it takes longer than many of them."""
     if reason := missing():
         pytest.skip(reason)
     with lab() as made:

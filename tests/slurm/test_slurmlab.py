@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from support.servers import wait_until
-from support.slurmlab import Slurm
+from support.servers import alive, wait_until
+from support.slurmlab import Slurm, lab
 
 ENDED_S = 60.0
 
@@ -25,3 +25,26 @@ def test_a_node_that_is_killed_takes_its_processes_along_and_comes_back(slurm: S
     assert slurm.wait(number)["JobState"] == "NODE_FAIL"
     slurm.start_node("n3")
     slurm.wait_for_nodes()
+
+
+def test_another_slurm_on_this_machine_is_left_alone(slurm: Slurm) -> None:
+    mine = sleeping(slurm)
+    daemons = [daemon.pid for daemon in slurm.daemons.values()]
+    with lab(1) as other:
+        theirs = sleeping(other)
+        assert theirs != mine
+        assert not set(slurm.processes()) & set(other.processes())
+        other.kill_node("n1")
+        assert other.processes(f"SLURM_JOB_ID={theirs}") == []
+    assert all(alive(pid) for pid in daemons)
+    assert slurm.job(mine)["JobState"] == "RUNNING"
+    assert slurm.processes(f"SLURM_JOB_ID={mine}") != []
+    slurm.run("scancel", str(mine))
+    assert slurm.wait(mine)["JobState"] == "CANCELLED"
+
+
+def sleeping(slurm: Slurm) -> int:
+    """Return a job that sleeps on the first node."""
+    number = slurm.submit("-N1", "--nodelist=n1", "--wrap", "sleep 1000")
+    wait_until(lambda: len(slurm.processes(f"SLURM_JOB_ID={number}")) > 0, ENDED_S, "the job to run")
+    return number

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from support.servers import wait_until
 from support.slurm_jobs import ROOT
-from support.slurmlab import Slurm
+from support.slurmlab import Slurm, has_pmix
 from sweep_advice import LATENCY, MEMORY, THROUGHPUT, choices
 from sweep_points import Load
 from sweep_records import Records, of_sweep
 
 WORDS = ["slurm=true", "shards=1,2,3", "concurrency=1,2", "prompt=16", "output=8", "threads=1", "model=demo"]
+WORDS += ["slurm_options=[--exclusive,--ntasks-per-node=2]"]  # servers of three ranks are on two nodes
 WORDS += ["starts=1", "warmups=0", "repeats=2", "ready_s=250", "slurm_wait_s=280"]
 
 
@@ -38,6 +41,10 @@ def test_each_point_is_a_job_and_the_best_shard_counts_are_told(slurm: Slurm, tm
     for record in records:
         assert record.point.load == Load(record.point.load.concurrency, 16, 8)
         assert record.groups == [list(range(record.point.server.shards))]
+        tasks = {1: r"n\d \(1\)", 2: r"n\d \(2\)", 3: r"n\d \(2\), n\d \(1\)"}[record.point.server.shards]
+        ways = "(srun --mpi=pmix|mpirun)" if has_pmix() else "mpirun"
+        log = (tmp_path / f"sweep-{record.key}.log").read_text()
+        assert re.search(f"starting ranks on {tasks} with {ways}\n", log), log
         assert [repeat.tokens for repeat in record.repeats] == [8 * record.point.load.concurrency] * 2
     rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
     assert [(row["shards"], row["concurrency"], row["error"]) for row in rows] == [
@@ -45,7 +52,7 @@ def test_each_point_is_a_job_and_the_best_shard_counts_are_told(slurm: Slurm, tm
     ]
     assert (tmp_path / "sweep.bench.txt").read_text().count("BenchmarkSweep/") == 12
     assert_it_ends_with_the_best(told, tmp_path, [row["key"] for row in rows])
-    assert slurm.run("squeue", "--noheader") == ""
+    wait_until(lambda: slurm.run("squeue", "--noheader") == "", 60, "the last job, whose record is there, to end")
     before = (tmp_path / "sweep.csv").read_text()
     again, went = swept(slurm, tmp_path)
     assert "0 jobs submitted, 0 are in the queue already" in went

@@ -66,3 +66,10 @@ def test_ranks_of_mpirun_see_all_gpus_of_their_node_whatever_a_task_has(
 ) -> None:
     ranks = world(slurm, tmp_path, "mpirun", "--nodes=2", "--ntasks-per-node=2", gpus)
     assert ranks == ["n1:0,1", "n1:0,1", "n2:0,1", "n2:0,1"]
+
+
+@pytest.mark.parametrize(("way", "gpus"), [("pmix", ["n1:0", "n1:1", "n2:0"]), ("mpirun", ["n1:0", "n1:0", "n2:0"])])
+def test_where_nodes_have_uneven_numbers_of_tasks_each_rank_of_srun_has_its_gpu_and_those_of_mpirun_share(
+    slurm: Slurm, tmp_path: Path, way: str, gpus: list[str]
+) -> None:
+    assert world(slurm, tmp_path, way, "--nodes=2", "--ntasks=3", "--gpus-per-task=1") == gpus

@@ -4,16 +4,17 @@
         job = slurm.submit(script, "model=demo")       sbatch, in slurm.folder unless told otherwise
         slurm.kill_node("n3"); slurm.start_node("n3")
 
-Everything lives in a temporary folder, nothing in /etc is read. A lock lets one laboratory at a time be on the machine.
-At the end all that was started there is killed, by a process beside where this one is killed; it is known by SLURM_CONF
-in its environment. Needs root and Debian's packages; no systemd, no cgroups.
+Everything lives in a temporary folder, nothing in /etc is read. Laboratories bear others beside them: what was started
+in one is known by SLURM_CONF in its environment, and its jobs have numbers of their own, after which MPI names shared
+memory. At the end all of it is killed, by a process beside where this one is killed. Needs root and Debian's packages;
+no systemd, no cgroups.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL",
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 _CONFIGURATION = """\
 ClusterName=slurmlab
+FirstJobId={first}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
@@ -125,8 +127,8 @@ class Slurm:
         return self.job(number)
 
     def processes(self, *marks: str) -> list[int]:
-        """Return the processes that were started here, or those with one of `marks` in their environment."""
-        return list(slurmlab_reaper.processes(marks or [slurmlab_reaper.mark(self.folder)]))
+        """Return the processes that were started here, or those of them with one of `marks` in their environment."""
+        return list(slurmlab_reaper.processes(self.folder, marks or None))
 
     def start(self, name: str, line: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
         """Start a daemon; it stays in the foreground."""
@@ -147,7 +149,7 @@ class Slurm:
     def kill_node(self, node: str) -> None:
         """Kill all that runs on a node, its slurmd included, as where its power fails."""
         daemon = self.daemons.pop(node)
-        slurmlab_reaper.clear(self._on(node), daemon.poll)
+        slurmlab_reaper.clear(self.folder, [f"SLURMLAB_NODE={node}", f"SLURMD_NODENAME={node}"], daemon.poll)
         daemon.wait()
 
     def wait_for_nodes(self) -> None:
@@ -161,23 +163,15 @@ class Slurm:
 
     def close(self) -> None:
         """Kill all that was started here."""
-        slurmlab_reaper.clear(
-            [slurmlab_reaper.mark(self.folder)], lambda: [each.poll() for each in self.daemons.values()]
-        )
+        slurmlab_reaper.clear(self.folder, between=lambda: [each.poll() for each in self.daemons.values()])
         for daemon in self.daemons.values():
             daemon.wait()
-
-    def _on(self, node: str) -> list[str]:
-        """Return what only processes on one node of this cluster have in their environment."""
-        here = set(self.processes())
-        assert here >= set(self.processes(f"SLURMLAB_NODE={node}")), "one laboratory at a time"
-        return [f"SLURMLAB_NODE={node}", f"SLURMD_NODENAME={node}"]
 
 
 @contextmanager
 def lab(nodes: int = 3) -> Iterator[Slurm]:
-    """Give a Slurm until the block ends; waits where another process has one."""
-    with _alone(), tempfile.TemporaryDirectory(prefix="slurmlab-") as name, _reaped(Path(name)):
+    """Give a Slurm until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="slurmlab-") as name, _reaped(Path(name)):
         slurm = Slurm(Path(name), [f"n{i}" for i in range(1, nodes + 1)])
         _write(slurm)
         try:
@@ -202,7 +196,8 @@ def _write(slurm: Slurm) -> None:
     while len(ports) <= len(slurm.nodes):
         ports += [port] if (port := free_port()) not in ports else []
     rows = [_NODE.format(name=node, host=host, port=port) for node, port in zip(slurm.nodes, ports[1:], strict=True)]
-    text = _CONFIGURATION.format(host=host, folder=folder, ports=ports, nodes="\n".join(rows))
+    first = 1000 * random.randrange(1, 60000)
+    text = _CONFIGURATION.format(host=host, folder=folder, first=first, ports=ports, nodes="\n".join(rows))
     (folder / "slurm.conf").write_text(text)
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
     for number in range(2):  # what stands for a GPU: /dev/null's numbers
@@ -212,14 +207,6 @@ def _write(slurm: Slurm) -> None:
         (folder / each).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the lock of this machine's laboratory; the kernel lets go of it with this process."""
-    with open(Path(tempfile.gettempdir()) / "slurmlab.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def clear(marks: Collection[str], between: Callable[[], object] = lambda: None) -> None:
-    """Kill the processes with one of `marks` (NAME=VALUE) in their environment until there is none.
+def clear(folder: Path, marks: Collection[str] | None = None, between: Callable[[], object] = lambda: None) -> None:
+    """Kill the processes of a laboratory, or those with one of `marks`, until there is none; as processes() has them.
 
     `between` is called after each turn. This process is spared.
     """
-    while found := list(processes(marks)):
+    while found := list(processes(folder, marks)):
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -31,13 +31,17 @@ def clear(marks: Collection[str], between: Callable[[], object] = lambda: None) 
         time.sleep(0.01)
 
 
-def processes(marks: Collection[str]) -> Iterator[int]:
-    """Yield the other processes that were started with one of `marks` in their environment."""
-    wanted = {mark.encode() for mark in marks}
+def processes(folder: Path, marks: Collection[str] | None = None) -> Iterator[int]:
+    """Yield the processes of the laboratory in a folder but this one, as they were started.
+
+    marks: what is NAME=VALUE of their environment, one of these at least; None for all.
+    """
+    own, wanted = mark(folder).encode(), None if marks is None else {each.encode() for each in marks}
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it has just ended
             other = entry.name.isdigit() and int(entry.name) != os.getpid() and running(entry)
-            if other and wanted & set((entry / "environ").read_bytes().split(b"\0")):
+            environ = set((entry / "environ").read_bytes().split(b"\0")) if other else set()
+            if own in environ and (wanted is None or wanted & environ):
                 yield int(entry.name)
 
 
@@ -57,7 +61,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
     folder = Path(sys.argv[1])
-    clear([mark(folder)])
+    clear(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
