@@ -19,6 +19,9 @@ from support.checkpoints import write_checkpoint
 from support.leftovers import assert_nothing_is_left, launched, open_stream, shared_memory
 from support.servers import COMMAND, Server, alive, endless_model, free_port, mpirun, run_to_end, server, wait_until
 
+from ollampi.launcher import serve
+from ollampi.mpiruntime.errors import OllampiError
+
 
 def refused(job: Server) -> bool:
     """Return whether the server says that it is shutting down; one that is gone would raise."""
@@ -153,22 +156,19 @@ def test_an_exception_on_any_rank_ends_the_job_with_its_traceback(tmp_path: Path
     assert "ZeroDivisionError: planted on one rank" in text
 
 
-@pytest.mark.parametrize("size", [0, 2])
+# What is refused where the settings are read is refused in one way, whatever the setting: one goes through a job of
+# each kind here, and the others are read in this process below.
 @pytest.mark.parametrize(
-    ("override", "texts"),
+    ("size", "override", "texts"),
     [
-        ("server.prot=1", ["unknown setting 'server.prot'", "host, port"]),
-        ("sever=1", ["unknown setting 'sever'", "model, model_folders"]),
-        ("server.port=abc", ["server.port", "abc"]),
-        ("server.port=70000", ["server.port is 70000", "from 0 to 65535"]),
-        ("dtype=int8", ["dtype is 'int8'", "auto, float32, bfloat16"]),
-        ("engine.block_size=0", ["engine.block_size is 0"]),
-        ("model=nothing", ["model 'nothing' not found", "demo:latest"]),
-        ("model=/nowhere/at/all", ["/nowhere/at/all", "not found"]),
-        ("model_folders=[/nowhere]", ["/nowhere", "no folder"]),
-        ("exchange.interface=eth99", ["exchange.interface is 'eth99'", "does not have", "use one of", "lo"]),
-        ("nonsense", ["'nonsense' is no setting", "key=value"]),
-        ("engine.cache_tokens=200000000", ["GiB", "are free", "smaller engine.cache_tokens"]),
+        (0, "nonsense", ["'nonsense' is no setting", "key=value"]),
+        (2, "server.prot=1", ["unknown setting 'server.prot'", "host, port"]),
+        (2, "exchange.interface=eth99", ["exchange.interface is 'eth99'", "does not have", "use one of", "lo"]),
+        (2, "model=nothing", ["model 'nothing' not found", "demo:latest"]),
+        (0, "model=/nowhere/at/all", ["/nowhere/at/all", "not found"]),
+        (0, "model_folders=[/nowhere]", ["/nowhere", "no folder"]),
+        (0, "engine.cache_tokens=200000000", ["GiB", "are free", "smaller engine.cache_tokens"]),
+        (2, "engine.cache_tokens=200000000", ["GiB", "are free", "smaller engine.cache_tokens"]),
     ],
 )
 def test_bad_settings_are_one_message_and_end_all_ranks(size: int, override: str, texts: list[str]) -> None:
@@ -178,6 +178,27 @@ def test_bad_settings_are_one_message_and_end_all_ranks(size: int, override: str
         assert text in output
     assert len(re.findall(r"^ollampi: ", output, re.M)) == 1, output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("override", "texts"),
+    [
+        ("server.prot=1", ["unknown setting 'server.prot'", "host, port"]),
+        ("sever=1", ["unknown setting 'sever'", "model, model_folders"]),
+        ("server.port=abc", ["server.port", "abc"]),
+        ("server.port=70000", ["server.port is 70000", "from 0 to 65535"]),
+        ("dtype=int8", ["dtype is 'int8'", "auto, float32, bfloat16"]),
+        ("engine.block_size=0", ["engine.block_size is 0"]),
+        ("exchange.interface=eth99", ["exchange.interface is 'eth99'", "does not have", "use one of", "lo"]),
+        ("nonsense", ["'nonsense' is no setting", "key=value"]),
+    ],
+)
+def test_a_rank_refuses_bad_settings_once_all_can_agree_on_it(override: str, texts: list[str]) -> None:
+    composed = serve.compose([f"server.port={free_port()}", override])
+    with pytest.raises(OllampiError) as refused:
+        composed.config()
+    for text in texts:
+        assert text in str(refused.value)
 
 
 def test_a_port_in_use_is_one_message(tmp_path: Path) -> None:
