@@ -105,6 +105,13 @@ def test_launch_with_restarts_becomes_the_keeper(
     assert os.environ[TERMINAL] == ""
 
 
+def test_a_dry_run_says_that_its_line_starts_nothing_again(mpirun: str) -> None:
+    result = CliRunner().invoke(main, ["launch", "--mpirun", mpirun, "--dry-run", "--restarts", "5"])
+    assert result.exit_code == 0
+    assert "--restarts" not in result.stdout
+    assert "pasted into a shell this line starts the ranks once; --restarts is the launcher's own" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [
