@@ -94,14 +94,15 @@ def test_launch_with_restarts_becomes_the_keeper(
 ) -> None:
     monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
     monkeypatch.setenv(TERMINAL, "x")
-    result = CliRunner().invoke(main, ["launch", "-n", "2", "--restarts", "5", "--mpirun", mpirun, "model=tiny"])
+    given = ["server.port=0", "model=tiny"]
+    result = CliRunner().invoke(main, ["launch", "-n", "2", "--restarts", "5", "--mpirun", mpirun, *given])
     assert isinstance(result.exception, Become)
-    program, (_, *started, given) = become
+    program, (_, *started, handed) = become
     assert (program, started) == (sys.executable, ["-m", "ollampi.launcher.keeper"])
-    told = json.loads(given)
-    assert (told["overrides"], told["restarts"]) == (["model=tiny"], 5)
+    told = json.loads(handed)
+    assert (told["overrides"], told["restarts"]) == (given, 5)
     assert told["line"][:5] == [mpirun, "-x", KEEPER, "-x", SECRET]
-    assert told["line"][-5:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", "model=tiny"]
+    assert told["line"][-6:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", *given]
     assert os.environ[TERMINAL] == ""
 
 
