@@ -95,10 +95,15 @@ class Point:
         return {name: found[name] for name in AXES}
 
     @property
+    def words(self) -> dict[str, str]:
+        """Return its place on each axis as a line for a sweep has it."""
+        return {name: _word(value) for name, value in self.values.items()}
+
+    @property
     def text(self) -> str:
         """Return it in words."""
         again = f" start={self.server.start}" if self.server.start else ""
-        return " ".join(f"{name}={_word(value)}" for name, value in self.values.items()) + again
+        return " ".join(f"{name}={word}" for name, word in self.words.items()) + again
 
     def at_start(self, number: int) -> Point:
         """Return the point with another start of its server."""

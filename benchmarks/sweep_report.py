@@ -80,7 +80,7 @@ def markdown(records: Sequence[Record]) -> str:
     parts = [f"# Sweep\n\n{_facts(records, swept)}", _table(head, rows)]
     if gained := speedups(records):
         rows = [
-            [*(str(each.point.values[name]) for name in swept), f"{each.speedup:.2f}", f"{each.efficiency:.2f}"]
+            [*(each.point.words[name] for name in swept), f"{each.speedup:.2f}", f"{each.efficiency:.2f}"]
             for each in gained
         ]
         parts.append(
@@ -97,7 +97,7 @@ def _facts(records: Sequence[Record], swept: Sequence[str]) -> str:
     if not records:
         return "Nothing is measured yet."
     first = records[0]
-    fixed = ", ".join(f"{name}={first.point.values[name]}" for name in AXES if name not in swept)
+    fixed = ", ".join(f"{name}={first.point.words[name]}" for name in AXES if name not in swept)
     places = "; ".join(dict.fromkeys(record.where for record in records))
     return (
         f"Model {first.model} ({first.digest[:12]}), {fixed}. Measured on {places}. Figures are medians of the repeats,"
@@ -106,7 +106,7 @@ def _facts(records: Sequence[Record], swept: Sequence[str]) -> str:
 
 
 def _place(record: Record, swept: Sequence[str]) -> list[str]:
-    return [str(record.point.values[name]) for name in swept]
+    return [record.point.words[name] for name in swept]
 
 
 def _cells(record: Record) -> list[str]:

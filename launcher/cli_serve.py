@@ -126,6 +126,9 @@ def launch(
     assignments = [f"{name}={shlex.quote(value)}" for name, value in added.items()]
     click.echo(" ".join([*assignments, shlex.join(line)]), err=not dry_run)
     if dry_run:
+        if restarts is not None:
+            once = "pasted into a shell this line starts the ranks once; --restarts is the launcher's own"
+            click.echo(f"ollampi: {once}", err=True)
         return
     added[TERMINAL] = "1" if sys.stderr.isatty() else ""
     if restarts is None:

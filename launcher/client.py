@@ -16,6 +16,7 @@ from ollampi.mpiruntime.errors import ConfigError, OllampiError
 
 Json = dict[str, Any]
 
+KEY_HINT = "; set OLLAMA_API_KEY to one"  # behind what a server says that asks for a key
 _CONNECT_TIMEOUT_S = 10.0
 
 
@@ -134,7 +135,7 @@ class Client:
             response = connection.getresponse()
             if response.status >= 400:
                 said = _error_text(response.read(), response.status)
-                hint = "; set OLLAMA_API_KEY to one" if response.status == 401 else ""
+                hint = KEY_HINT if response.status == 401 else ""
                 raise ApiError(response.status, said + hint)
             return connection, response
         except (OSError, HTTPException, UnicodeError) as error:

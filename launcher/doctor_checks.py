@@ -62,7 +62,9 @@ def _sums() -> Iterable[Check]:
 
 def _of_server() -> Iterable[Check]:
     again = "`ollampi cluster health` tells more; start the job again where a node is gone"
-    yield Check("server", "a server answers (--server)", "answers", "", "start one: `ollampi launch`; or name its URL")
+    yield Check(
+        "server", "a server answers (--server)", "an answer", "", "start one: `ollampi launch`; or name its URL"
+    )
     yield Check("nodes", "every node of the server is well", "online", "", again)
     yield Check("coordinator", "nodes that lead", 1, "", again)
     load = "load one: `ollampi cluster model load --model NAME`, or cluster.preload=[NAME]"
@@ -251,7 +253,9 @@ def lines(findings: Sequence[Finding]) -> str:
         said = one_line(f"{_values(group)} {first.unit}".strip())
         where = _where(group)
         told = f"{first.status:<8} {first.check:<18} {said}" + (f" ({where})" if where else "")
-        rows.append(told + (f"; wanted: {_wanted(first)}; remedy: {first.remedy}" if first.remedy else ""))
+        limit = first.limit
+        wanted = f"{limit:g} {first.unit}".strip() if isinstance(limit, int | float) else limit
+        rows.append(told + (f"; wanted: {wanted}; remedy: {first.remedy}" if first.remedy else ""))
     return "".join(f"{row}\n" for row in rows)
 
 
@@ -284,12 +288,6 @@ def _values(group: Sequence[Finding]) -> str:
     texts = list(dict.fromkeys(str(each.value) for each in group))
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
-
-
-def _wanted(finding: Finding) -> str:
-    """Return what a finding should be, as the table has it."""
-    limit = finding.limit
-    return f"{limit:g} {finding.unit}".strip() if isinstance(limit, int | float) else str(limit)
 
 
 def _where(group: Sequence[Finding]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
-from ollampi.launcher.client import ApiError, Client, UnreachableError
+from ollampi.launcher.client import KEY_HINT, ApiError, Client, UnreachableError
 from ollampi.launcher.doctor_checks import Finding, found
 
 _AT, _PROXY = "/api/cluster", "/api/v1/proxy"
 _LOOPBACK = ("127.", "localhost", "::1")
 _PATIENCE_S = 20.0
 _REFUSED = (401, 403)
+_KEY_REMEDY = "set OLLAMA_API_KEY to a key of this server (docs/security.md)"
 
 
 def server_findings(client: Client) -> list[Finding]:
@@ -38,7 +40,10 @@ def _tried(name: str, check: Callable[[Client], list[Finding]], client: Client) 
     try:
         return check(client)
     except (UnreachableError, ApiError, KeyError) as error:
-        return [found(name, "error", f"no answer: {error}")]
+        said = f"no answer: {error}".removesuffix(KEY_HINT)
+        finding = found(name, "error", said)
+        refused = isinstance(error, ApiError) and error.status in _REFUSED
+        return [replace(finding, remedy=_KEY_REMEDY) if refused else finding]
 
 
 def _nodes(client: Client) -> list[Finding]:

@@ -107,7 +107,8 @@ def check_hosts(hosts: Hosts, resolve: Resolve | None = None) -> None:
     unknown = [name for name, is_known in zip(names, known, strict=True) if not is_known]
     if unknown:
         hint = "a name must be in DNS or /etc/hosts; else give its address"
-        raise ConfigError(f"{hosts.told} names {', '.join(unknown)}, which is no host that can be found: {hint}")
+        what = "is no host" if len(unknown) == 1 else "are no hosts"
+        raise ConfigError(f"{hosts.told} names {', '.join(unknown)}, which {what} that can be found: {hint}")
 
 
 def slurm_hosts(environ: Mapping[str, str]) -> Hosts | None:

@@ -208,6 +208,8 @@ def test_the_csv_has_a_row_for_each_point_failed_ones_too() -> None:
 def test_the_markdown_has_figures_speed_ups_and_failures() -> None:
     records = [record(Server(1), LOAD, STEADY), record(Server(2), LOAD, [0.05] * 3), failed(Server(4))]
     text = markdown(records)
+    assert "threads=null" in text  # as in a line for the sweep
+    assert "None" not in text
     assert "| 1 | 100.00 (100.00 to 100.00) | 100.00 (100.00 to 100.00) | 20.0 (20.0 to 20.0) |" in text
     assert "| 2 | 1.83 | 0.92 |" in text  # 1.1 s by 0.6 s
     assert "| 4 | out of \\| memory |" in text

@@ -94,16 +94,23 @@ def test_launch_with_restarts_becomes_the_keeper(
 ) -> None:
     monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
     monkeypatch.setenv(TERMINAL, "x")
-    words = ["server.port=0", "model=tiny"]
-    result = CliRunner().invoke(main, ["launch", "-n", "2", "--restarts", "5", "--mpirun", mpirun, *words])
+    given = ["server.port=0", "model=tiny"]
+    result = CliRunner().invoke(main, ["launch", "-n", "2", "--restarts", "5", "--mpirun", mpirun, *given])
     assert isinstance(result.exception, Become)
-    program, (_, *started, given) = become
+    program, (_, *started, handed) = become
     assert (program, started) == (sys.executable, ["-m", "ollampi.launcher.keeper"])
-    told = json.loads(given)
-    assert (told["overrides"], told["restarts"]) == (words, 5)
+    told = json.loads(handed)
+    assert (told["overrides"], told["restarts"]) == (given, 5)
     assert told["line"][:5] == [mpirun, "-x", KEEPER, "-x", SECRET]
-    assert told["line"][-6:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", *words]
+    assert told["line"][-6:] == ["2", sys.executable, "-m", "ollampi.launcher.serve", *given]
     assert os.environ[TERMINAL] == ""
+
+
+def test_a_dry_run_says_that_its_line_starts_nothing_again(mpirun: str) -> None:
+    result = CliRunner().invoke(main, ["launch", "--mpirun", mpirun, "--dry-run", "--restarts", "5"])
+    assert result.exit_code == 0
+    assert "--restarts" not in result.stdout
+    assert "pasted into a shell this line starts the ranks once; --restarts is the launcher's own" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from support.servers import server
 from ollampi.api.wires import cluster_entries as entries
 from ollampi.launcher import doctor_server
 from ollampi.launcher.cli import main
-from ollampi.launcher.client import Client
+from ollampi.launcher.client import ApiError, Client
 from ollampi.launcher.doctor_server import server_findings
 
 AT, PROXY = "/api/cluster", "/api/v1/proxy"
@@ -89,6 +89,24 @@ def test_no_server_is_one_error() -> None:
     (only,) = server_findings(Client("http://127.0.0.1:1"))
     assert (only.check, only.status) == ("server", "error")
     assert str(only.value).startswith("no server answers at http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_asks_for_another_key_has_no_nodes_that_are_gone(
+    job: FakeApi, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    answer = Client.get
+
+    def get(client: Client, path: str) -> Any:
+        if path.startswith(AT):
+            raise ApiError(status, "who are you?")
+        return answer(client, path)
+
+    monkeypatch.setattr(Client, "get", get)
+    findings = server_findings(Client(f"http://{job.host}"))
+    refused = [each for each in findings if each.check in ("nodes", "coordinator", "models")]
+    assert [(each.status, each.value) for each in refused] == [("error", "no answer: who are you?")] * 3
+    assert {each.remedy for each in refused} == {"set OLLAMA_API_KEY to a key of this server (docs/security.md)"}
 
 
 def test_a_server_that_everybody_may_use_is_a_warning_beyond_this_host(

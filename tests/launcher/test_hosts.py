@@ -121,7 +121,9 @@ def test_names_that_nobody_knows_are_told_together() -> None:
             raise socket.gaierror
 
     check_hosts(listed("a,user@b"), resolve)
-    with pytest.raises(ConfigError, match="--host names no1, no2, which is no host that can be found: a name must be"):
+    with pytest.raises(
+        ConfigError, match="--host names no1, no2, which are no hosts that can be found: a name must be"
+    ):
         check_hosts(listed("a,no1:2,me@no2"), resolve)
     with pytest.raises(ConfigError, match="which is no host that can be found"):
         check_hosts(listed("a" * 70))

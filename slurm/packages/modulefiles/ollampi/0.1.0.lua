@@ -8,7 +8,7 @@ help([[
 One MPI job serves a language model: tensor-parallel ranks behind Ollama's API.
 
     ollampi launch -n 4 model=/path/of/model    start a server
-    ollampi run /path/of/model "a prompt"       ask it
+    ollampi run NAME "a prompt"                 ask it; NAME is that of the folder
     ollampi --help                              all commands
 ]])
 whatis("Name: ollampi")
