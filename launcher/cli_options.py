@@ -81,8 +81,9 @@ def print_json(answer: Json) -> None:
 
 
 def json_text(answer: Json) -> str:
-    """Return an object of the server as text, its keys in the server's order."""
-    return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+    """Return an object of the server as text, its keys in the server's order; what is no text as JSON escapes it."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 def watching(show: Callable[[], str], interval_s: float | None) -> None:
