@@ -23,10 +23,9 @@ from ollampi.launcher.http_process import bound_to, end_front, listen, start_fro
 from ollampi.launcher.leftovers import Leftovers, remove_session
 from ollampi.launcher.meeting import Meeting, Start
 from ollampi.launcher.schema import Config
-from ollampi.launcher.supervise import SENT_ON, told
+from ollampi.launcher.supervise import SENT_ON, becoming_mpirun, told
 from ollampi.launcher.wake import Wake
 from ollampi.mpiruntime.errors import OllampiError
-from ollampi.mpiruntime.lifetime import die_with
 
 Build = Callable[[int], tuple[Sequence[str], Mapping[str, str]]]
 
@@ -119,14 +118,13 @@ class _Keeper:
             self._take(self._wake.wait(0), None)
             if self._sent:
                 return _Ended(0, "", self._meeting.start)
-            parent = os.getpid()
             child = subprocess.Popen(
                 line,
                 env={**environ, **added},
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                preexec_fn=lambda: die_with(parent),
+                preexec_fn=becoming_mpirun(os.getpid(), environ),
             )
         except (OllampiError, OSError) as e:
             _say(str(e))

@@ -3,9 +3,10 @@
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import FrameType
 
+from ollampi.launcher.leftovers import remove_session
 from ollampi.mpiruntime.lifetime import die_with
 
 TERMINAL = "OLLAMPI_TERMINAL"  # "1" tells the ranks that mpirun, which they write to, writes to a terminal
@@ -37,12 +38,29 @@ def supervise(line: Sequence[str], environ: Mapping[str, str]) -> int:
         env=environ,
         stdin=subprocess.DEVNULL,
         process_group=0,
-        preexec_fn=lambda: die_with(parent),
+        preexec_fn=becoming_mpirun(parent, environ),
     )
     for number in SENT_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, send_on)
-    return told(child.wait(), sent)
+    status = child.wait()
+    remove_session(child.pid, environ)
+    return told(status, sent)
+
+
+def becoming_mpirun(parent: int, environ: Mapping[str, str]) -> Callable[[], None]:
+    """Return what a child of `parent` does before it becomes an mpirun with an environment.
+
+    The kernel kills it with its parent; and the folder of another mpirun goes, which was killed and had the same pid:
+    Open MPI ends with "The PMIx server's listener thread failed to start" where it finds one.
+    """
+
+    def begin() -> None:
+        """Do it."""
+        die_with(parent)
+        remove_session(os.getpid(), environ)
+
+    return begin
 
 
 def told(status: int, sent: Collection[int]) -> int:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollampi.launcher.leftovers import remove_session
 from ollampi.launcher.mpi import command, detect, environment, link_library
 
+_OLD_S = 60.0  # of the folder of an mpirun that is gone, whose ranks may still be ending
 READY_S, GONE_S = 120.0, 10.0  # ready beside other tests, too
 RANK, COMMAND = "ollampi.launcher.serve", "ollampi serve"  # what `ollampi launch` starts, and a user's own mpirun
 
@@ -52,9 +55,20 @@ def free_port() -> int:
 
 def mpirun(size: int, program: list[str]) -> tuple[list[str], dict[str, str]]:
     """Return the command line and the environment that run `program` on `size` ranks."""
+    remove_old_sessions(Path(tempfile.gettempdir()))
     mpi = detect(None)
     link_library(mpi, os.environ)
     return command(mpi, size, program), {**os.environ, **environment(mpi, os.geteuid() == 0, os.environ)}
+
+
+def remove_old_sessions(parent: Path) -> None:
+    """Remove the folders of mpiruns that were killed, over which a later one with the same pid would trip."""
+    for folder in parent.glob("ompi.[0-9]*"):
+        pid = int(folder.suffix[1:])
+        with suppress(OSError):
+            is_old = time.time() - folder.stat().st_mtime > _OLD_S
+            if is_old and not Path(f"/proc/{pid}").exists():
+                remove_session(pid, {"TMPDIR": str(parent)})
 
 
 def serve_program(*overrides: str, module: str = RANK) -> list[str]:
