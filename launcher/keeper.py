@@ -157,8 +157,10 @@ class _Keeper:
             self._take(self._wake.wait(left_s), child)
             if start.ready_at is not None and not is_told:
                 is_told = True
-                if self._sent:  # what starts the ranks may have lost a signal that came before these were there
-                    self._pass_on(self._sent, child)
+                if (
+                    self._sent
+                ):  # srun may have lost USR1 before they were there; a second TERM would make mpirun leave them
+                    self._pass_on(self._sent & {signal.SIGUSR1}, child)
                 else:
                     self._settings.ready(url(self._meeting.bound))
         return status

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.files import ENDLESS
 
 from ollampi.launcher import endpoint
 from ollampi.launcher.endpoint import Endpoint
@@ -127,10 +128,8 @@ def test_rubbish_is_named(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "long", "another's"])
 def test_what_may_not_end_or_be_believed_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "12.json"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
+    if kind in ENDLESS:
+        ENDLESS[kind](path)
     elif kind == "folder":
         path.mkdir()
     elif kind == "long":

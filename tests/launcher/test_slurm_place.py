@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from support.files import ENDLESS
 from support.servers import DEMO
 from support.servers import free_port as unused
 
@@ -49,10 +50,8 @@ def test_a_key_is_its_owners_and_stays_when_the_job_is_queued_again(tmp_path: Pa
 @pytest.mark.parametrize("kind", ["fifo", "device", "no text"])
 def test_what_is_no_file_of_a_key_gives_way_to_one(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "keys"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
+    if kind in ENDLESS:
+        ENDLESS[kind](path)
     else:
         path.write_bytes(b"admin \xff")
     assert make_key(tmp_path)[0] == path

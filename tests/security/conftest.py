@@ -1,11 +1,11 @@
-"""One server of 2 ranks for all advisories, and checks after each test and file that it came through unharmed."""
+"""One server of 2 ranks for all advisories, and a check after each test that it came through unharmed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from support.attacks import PROMPT, TOOLS, Attacked, with_template
+from support.attacks import TOOLS, Attacked, with_template
 from support.registry import Registry, running_registry
 from support.servers import DEMO, server
 
@@ -35,25 +35,17 @@ def running(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Ite
     with_template(models, "caller", TOOLS)
     settings = [f"model_folders={models}", f"store={store}", f"server.registries=[{registry.host}]"]
     with server(2, folder, *settings) as started:
-        answer, first = started.generate(PROMPT, 8), started.generate(PROMPT, 1)
+        answer = started.generate("import os\n", 8)
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
         body = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "format": schema, "stream": False}
         assert started.request("POST", "/api/chat", body | {"options": {"num_predict": 4}})[0] == 200
         assert started.request("POST", "/api/embed", {"model": "demo", "input": ["x"] * 16})[0] == 200
-        yield Attacked(started, started.ranks(), 0, store, answer, first)
-
-
-@pytest.fixture(scope="module")
-def answering(running: Attacked) -> Iterator[Attacked]:
-    """Return the server; after the tests of a file it must answer as before."""
-    yield running
-    running.check_answer()
+        yield Attacked(started, started.ranks(), 0, store, answer)
 
 
 @pytest.fixture
-def attacked(answering: Attacked) -> Iterator[Attacked]:
+def attacked(running: Attacked) -> Iterator[Attacked]:
     """Return the server; after the test it must be what it was before."""
-    running = answering
     running.before = running.holds()
     running.resident_kib = sum(running.before.values())
     yield running

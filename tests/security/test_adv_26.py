@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-COUNT = 10_000 if os.environ.get("OLLAMPI_LONG_TESTS") else 300  # if each were written, a page of 4 KiB each
+COUNT = 10_000 if os.environ.get("OLLAMPI_LONG_TESTS") else 1_000
 
 
 def written_bytes(pids: list[int]) -> int:

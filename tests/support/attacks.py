@@ -23,24 +23,19 @@ from support.servers import DEMO, Server
 
 GROWTH_KIB = 64 << 10
 ENDLESS_S = 120.0
-PROMPT = "import os\n"
 PUBLIC = {"/", "/api/version", "/api/openapi.json", "/api/docs", "/livez", "/readyz"}
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
 
 
 @dataclass
 class Attacked:
-    """A server under attack, with what it was like before; store is its model store.
-
-    answer: to `PROMPT`, of 8 tokens; first: of 1 token.
-    """
+    """A server under attack, with what it was like before; store is its model store."""
 
     server: Server
     ranks: list[int]
     resident_kib: int
     store: Path
     answer: str
-    first: str
     before: dict[str, int] = field(default_factory=dict)
 
     def post(self, path: str, **body: Any) -> tuple[int, Any]:
@@ -93,17 +88,13 @@ class Attacked:
         return sum(self.holds().values())
 
     def check(self) -> None:
-        """Assert that the server is what it was: after each test."""
+        """Assert that the server is what it was."""
         assert self.server.ranks() == self.ranks
-        assert self.server.generate(PROMPT, 1) == self.first
+        assert self.server.generate("import os\n", 8) == self.answer
         end = time.monotonic() + 5  # what a killed helper process held comes back with a moment's delay
         while self.resident() > self.resident_kib + GROWTH_KIB and time.monotonic() < end:
             time.sleep(0.1)
         assert self.resident() <= self.resident_kib + GROWTH_KIB, (self.resident_kib, self.before, self.holds())
-
-    def check_answer(self) -> None:
-        """Assert that the server answers what it did, a whole answer: after the tests of each file."""
-        assert self.server.generate(PROMPT, 8) == self.answer
 
 
 def application() -> Flask:

@@ -1,10 +1,18 @@
-"""Write the files of model folders."""
+"""Write the files of model folders, and what only looks like a file."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# what a reader of a path would never come to the end of, by kind
+ENDLESS: dict[str, Callable[[Path], None]] = {
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
 
 
 def fill(folder: Path, files: dict[str, object]) -> Path:
