@@ -157,9 +157,8 @@ class _Keeper:
             self._take(self._wake.wait(left_s), child)
             if start.ready_at is not None and not is_told:
                 is_told = True
-                if (
-                    self._sent
-                ):  # srun may have lost USR1 before they were there; a second TERM would make mpirun leave them
+                if self._sent:
+                    # srun may have lost USR1 before they were there; a second TERM would make mpirun leave them
                     self._pass_on(self._sent & {signal.SIGUSR1}, child)
                 else:
                     self._settings.ready(url(self._meeting.bound))
